@@ -1,0 +1,110 @@
+"""Dimensions of the networks that the exporter knows: one record a model, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+EMBEDDING_STRIDE, MASK_STRIDE = 16, 4  # pixels of the input a cell of the embedding, of the mask grid
+
+
+@dataclass(frozen=True)
+class DecoderDims:
+    """Dimensions of SAM's prompt encoder and two-way mask decoder; `inner` is the width of the cross-attentions.
+
+    mask_tokens: masks that the network predicts; the first `dropped_masks` of them are not returned (SAM: its
+    single-mask output). padding_point: a further token without position follows the point. no_mask: a vector is added to
+    the embedding where no mask is given as a prompt.
+    """
+
+    input_px: int
+    width: int
+    inner: int
+    heads: int
+    mlp: int
+    depth: int
+    mask_tokens: int
+    norm_eps: float
+    token_norm_eps: float
+    dropped_masks: int = 0
+    padding_point: bool = False
+    no_mask: bool = False
+
+    @property
+    def embedding_cells(self) -> int:
+        """Side of the embedding."""
+        return self.input_px // EMBEDDING_STRIDE
+
+    @property
+    def grid_cells(self) -> int:
+        """Side G of the mask grid."""
+        return self.input_px // MASK_STRIDE
+
+    @property
+    def masks(self) -> int:
+        """Masks returned a prompt."""
+        return self.mask_tokens - self.dropped_masks
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a prompt: IoU, masks, point, padding."""
+        return 1 + self.mask_tokens + 1 + self.padding_point
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of EfficientNet-Lite0: `repeats` inverted residual blocks, the first with `stride`."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class TinyDims:
+    """Dimensions of `tiny`. Sizes in pixels and channels; `inner` is the width of the cross-attentions."""
+
+    input_px: int = 512
+    stem_channels: int = 32
+    stages: tuple[Stage, ...] = (
+        Stage(1, 3, 1, 1, 16),
+        Stage(2, 3, 2, 6, 24),
+        Stage(2, 5, 2, 6, 40),
+        Stage(3, 3, 2, 6, 80),
+        Stage(3, 5, 1, 6, 112),
+        Stage(4, 5, 2, 6, 192),
+        Stage(1, 3, 1, 6, 320),
+    )
+    tap_blocks: tuple[int, int, int] = (4, 10, 15)  # last block of strides 8, 16, 32
+    tap_channels: tuple[int, int, int] = (40, 112, 320)
+    pixel_mean: float = 127.0  # of the ImageNet training of EfficientNet-Lite0
+    pixel_std: float = 128.0
+    neck_blocks: int = 2
+    width: int = 128
+    inner: int = 64
+    heads: int = 4
+    mlp: int = 512
+    depth: int = 2
+    masks: int = 3
+    norm_eps: float = 1e-6
+    token_norm_eps: float = 1e-5
+
+    @property
+    def decoder(self) -> DecoderDims:
+        """The decoder's share."""
+        return DecoderDims(
+            input_px=self.input_px,
+            width=self.width,
+            inner=self.inner,
+            heads=self.heads,
+            mlp=self.mlp,
+            depth=self.depth,
+            mask_tokens=self.masks,
+            norm_eps=self.norm_eps,
+            token_norm_eps=self.token_norm_eps,
+        )
+
+
+TINY = TinyDims()
