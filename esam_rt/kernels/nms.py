@@ -1,0 +1,68 @@
+"""Non-maximum suppression on mask IoU, with one threshold (spec §1, Ô³²) or one for each candidate (E-SAM eq. 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from .iou import box_overlap, overlap
+from .jit import AREAS, BITS, BOXES, INDEX, array, kernel
+
+
+def greedy_nms(
+    bits: NDArray[np.uint64],
+    box: NDArray[np.int16],
+    area: NDArray[np.int32],
+    order: NDArray[np.integer],
+    iou_max: float,
+) -> NDArray[np.int64]:
+    """Indices int64 [K] of the masks kept, in the order of `order` (int, best first).
+
+    A mask is kept unless it is empty or its IoU with one kept before exceeds `iou_max`.
+    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); area: int32 [N]; cells.
+    """
+    return adaptive_nms(bits, box, area, order, np.full(len(bits), iou_max))
+
+
+def adaptive_nms(
+    bits: NDArray[np.uint64],
+    box: NDArray[np.int16],
+    area: NDArray[np.int32],
+    order: NDArray[np.integer],
+    iou_max_n: NDArray[np.floating],
+) -> NDArray[np.int64]:
+    """`greedy_nms` where candidate M is held to its own threshold `iou_max_n[M]`, float [N] (E-SAM eq. 4)."""
+    kept = np.empty(len(order), np.int64)
+    count = _nms(
+        bits, box, area, np.ascontiguousarray(order, np.int64), np.ascontiguousarray(iou_max_n, np.float64), kept
+    )
+    return kept[:count]
+
+
+@kernel(BITS, BOXES, AREAS, INDEX, array(types.float64, 1), types.int64[::1])
+def _nms(
+    bits: NDArray[np.uint64],
+    box: NDArray[np.int16],
+    area: NDArray[np.int32],
+    order: NDArray[np.int64],
+    iou_max_n: NDArray[np.float64],
+    kept: NDArray[np.int64],
+) -> int:
+    count = 0
+    for m in order:
+        suppressed = area[m] == 0
+        for k in kept[:count]:
+            if suppressed:
+                break
+            both = area[m] + area[k]
+            # The IoU grows with the intersection, and rounding keeps that order: what the bound rules out, the
+            # popcounts would have ruled out too.
+            bound = min(area[m], area[k], box_overlap(box, m, box, k))
+            if bound > 0 and bound / (both - bound) > iou_max_n[m]:
+                cells = overlap(bits, box, m, bits, box, k)
+                suppressed = cells / (both - cells) > iou_max_n[m]
+        if not suppressed:
+            kept[count] = m
+            count += 1
+    return count

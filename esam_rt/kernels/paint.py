@@ -1,0 +1,101 @@
+"""The final map at the photo's resolution, from logits on the working grid (spec §4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from .jit import INDEX, LABELS, array, kernel
+
+
+def paint(
+    labels_out: NDArray[np.uint16],
+    fields: NDArray[np.float32],
+    offset: NDArray[np.integer],
+    field_box: NDArray[np.integer],
+    scale_y: float,
+    scale_x: float,
+    grid_h: int,
+    grid_w: int,
+) -> None:
+    """Fill labels_out, uint16 [Hout, Wout], C-contiguous: at each pixel e + 1 of the entity e with the highest logit,
+    0 where none is above 0, the lowest e of equals.
+
+    fields: float32, the crops of the E entities one after the other; offset: int [E], where each begins; field_box:
+    int [E, 4] (x0, y0, x1, y1, cells, half-open), where each lies on the grid of grid_h × grid_w cells. Outside its
+    crop a logit is -1. scale: cells a pixel. Pixel (x, y) lies at ((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5) on
+    the grid, moved onto the nearest cell centre where it is beyond them; logits are interpolated bilinearly.
+    """
+    rows, row_fraction = _cells(labels_out.shape[0], scale_y, grid_h)
+    columns, column_fraction = _cells(labels_out.shape[1], scale_x, grid_w)
+    _paint(
+        labels_out,
+        np.ascontiguousarray(fields, np.float32),
+        np.ascontiguousarray(offset, np.int64),
+        np.ascontiguousarray(field_box, np.int32),
+        rows,
+        row_fraction,
+        np.searchsorted(columns, np.arange(grid_w + 1)),
+        column_fraction,
+    )
+
+
+def _cells(pixels: int, scale: float, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For each pixel of a row or column, the cell before it and how far on the way to the next it is, 0…1."""
+    position = np.clip((np.arange(pixels) + 0.5) * scale - 0.5, 0, cells - 1)
+    cell = np.floor(position)
+    return cell.astype(np.int64), (position - cell).astype(np.float32)
+
+
+OUTSIDE = np.float32(-1)
+
+
+@kernel(
+    types.uint16[:, ::1],
+    array(types.float32, 1),
+    INDEX,
+    LABELS,
+    INDEX,
+    array(types.float32, 1),
+    INDEX,
+    array(types.float32, 1),
+)
+def _paint(
+    labels_out: NDArray[np.uint16],
+    fields: NDArray[np.float32],
+    offset: NDArray[np.int64],
+    field_box: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    row_fraction: NDArray[np.float32],
+    first_column: NDArray[np.int64],
+    column_fraction: NDArray[np.float32],
+) -> None:
+    h, w = labels_out.shape
+    best = np.empty(w, np.float32)
+    line = np.empty(len(first_column) + 1, np.float32)  # a crop's logits at the height of y, with a rim of one cell
+    for y in range(h):
+        for x in range(w):
+            best[x] = 0
+            labels_out[y, x] = 0
+        row, f = rows[y], row_fraction[y]
+        for e in range(len(offset)):
+            x0, y0, x1, y1 = field_box[e, 0], field_box[e, 1], field_box[e, 2], field_box[e, 3]
+            if row + 1 < y0 or row >= y1:
+                continue
+            upper = offset[e] + (row - y0) * (x1 - x0)
+            lower = upper + (x1 - x0)
+            line[0] = line[x1 - x0 + 1] = OUTSIDE
+            for c in range(x1 - x0):
+                above = fields[upper + c] if row >= y0 else OUTSIDE
+                below = fields[lower + c] if row + 1 < y1 else OUTSIDE
+                line[c + 1] = above + f * (below - above)
+            for c in range(max(x0 - 1, 0), x1):
+                left, right = line[c - x0 + 1], line[c - x0 + 2]
+                if left <= 0 and right <= 0:  # most of a box lies outside its entity
+                    continue
+                for x in range(first_column[c], first_column[c + 1]):
+                    logit = left + column_fraction[x] * (right - left)
+                    if logit > best[x]:
+                        best[x] = logit
+                        labels_out[y, x] = e + 1

@@ -1,0 +1,90 @@
+"""Masks against maps, labels and cells of the working grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from .bits import popcount
+from .jit import BITS, BOXES, LABELS, PLANE, array, kernel
+
+
+def mask_means(
+    bits: NDArray[np.uint64], box: NDArray[np.int16], values_hw: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Mean of a map, float [H, W], over each mask: float32 [N], 0 for an empty mask.
+
+    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); cells.
+    """
+    h, w = values_hw.shape
+    before = np.zeros((h, w + 1))  # sum of the cells left of x
+    np.cumsum(values_hw, axis=1, dtype=np.float64, out=before[:, 1:])
+    mean = np.empty(len(bits), np.float32)
+    _mask_means(bits, box, before, mean)
+    return mean
+
+
+@kernel(BITS, BOXES, array(types.float64, 2), types.float32[::1])
+def _mask_means(
+    bits: NDArray[np.uint64], box: NDArray[np.int16], before: NDArray[np.float64], mean: NDArray[np.float32]
+) -> None:
+    # A row of a mask is a few runs: their ends in the sums along the row cost less than their cells.
+    one = np.uint64(1)
+    for i in range(len(bits)):
+        total, cells = 0.0, 0
+        first, stop = box[i, 0] >> 6, (box[i, 2] + 63) >> 6
+        for y in range(box[i, 1], box[i, 3]):
+            last = np.uint64(0)  # the cell before the word
+            for w in range(first, stop):
+                word = bits[i, y, w]
+                cells += popcount(word)
+                ends = word ^ (word << one | last)  # cells unlike the one before
+                last = word >> np.uint64(63)
+                while ends != 0:
+                    end = ends & (~ends + one)
+                    sums = before[y, w * 64 + popcount(end - one)]
+                    total += -sums if word & end else sums
+                    ends ^= end
+            if last:
+                total += before[y, stop * 64]
+        mean[i] = total / cells if cells else 0.0
+
+
+def label_counts(bits_hw: NDArray[np.uint64], labels_hw: NDArray[np.integer], count: int) -> NDArray[np.int32]:
+    """Cells of each label 0…count-1 inside one mask: int32 [count]. Other labels are not counted.
+
+    bits_hw: uint64 [H, ceil(W / 64)]; labels_hw: int [H, W].
+    """
+    cells = np.zeros(count, np.int32)
+    _label_counts(np.ascontiguousarray(bits_hw), np.ascontiguousarray(labels_hw, np.int32), cells)
+    return cells
+
+
+@kernel(PLANE, LABELS, types.int32[::1])
+def _label_counts(bits_hw: NDArray[np.uint64], labels_hw: NDArray[np.int32], cells: NDArray[np.int32]) -> None:
+    h, words = bits_hw.shape
+    for y in range(h):
+        for w in range(words):
+            word = bits_hw[y, w]
+            while word != 0:
+                x = w * 64 + popcount((word & (~word + np.uint64(1))) - np.uint64(1))
+                word &= word - np.uint64(1)
+                label = labels_hw[y, x]
+                if 0 <= label < len(cells):
+                    cells[label] += 1
+
+
+def cells_inside(bits: NDArray[np.uint64], cells_yx: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether each cell, int [P, 2] (y, x), lies in each mask of uint64 [N, H, ceil(W / 64)]: bool [N, P]."""
+    inside = np.empty((len(bits), len(cells_yx)), np.bool_)
+    _cells_inside(bits, np.ascontiguousarray(cells_yx, np.int32), inside)
+    return inside
+
+
+@kernel(BITS, LABELS, types.boolean[:, ::1])
+def _cells_inside(bits: NDArray[np.uint64], cells_yx: NDArray[np.int32], inside: NDArray[np.bool_]) -> None:
+    for i in range(len(bits)):
+        for p in range(len(cells_yx)):
+            y, x = cells_yx[p, 0], cells_yx[p, 1]
+            inside[i, p] = (bits[i, y, x >> 6] >> np.uint64(x & 63)) & np.uint64(1) != 0

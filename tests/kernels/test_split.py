@@ -1,0 +1,172 @@
+"""Splitting and merging kernels against sets of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.masks import MaskSet
+
+DELTA, COVER = 0.05, 0.8
+
+
+def blobs(n: int, h: int, w: int, seed: int) -> NDArray[np.bool_]:
+    """Rectangles that overlap, nest and touch, with an empty one, a full one, one cell and two identical ones."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((n, h, w), bool)
+    for m in masks:
+        y, x = np.sort(rng.integers(0, h + 1, 2)), np.sort(rng.integers(0, w + 1, 2))
+        m[y[0] : y[1], x[0] : x[1]] = True
+        m[rng.random((h, w)) < 0.05] ^= True
+    masks[0], masks[1] = False, True
+    masks[2] = False
+    masks[2, h // 2, w // 2] = True
+    masks[4] = masks[3]
+    return masks
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 0.0
+
+
+def split_plainly(
+    masks: NDArray[np.bool_],
+    order: NDArray[np.intp],
+    gallery: NDArray[np.bool_],
+    rank: NDArray[np.intp],
+    cells: NDArray[np.int32],
+    vote: NDArray[np.int32],
+) -> tuple[NDArray[np.bool_], list[int]]:
+    """Spec §2, Split, over cells: every pair that still overlaps, again and again, in the order of the scores."""
+    m = masks.copy()
+    taken_by = [-1] * len(m)
+
+    def settle(p: int, q: int) -> bool:
+        """Part one overlapping pair, p before q; whether it became one."""
+        both = m[p] & m[q]
+        if both.sum() / max(m[p].sum(), m[q].sum()) < DELTA:
+            m[p if m[p].sum() > m[q].sum() else q] &= ~both
+            return False
+        ballot = [int(v) for (y, x), v in zip(cells, vote, strict=True) if v >= 0 and both[y, x]]
+        if not ballot:
+            m[q] &= ~both
+            return False
+        guide = gallery[min(set(ballot), key=lambda v: (-ballot.count(v), rank[v]))]
+        if (m[p] & guide).sum() >= COVER * m[p].sum() and (m[q] & guide).sum() >= COVER * m[q].sum():
+            m[p] |= m[q]
+            m[q] = False
+            taken_by[q] = p
+            return True
+        m[p if iou(m[q], guide) > iou(m[p], guide) else q] &= ~both
+        return False
+
+    for i, p in enumerate(order):
+        again = True
+        while again:
+            again = False
+            for q in order[i + 1 :]:
+                if (m[p] & m[q]).any() and settle(p, q):
+                    again = True
+                    break
+    return m, taken_by
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("width", [20, 64, 70])
+def test_split_matches_the_plain_version(seed: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    h = 24
+    objects = MaskSet.from_dense(blobs(14, h, width, seed), score=rng.permutation(14) / 14)
+    gallery = MaskSet.from_dense(blobs(30, h, width, 100 + seed), score=rng.random(30))
+    cells = rng.integers(0, (h, width), (200, 2)).astype(np.int32)
+    vote = rng.integers(-1, 30, 200).astype(np.int32)
+    rank = np.empty(30, np.intp)
+    rank[gallery.by_score()] = np.arange(30)
+    before = objects.bits.copy()
+    bits, taken_by = split_overlaps(
+        objects.bits, objects.box_xyxy, objects.area, objects.by_score(), gallery.bits, gallery.box_xyxy, gallery.area,
+        rank, cells, vote, DELTA, COVER,
+    )  # fmt: skip
+    want, want_taken = split_plainly(objects.to_dense(), objects.by_score(), gallery.to_dense(), rank, cells, vote)
+    got = MaskSet.from_dense(want)
+    np.testing.assert_array_equal(bits, got.bits)
+    assert taken_by.tolist() == want_taken
+    assert (want.sum(0) <= 1).all()
+    np.testing.assert_array_equal(objects.bits, before)
+
+
+def test_guidance_joins_parts_and_a_third_mask_met_on_the_way() -> None:
+    """p and r are apart, q overlaps both; p takes q in and must then settle with r, which it was clear of."""
+    masks = np.zeros((3, 8, 30), bool)
+    masks[0, :, 0:10] = True  # p
+    masks[1, :, 18:30] = True  # r, before q in the order
+    masks[2, :, 6:20] = True  # q
+    objects = MaskSet.from_dense(masks, score=[0.9, 0.8, 0.7])
+    guide = np.zeros((1, 8, 30), bool)
+    guide[0, :, 0:20] = True
+    gallery = MaskSet.from_dense(guide)
+    cells = np.array([[4, 8], [4, 19]], np.int32)
+    bits, taken_by = split_overlaps(
+        objects.bits, objects.box_xyxy, objects.area, objects.by_score(), gallery.bits, gallery.box_xyxy, gallery.area,
+        np.zeros(1, np.int64), cells, np.array([0, -1], np.int32), DELTA, COVER,
+    )  # fmt: skip
+    dense = MaskSet.from_dense(masks).to_dense().copy()
+    out = [np.unpackbits(b.view(np.uint8), axis=1, count=30, bitorder="little").astype(bool) for b in bits]
+    assert taken_by.tolist() == [-1, -1, 0]
+    assert not (out[0] & out[1]).any()
+    assert not out[2].any()
+    np.testing.assert_array_equal(out[0] | out[1], dense.any(0))
+
+
+def test_nothing_to_split() -> None:
+    none = MaskSet.empty(8, 70)
+    bits, taken_by = split_overlaps(
+        none.bits, none.box_xyxy, none.area, none.by_score(), none.bits, none.box_xyxy, none.area,
+        np.zeros(0, np.int64), np.zeros((3, 2), np.int32), np.full(3, -1, np.int32), DELTA, COVER,
+    )  # fmt: skip
+    assert bits.shape == (0, 8, 2)
+    assert taken_by.shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_leaders_match_the_plain_version(seed: int) -> None:
+    dense = blobs(40, 16, 70, seed)
+    masks = MaskSet.from_dense(dense, score=np.random.default_rng(seed).random(40))
+    order = masks.by_score()
+    want = [-1] * 40
+    for m in order:
+        if dense[m].any():
+            near = [k for k in order if want[k] == k and iou(dense[m], dense[k]) >= 0.4]
+            want[m] = int(near[0]) if near else int(m)
+    got = leaders(masks.bits, masks.box_xyxy, masks.area, order, 0.4)
+    assert got.tolist() == want
+    assert len(set(want)) < 38, "some masks must share a leader for this test to mean anything"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_encompassing_matches_the_plain_version(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dense = np.zeros((6, 20, 70), bool)
+    for i in range(6):  # six strips, side by side
+        dense[i, :, i * 11 : (i + 1) * 11] = rng.random((20, 11)) < 0.9
+    gallery = np.zeros((200, 20, 70), bool)
+    for g in gallery:
+        a, b = np.sort(rng.integers(0, 71, 2))
+        g[rng.integers(0, 6) :, a:b] = True
+    pairs = np.array([[i, j] for i in range(6) for j in range(i + 1, 6)])
+    m, n = MaskSet.from_dense(dense), MaskSet.from_dense(gallery)
+
+    def first(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> int:
+        for k, g in enumerate(gallery):
+            inside = min((x & g).sum() / x.sum() for x in (a, b))
+            if inside >= 0.85 and g.any() and (a | b).sum() / g.sum() >= 0.7:
+                return k
+        return -1
+
+    got = encompassing(m.bits, m.box_xyxy, m.area, pairs, n.bits, n.box_xyxy, n.area, 0.85, 0.7)
+    want = [first(dense[a], dense[b]) for a, b in pairs]
+    assert got.tolist() == want
+    assert any(w >= 0 for w in want) and any(w < 0 for w in want)
