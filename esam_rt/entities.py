@@ -1,0 +1,148 @@
+"""EntityMap: the result for one photo, non-overlapping entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from .errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Stage(IntEnum):
+    """The stage that made an entity."""
+
+    MMG = 0
+    EMR = 1
+    USR = 2
+    AMG = 3
+    SAM_O = 4
+
+
+@dataclass(frozen=True, eq=False)
+class EntityMap:
+    """Non-overlapping entities of one photo (spec §4); entity i has label i + 1, highest score first.
+
+    labels: uint16 [H, W] at the photo's resolution, 0 = none. score: float32 [N], predicted IoU.
+    area: int64 [N], pixels. box_xyxy: int32 [N, 4], pixels, half-open. centroid_xy: float32 [N, 2], pixels, the centre
+    of the top-left pixel at (0, 0). stage: uint8 [N], `Stage`. times_s: seconds of each stage: encoder, superpixels,
+    decoder, mmg, emr, usr, upsampling.
+    """
+
+    labels: NDArray[np.uint16]
+    score: NDArray[np.float32]
+    area: NDArray[np.int64]
+    box_xyxy: NDArray[np.int32]
+    centroid_xy: NDArray[np.float32]
+    stage: NDArray[np.uint8]
+    times_s: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: NDArray[np.integer],
+        score: NDArray[np.floating],
+        stage: NDArray[np.integer],
+        times_s: Mapping[str, float] | None = None,
+    ) -> EntityMap:
+        """Measure a label map [H, W] whose label i + 1 has score[i] and stage[i].
+
+        Empty labels are dropped and the others renumbered by score, descending (ties by area, then by the old label).
+        """
+        h, w = labels.shape
+        n = len(score)
+        ys, xs = np.arange(h), np.arange(w)
+        by_row = np.zeros((n + 1, h), np.int64)
+        by_column = np.zeros((n + 1, w), np.int64)
+        for y in range(h):  # a row at a time: no second array of the photo's size
+            by_row[:, y] = np.bincount(labels[y], minlength=n + 1)
+        for x0 in range(0, w, 64):
+            strip = labels[:, x0 : x0 + 64].astype(np.int64) + (n + 1) * np.arange(min(64, w - x0))
+            counts = np.bincount(strip.ravel(), minlength=(n + 1) * strip.shape[1])
+            by_column[:, x0 : x0 + 64] = counts.reshape(-1, n + 1).T
+        area = by_row[1:].sum(axis=1)
+        order = np.lexsort((np.arange(n), -area, -np.asarray(score, np.float64)))
+        order = order[area[order] > 0]
+        renumber = np.zeros(n + 1, np.uint16)
+        renumber[order + 1] = np.arange(1, len(order) + 1)
+        box = np.zeros((len(order), 4), np.int32)
+        centroid = np.zeros((len(order), 2), np.float32)
+        for i, k in enumerate(order + 1):
+            rows, columns = np.flatnonzero(by_row[k]), np.flatnonzero(by_column[k])
+            box[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            centroid[i] = by_column[k] @ xs / area[k - 1], by_row[k] @ ys / area[k - 1]
+        return cls(
+            renumber[labels],
+            np.asarray(score, np.float32)[order],
+            area[order].astype(np.int64),
+            box,
+            centroid,
+            np.asarray(stage, np.uint8)[order],
+            dict(times_s or {}),
+        )
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """bool [H, W] of entity `index`, counted from 0."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"entity {index} of {len(self)}")
+        return np.asarray(self.labels == index + 1)
+
+    def masks(self) -> Iterator[NDArray[np.bool_]]:
+        """One bool [H, W] an entity, made as it is asked for."""
+        return (self.mask(i) for i in range(len(self)))
+
+    def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
+        """COCO annotations with compressed RLE; bbox x, y, w, h and area in pixels, category_id 1, score."""
+        out = []
+        for i in range(len(self)):
+            x0, y0, x1, y1 = (int(v) for v in self.box_xyxy[i])
+            rle = coco_mask.encode(np.asfortranarray(self.mask(i), np.uint8))
+            out.append(
+                {
+                    "id": first_id + i,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "segmentation": {"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode("ascii")},
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": int(self.area[i]),
+                    "iscrowd": 0,
+                    "score": round(float(self.score[i]), 6),
+                }
+            )
+        return out
+
+    def to_panoptic(self) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+        """COCO panoptic: RGB uint8 [H, W, 3] with id = R + 256 G + 65536 B, and segments_info (category_id 1)."""
+        rgb = np.zeros((*self.labels.shape, 3), np.uint8)
+        rgb[..., 0], rgb[..., 1] = self.labels & 255, self.labels >> 8
+        segments = []
+        for i in range(len(self)):
+            x0, y0, x1, y1 = (int(v) for v in self.box_xyxy[i])
+            box = [x0, y0, x1 - x0, y1 - y0]
+            segments.append({"id": i + 1, "category_id": 1, "iscrowd": 0, "bbox": box, "area": int(self.area[i])})
+        return rgb, segments
+
+    def to_supervision(self) -> supervision.Detections:
+        """`supervision.Detections` with masks, boxes, confidence and class 0; needs the package `supervision`."""
+        try:
+            import supervision as sv
+        except ImportError as e:
+            raise MissingDependencyError("to_supervision() needs supervision: pip install supervision") from e
+        masks = np.stack(list(self.masks())) if len(self) else np.zeros((0, *self.labels.shape), bool)
+        return sv.Detections(
+            xyxy=self.box_xyxy.astype(np.float32),
+            mask=masks,
+            confidence=self.score,
+            class_id=np.zeros(len(self), int),
+        )

@@ -1,0 +1,91 @@
+"""GridEntities: the entity map while it is being made, on the working grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .entities import Stage
+from .kernels.bits import areas_and_boxes, pack, rasterize_union, unpack
+from .masks import MaskSet
+
+Source = tuple[int, int]
+"""A prompt's index and which of its three outputs: whose logits give an entity its boundary."""
+
+
+@dataclass(frozen=True, eq=False)
+class GridEntities:
+    """N entities on the working grid. bits: uint64 [N, H, ceil(W / 64)], as in `MaskSet`. area: int32 [N], cells.
+    box_xyxy: int16 [N, 4]. score: float32 [N]. stage: uint8 [N]. sources: for each entity the masks it was made of."""
+
+    bits: NDArray[np.uint64]
+    width: int
+    area: NDArray[np.int32]
+    box_xyxy: NDArray[np.int16]
+    score: NDArray[np.float32]
+    stage: NDArray[np.uint8]
+    sources: tuple[tuple[Source, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        bits: NDArray[np.uint64],
+        width: int,
+        score: NDArray[np.float32],
+        stage: NDArray[np.uint8],
+        sources: list[tuple[Source, ...]],
+        min_area: int,
+    ) -> GridEntities:
+        """Measure the masks `bits`; their fragments below min_area cells disappear (spec §2)."""
+        bits = _without_fragments(bits, width, min_area)
+        area, box = areas_and_boxes(bits)
+        keep = np.flatnonzero(area >= min_area)
+        kept_sources = tuple(sources[i] for i in keep)
+        return cls(bits[keep], width, area[keep], box[keep], score[keep], stage[keep], kept_sources)
+
+    @classmethod
+    def by_score(cls, masks: MaskSet, stage: Stage, min_area: int) -> GridEntities:
+        """Non-overlapping entities of masks that may overlap: each cell goes to the mask with the highest score."""
+        bits = masks.bits.copy()
+        covered = np.zeros(bits.shape[1:], np.uint64)
+        for i in masks.by_score():
+            bits[i] &= ~covered
+            covered |= bits[i]
+        return cls.of(bits, masks.width, masks.score, _stages(len(masks), stage), sources_of(masks), min_area)
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def covered(self) -> NDArray[np.uint64]:
+        """Cells of any entity: uint64 [H, ceil(W / 64)]."""
+        return rasterize_union(self.bits, np.arange(len(self)))
+
+    def labels(self) -> NDArray[np.int32]:
+        """int32 [H, W]: 0 = none, i + 1 = entity i."""
+        out = np.zeros((self.bits.shape[1], self.width), np.int32)
+        for i, (x0, y0, x1, y1) in enumerate(self.box_xyxy):
+            out[y0:y1, x0:x1][unpack(self.bits[i : i + 1, y0:y1], self.width)[0, :, x0:x1]] = i + 1
+        return out
+
+
+def sources_of(masks: MaskSet) -> list[tuple[Source, ...]]:
+    """Each mask as its own single source."""
+    return [((int(p), int(o)),) for p, o in zip(masks.point, masks.output, strict=True)]
+
+
+def _without_fragments(bits: NDArray[np.uint64], width: int, min_area: int) -> NDArray[np.uint64]:
+    """The masks without their connected parts (8 neighbours) of fewer than min_area cells."""
+    out = []
+    for mask in unpack(bits, width):
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        large = stats[:, cv2.CC_STAT_AREA] >= min_area
+        large[0] = False
+        out.append(mask if large[1:count].all() else large[parts])
+    return pack(np.array(out, bool).reshape(len(bits), bits.shape[1], width))
+
+
+def _stages(count: int, stage: Stage) -> NDArray[np.uint8]:
+    return np.full(count, stage, np.uint8)

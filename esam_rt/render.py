@@ -1,0 +1,49 @@
+"""From entities on the working grid to labels at the photo's resolution, with boundaries from logits (spec §4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .grid import GridEntities
+from .kernels.bits import unpack
+from .kernels.paint import paint
+from .sam import CELL_PX, EncodedPhoto, Sam
+
+RIM = 1e-3  # logit of a cell whose own logit contradicts the map: it was split off, or joined by another mask
+
+
+def render_labels(
+    entities: GridEntities, sam: Sam, photo: EncodedPhoto, points_01: NDArray[np.float32]
+) -> NDArray[np.uint16]:
+    """Label map uint16 [H, W] of the photo: i + 1 where entity i has the highest logit, 0 outside the entities.
+
+    The logits of an entity are the maximum over the masks it was made of, forced to the sign that the map on the grid
+    has, and are interpolated bilinearly. points_01: all prompts of the photo, float32 [P, 2].
+    """
+    wanted = sorted({source for sources in entities.sources for source in sources})
+    row = {source: i for i, source in enumerate(wanted)}
+    prompt, output = np.array(wanted, np.intp).reshape(-1, 2).T
+    logits = sam.logits(photo, points_01[prompt], output.astype(np.uint8))
+    grid_h, grid_w = photo.geometry.grid_hw
+    masks = unpack(entities.bits, entities.width)
+    highest = np.full((grid_h, grid_w), -np.inf, np.float32)
+    crops, boxes = [], np.zeros((len(entities), 4), np.int32)
+    for i, sources in enumerate(entities.sources):
+        x0, y0, x1, y1 = (int(v) for v in entities.box_xyxy[i])
+        x0, y0, x1, y1 = max(0, x0 - 1), max(0, y0 - 1), min(grid_w, x1 + 1), min(grid_h, y1 + 1)
+        field = logits[[row[s] for s in sources], y0:y1, x0:x1].max(axis=0)
+        inside = masks[i, y0:y1, x0:x1]
+        crops.append(np.where(inside, np.maximum(field, RIM), np.minimum(field, -RIM)))
+        boxes[i] = x0, y0, x1, y1
+        np.maximum(highest[y0:y1, x0:x1], crops[i], out=highest[y0:y1, x0:x1])
+    # "None" competes with the negated highest logit: where three or more entities meet, each is negative between the
+    # cell centres, and yet there is no gap.
+    fields = [(c + highest[y0:y1, x0:x1]).ravel() for c, (x0, y0, x1, y1) in zip(crops, boxes, strict=True)]
+    offset = np.cumsum([0, *(f.size for f in fields)], dtype=np.int64)[:-1]
+    h, w = photo.geometry.photo_hw
+    rh, rw = photo.geometry.resized_hw
+    labels = np.zeros((h, w), np.uint16)
+    flat = np.concatenate([np.zeros(0, np.float32), *fields])
+    paint(labels, flat, offset, boxes, rh / CELL_PX / h, rw / CELL_PX / w, grid_h, grid_w)
+    return labels

@@ -1,0 +1,203 @@
+"""SAM as a pair of engines: a photo is encoded once, then prompted in batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .engines import Engine
+from .errors import InputError
+from .masks import Level, MaskSet
+from .models import ModelRow
+from .settings import Filters
+
+CELL_PX = 4  # pixels of the input a cell of the mask grid
+PATCH_PX = 16  # pixels of the input a position of the embedding
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a photo lies in the square input: scaled to the longest side, top left, padded right and below.
+
+    photo_hw, resized_hw: pixels before and after scaling. grid_hw: cells of the working grid, the last row and column
+    perhaps partly padding.
+    """
+
+    photo_hw: tuple[int, int]
+    resized_hw: tuple[int, int]
+    grid_hw: tuple[int, int]
+
+    @classmethod
+    def of(cls, photo_hw: tuple[int, int], input_px: int) -> Geometry:
+        """Geometry of a photo of photo_hw pixels for an input of input_px²."""
+        scale = input_px / max(photo_hw)
+        h, w = (min(input_px, max(1, int(side * scale + 0.5))) for side in photo_hw)
+        return cls(photo_hw, (h, w), (-(-h // CELL_PX), -(-w // CELL_PX)))
+
+    def to_input_px(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[N, 2] of [0, 1]² of the photo → pixels of the input, x before y, as SAM counts them."""
+        h, w = self.resized_hw
+        return np.asarray(points_01 * np.array([w, h], np.float32), np.float32)
+
+    def to_cell_yx(self, points_01: NDArray[np.float32]) -> NDArray[np.int32]:
+        """[N, 2] x, y of [0, 1]² → the cells that hold them, int32 [N, 2], row before column."""
+        cells = np.floor(self.to_input_px(points_01)[:, ::-1] / CELL_PX).astype(np.int32)
+        return np.clip(cells, 0, np.array(self.grid_hw, np.int32) - 1)
+
+    def from_cell_xy(self, cells_xy: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Positions on the grid (centre of the first cell at 0, 0), x before y → [0, 1]² of the photo."""
+        h, w = self.resized_hw
+        points = (np.asarray(cells_xy, np.float64) + 0.5) * CELL_PX / np.array([w, h])
+        return np.clip(points, 0, 1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPhoto:
+    """embedding: float32 [1, C, h, w]."""
+
+    embedding: NDArray[np.float32]
+    geometry: Geometry
+
+    def features_at(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
+        position = self.geometry.to_input_px(points_01) / PATCH_PX - 0.5
+        h, w = self.embedding.shape[2:]
+        position = np.clip(position, 0, np.array([w, h], np.float32) - 1)
+        low = np.floor(position).astype(np.intp)
+        high = np.minimum(low + 1, [w - 1, h - 1])
+        fx, fy = (position - low).T[:, None]
+        e = self.embedding[0]
+        top = e[:, low[:, 1], low[:, 0]] * (1 - fx) + e[:, low[:, 1], high[:, 0]] * fx
+        bottom = e[:, high[:, 1], low[:, 0]] * (1 - fx) + e[:, high[:, 1], high[:, 0]] * fx
+        return np.ascontiguousarray((top * (1 - fy) + bottom * fy).T, np.float32)
+
+
+class Sam:
+    """Encoder and decoder engines of one model. Stateless between photos, so threads and settings may share it.
+
+    checkpoint_sha256: of the file that the engines were made of, hex.
+    """
+
+    def __init__(self, row: ModelRow, encoder: Engine, decoder: Engine, logits: Engine, checkpoint_sha256: str) -> None:
+        self.row = row
+        self.checkpoint_sha256 = checkpoint_sha256
+        self._encoder, self._decoder, self._logits = encoder, decoder, logits
+
+    def filters(self, asked: Filters) -> Filters:
+        """`asked` with the model's own values where it leaves them open."""
+        own = {
+            name: getattr(self.row, name)
+            for name in ("score_min", "stability_min", "stability_offset")
+            if getattr(asked, name) < 0
+        }
+        return replace(asked, **own)
+
+    def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
+        """Scale, pad and encode a photo uint8 [H, W, 3] (spec §0.1)."""
+        check_photo(image_hwc_rgb)
+        side = self.row.input_px
+        geometry = Geometry.of(image_hwc_rgb.shape[:2], side)
+        h, w = geometry.resized_hw
+        shrinks = max(image_hwc_rgb.shape[:2]) > side
+        padded = np.zeros((1, side, side, 3), np.uint8)
+        resized = cv2.resize(image_hwc_rgb, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        padded[0, :h, :w] = resized
+        return EncodedPhoto(self._encoder.infer({"image": padded})["embedding"], geometry)
+
+    def decode(
+        self,
+        photo: EncodedPhoto,
+        points_01: NDArray[np.float32],
+        first_point: int,
+        filters: Filters,
+        levels: tuple[Level, ...] = tuple(Level),
+    ) -> MaskSet:
+        """High-confidence masks (spec §0.3, §0.4) of the prompts [N, 2], x before y in [0, 1]² of the photo.
+
+        Of each prompt its masks at `levels` and its best one. Prompts are numbered from first_point. filters: complete.
+        """
+        h, w = photo.geometry.grid_hw
+        parts = [MaskSet.empty(h, w)]
+        batch = self.row.decode_batch
+        for start in range(0, len(points_01), batch):
+            out = self._decoder.infer(
+                {
+                    "embedding": photo.embedding,
+                    "points_xy_px": photo.geometry.to_input_px(points_01[start : start + batch]),
+                    "valid_hw": np.array([h, w], np.int64),
+                    "score_min": np.array(filters.score_min, np.float32),
+                    "stability_offset": np.array(filters.stability_offset, np.float32),
+                }
+            )
+            parts.append(_select(out, photo.geometry, first_point + start, filters, levels))
+        return MaskSet.concatenate(parts)
+
+    def logits(
+        self, photo: EncodedPhoto, points_01: NDArray[np.float32], output: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Logits float32 [N, H, W] on the working grid of given outputs of given prompts."""
+        h, w = photo.geometry.grid_hw
+        result = np.empty((len(points_01), h, w), np.float32)
+        batch = self.row.decode_batch
+        for start in range(0, len(points_01), batch):
+            part = slice(start, start + batch)
+            feed: dict[str, NDArray[Any]] = {
+                "embedding": photo.embedding,
+                "points_xy_px": photo.geometry.to_input_px(points_01[part]),
+                "level": output[part].astype(np.int64),
+            }
+            result[part] = self._logits.infer(feed)["logits"][:, :h, :w]
+        return result
+
+    def close(self) -> None:
+        """Close the engines."""
+        for engine in (self._encoder, self._decoder, self._logits):
+            engine.close()
+
+
+def _select(
+    out: dict[str, NDArray[Any]], geometry: Geometry, first_point: int, filters: Filters, levels: tuple[Level, ...]
+) -> MaskSet:
+    """Sort the three masks of each prompt by area (eq. 1), filter, cut the bits to the working grid."""
+    index, area, stability = out["index"], out["area"], out["stability"]
+    score = out["score"][index]
+    rank = np.argsort(np.argsort(-area, axis=1, kind="stable"), axis=1)
+    best = np.arange(3) == np.argmax(score, axis=1)[:, None]
+    keep = (score >= filters.score_min) & (stability >= filters.stability_min) & (area >= filters.min_area)
+    keep &= np.isin(rank, levels) | best
+    row, output = np.nonzero(keep)
+    h, w = geometry.grid_hw
+    words = -(-w // 64)
+    bits = out["bits"][row, output, :h, : words * 8]  # the copy that outlives the batch
+    missing = words * 8 - bits.shape[2]
+    if missing > 0:
+        bits = np.pad(bits, ((0, 0), (0, 0), (0, missing)))
+    return MaskSet(
+        bits=np.ascontiguousarray(bits).view(np.uint64),
+        width=w,
+        area=area[row, output].astype(np.int32),
+        box_xyxy=out["box_xyxy"][row, output].astype(np.int16),
+        score=score[row, output].astype(np.float32),
+        stability=stability[row, output].astype(np.float32),
+        point=(index[row] + first_point).astype(np.int32),
+        level=rank[row, output].astype(np.uint8),
+        output=output.astype(np.uint8),
+        best=best[row, output],
+    )
+
+
+def check_photo(image_hwc_rgb: NDArray[np.uint8]) -> None:
+    """InputError unless uint8 [H, W, 3] with at least one pixel."""
+    found = f"{getattr(image_hwc_rgb, 'dtype', type(image_hwc_rgb).__name__)} {getattr(image_hwc_rgb, 'shape', '')}"
+    if (
+        not isinstance(image_hwc_rgb, np.ndarray)
+        or image_hwc_rgb.dtype != np.uint8
+        or image_hwc_rgb.ndim != 3
+        or image_hwc_rgb.shape[2] != 3
+        or 0 in image_hwc_rgb.shape
+    ):
+        raise InputError(f"Photo: expected a NumPy array uint8 [height, width, 3] in RGB, got {found}.")

@@ -1,0 +1,61 @@
+"""Superpixels of a photo (E-SAM §3.2) and the density map made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from skimage.segmentation import felzenszwalb
+
+from .sam import CELL_PX, Geometry
+from .settings import Superpixels as SuperpixelSettings
+
+
+@dataclass(frozen=True, eq=False)
+class SuperpixelMap:
+    """labels_hw: int32 [H, W] on the working grid, 0…K-1; small superpixels may own no cell.
+
+    area: float64 [K], share of the photo. centroid_01: float32 [K, 2], x before y in [0, 1]² of the photo.
+    """
+
+    labels_hw: NDArray[np.int32]
+    area: NDArray[np.float64]
+    centroid_01: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+    def density_map(self, w_max: float) -> NDArray[np.float32]:
+        """M_D on the working grid (E-SAM eq. 3) with w_k = w_max (1 - a_k / max a): float32 [H, W] in [0, w_max]."""
+        weight = w_max * (1 - self.area / self.area.max())
+        return np.asarray(weight.astype(np.float32)[self.labels_hw], np.float32)
+
+
+def superpixels(image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: SuperpixelSettings) -> SuperpixelMap:
+    """Felzenszwalb's segmentation of the photo, scaled down to settings.long_side_px, and its map on the grid."""
+    h, w = image_hwc_rgb.shape[:2]
+    shrink = min(1.0, settings.long_side_px / max(h, w))
+    sh, sw = max(1, round(h * shrink)), max(1, round(w * shrink))
+    small = cv2.resize(image_hwc_rgb, (sw, sh), interpolation=cv2.INTER_AREA) if shrink < 1 else image_hwc_rgb
+    growth = (max(sh, sw) / 512) ** 2  # the parameters hold at 512 px and scale with the area
+    labels = felzenszwalb(
+        small,
+        scale=settings.scale * growth,
+        sigma=settings.sigma,
+        min_size=max(1, round(settings.min_size * growth)),
+        channel_axis=-1,
+    )
+    count = int(labels.max()) + 1
+    pixels = np.bincount(labels.ravel(), minlength=count).astype(np.float64)
+    y, x = np.indices(labels.shape, np.float64)
+    cx = np.bincount(labels.ravel(), x.ravel() + 0.5, count) / pixels / sw
+    cy = np.bincount(labels.ravel(), y.ravel() + 0.5, count) / pixels / sh
+    gh, gw = geometry.grid_hw
+    rh, rw = geometry.resized_hw
+    ys = np.minimum((np.arange(gh) + 0.5) * CELL_PX / rh * sh, sh - 1).astype(np.intp)
+    xs = np.minimum((np.arange(gw) + 0.5) * CELL_PX / rw * sw, sw - 1).astype(np.intp)
+    return SuperpixelMap(
+        labels[ys[:, None], xs].astype(np.int32), pixels / labels.size, np.stack([cx, cy], 1).astype(np.float32)
+    )

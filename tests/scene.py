@@ -1,0 +1,119 @@
+"""A promptable model that knows the truth: engines that answer from label maps in place of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esam_rt.engines import Tensor
+from esam_rt.models import ModelRow
+from esam_rt.sam import Sam
+
+INPUT_PX = 256
+SIDE = INPUT_PX // 4
+
+ROW = ModelRow("scene", "a scene that is known", "none", INPUT_PX, 0.88, 0.95, 1.0, 37)
+
+
+class FakeEngine:
+    """`Engine` around a function."""
+
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+
+    def __init__(self, function: Any) -> None:
+        self.infer = function
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class Scene:
+    """Answers for the cell under each prompt.
+
+    masks: bool [3, C, SIDE, SIDE], three masks a cell of the input's grid (C = SIDE²); score: float32 [C, 3];
+    margin: the absolute logit of each cell, float32 [SIDE, SIDE].
+    """
+
+    def __init__(self, masks: NDArray[np.bool_], score: NDArray[np.float32], margin: float = 4.0) -> None:
+        self.masks, self.score, self.margin = masks, score, margin
+
+    @classmethod
+    def of_label_maps(cls, maps: NDArray[np.integer], score: tuple[float, float, float] = (0.95, 0.94, 0.93)) -> Scene:
+        """maps: int [3, SIDE, SIDE], object, part, sub-part; where a map is 0 the prompt's score is 0.1."""
+        masks = np.stack([[m == m[y, x] for y in range(SIDE) for x in range(SIDE)] for m in maps])
+        scores = np.where(maps.reshape(3, -1).T > 0, np.float32(score), np.float32(0.1))
+        return cls(masks, scores.astype(np.float32))
+
+    def sam(self) -> Sam:
+        return Sam(ROW, FakeEngine(self.encode), FakeEngine(self.decode), FakeEngine(self.logits), "0" * 64)
+
+    def encode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        image = feed["image"].astype(np.float32) / 255
+        patches = image[0].reshape(INPUT_PX // 16, 16, INPUT_PX // 16, 16, 3).mean((1, 3))
+        return {"embedding": np.ascontiguousarray(patches.transpose(2, 0, 1))[None]}
+
+    def _cells(self, points_xy_px: NDArray[np.float32]) -> NDArray[np.intp]:
+        x, y = np.clip(points_xy_px // 4, 0, SIDE - 1).astype(np.intp).T
+        return y * SIDE + x
+
+    def decode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        cells = self._cells(feed["points_xy_px"])
+        h, w = feed["valid_hw"]
+        score = self.score[cells]
+        index = np.flatnonzero((score >= feed["score_min"]).any(1))
+        masks = self.masks[:, cells[index]].swapaxes(0, 1).copy()
+        masks[:, :, h:] = False
+        masks[:, :, :, w:] = False
+        area = masks.sum((2, 3))
+        box = np.zeros((len(index), 3, 4), np.int32)
+        for n, three in enumerate(masks):
+            for i, mask in enumerate(three):
+                if mask.any():
+                    ys, xs = np.nonzero(mask)
+                    box[n, i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        return {
+            "score": score,
+            "index": index,
+            "stability": np.full((len(index), 3), 1.0 if feed["stability_offset"] < self.margin else 0.0, np.float32),
+            "area": area.astype(np.int32),
+            "box_xyxy": box,
+            "bits": np.packbits(masks, axis=3, bitorder="little"),
+        }
+
+    def logits(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        masks = self.masks[feed["level"], self._cells(feed["points_xy_px"])]
+        return {"logits": np.where(masks, np.float32(self.margin), np.float32(-self.margin))}
+
+
+def photo_of(labels: NDArray[np.integer], scale: int = 4, seed: int = 0) -> NDArray[np.uint8]:
+    """A photo uint8 [H·scale, W·scale, 3] with one colour a label and a little noise."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 256, (int(labels.max()) + 1, 3))
+    image = colours[labels].repeat(scale, 0).repeat(scale, 1) + rng.integers(
+        -4, 5, (*np.multiply(labels.shape, scale), 3)
+    )
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def quadrants() -> NDArray[np.int64]:
+    """[3, SIDE, SIDE]: four objects; the first has two parts, one of them two sub-parts."""
+    half, quarter = SIDE // 2, SIDE // 4
+    objects = np.ones((SIDE, SIDE), np.int64)
+    objects[:half, half:], objects[half:, :half], objects[half:, half:] = 2, 3, 4
+    parts = objects.copy()
+    parts[:half, :quarter] = 5
+    subparts = parts.copy()
+    subparts[:quarter, :quarter] = 6
+    return np.stack([objects, parts, subparts])

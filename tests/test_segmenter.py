@@ -1,0 +1,187 @@
+"""The whole pipeline on scenes whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from esam_rt import EntityMap, EntitySegmenter, Settings
+from esam_rt.entities import Stage
+from esam_rt.errors import EngineError, InputError, SettingsError
+from esam_rt.segmenter import METHODS
+
+from .scene import SIDE, Scene, photo_of, quadrants
+
+SWITCHES = list(itertools.product((False, True), repeat=3))
+
+
+def settings_with(mmg: bool = True, emr: bool = True, usr: bool = True) -> Settings:
+    return Settings.preset("fast").with_overrides({"mmg.enabled": mmg, "emr.enabled": emr, "usr.enabled": usr})
+
+
+def noisy_scene(seed: int) -> tuple[Scene, NDArray[np.uint8]]:
+    """Masks that overlap, miss and contradict each other: random blobs around each cell, random scores."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    cells = np.arange(SIDE * SIDE)
+    centre = np.stack([cells // SIDE, cells % SIDE]) // 8 * 8 + rng.integers(0, 8, (2, SIDE * SIDE))
+    radius = rng.uniform(2, 24, (3, SIDE * SIDE))
+    distance = np.abs(y - centre[0][:, None, None]) + np.abs(x - centre[1][:, None, None])
+    masks = np.stack([distance < r[:, None, None] for r in radius])
+    return Scene(masks, rng.uniform(0.7, 1.0, (SIDE * SIDE, 3)).astype(np.float32)), photo_of(
+        rng.integers(0, 5, (8, 8)).repeat(8, 0).repeat(8, 1)[:, :48], seed=seed
+    )
+
+
+def check_invariants(result: EntityMap, photo_hw: tuple[int, int]) -> None:
+    assert result.labels.shape == photo_hw
+    assert result.labels.dtype == np.uint16
+    assert set(np.unique(result.labels)) - {0} == set(range(1, len(result) + 1))
+    assert np.all(np.diff(result.score) <= 0)
+    for i in range(len(result)):
+        ys, xs = np.nonzero(result.labels == i + 1)
+        assert result.area[i] == len(ys)
+        assert result.box_xyxy[i].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        np.testing.assert_allclose(result.centroid_xy[i], [xs.mean(), ys.mean()], rtol=1e-5, atol=1e-3)
+
+
+def test_known_objects_are_recovered_with_exact_boundaries() -> None:
+    maps = quadrants()
+    with EntitySegmenter(Scene.of_label_maps(maps).sam(), settings=settings_with()) as segment:
+        result = segment(photo_of(maps[0], scale=8))
+    check_invariants(result, (SIDE * 8, SIDE * 8))
+    assert len(result) == 4
+    truth = maps[0].repeat(8, 0).repeat(8, 1)
+    for i in range(4):
+        mask = result.labels == i + 1
+        assert all((mask == (truth == k)).all() or not (mask & (truth == k)).any() for k in range(1, 5))
+    assert set(result.stage) == {Stage.EMR}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("mmg", "emr", "usr"), SWITCHES)
+def test_invariants_hold_for_every_switch(seed: int, mmg: bool, emr: bool, usr: bool) -> None:
+    scene, photo = noisy_scene(seed)
+    with EntitySegmenter(scene.sam(), settings=settings_with(mmg, emr, usr)) as segment:
+        first, second = segment(photo), segment(photo)
+    check_invariants(first, photo.shape[:2])
+    assert len(first) > 3
+    np.testing.assert_array_equal(first.labels, second.labels)
+    np.testing.assert_array_equal(first.score, second.score)
+
+
+@pytest.mark.parametrize("method", ["amg", "sam-o"])
+def test_invariants_hold_for_the_baselines(method: str) -> None:
+    scene, photo = noisy_scene(5)
+    with EntitySegmenter(scene.sam(), settings=settings_with(), method=method) as segment:
+        result = segment(photo)
+    check_invariants(result, photo.shape[:2])
+    assert set(result.stage) == {Stage.AMG if method == "amg" else Stage.SAM_O}
+    assert {"emr", "usr"}.isdisjoint(result.times_s)
+
+
+def test_baselines_take_the_best_and_the_largest_mask() -> None:
+    maps = quadrants()
+    scene = Scene.of_label_maps(maps, score=(0.90, 0.91, 0.99))
+    photo = photo_of(maps[0])
+    counts = {}
+    for method in METHODS:
+        with EntitySegmenter(scene.sam(), settings=settings_with(), method=method) as segment:
+            counts[method] = len(segment(photo))
+    assert counts["sam-o"] == 4
+    assert counts["amg"] == 6  # the sub-parts score best
+
+
+def test_usr_fills_what_the_grids_missed() -> None:
+    """Object 4 has no grid prompt of high confidence; only its centre, the centroid of its superpixel, answers."""
+    maps = quadrants()
+    scene = Scene.of_label_maps(maps)
+    missed = np.flatnonzero(maps[0].ravel() == 4)
+    middle = [y * SIDE + x for y in range(46, 50) for x in range(46, 50)]
+    grid = [
+        y * SIDE + x for y in range(1, SIDE, 2) for x in range(1, SIDE, 2)
+    ]  # cells of the 32 grid; 2, 6, … of the 16
+    grid += [y * SIDE + x for y in range(2, SIDE, 4) for x in range(2, SIDE, 4)]
+    scene.score[np.setdiff1d(missed, np.setdiff1d(middle, grid))] = 0.1
+    photo = photo_of(maps[0])
+    with EntitySegmenter(scene.sam(), settings=settings_with(usr=False)) as segment:
+        without = segment(photo)
+    with EntitySegmenter(scene.sam(), settings=settings_with()) as segment:
+        filled = segment(photo)
+    assert (len(without), len(filled)) == (3, 4)
+    assert np.mean(without.labels > 0) == pytest.approx(0.75)
+    assert np.mean(filled.labels > 0) == 1
+    assert sorted(filled.stage) == [Stage.EMR] * 3 + [Stage.USR]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (3, 5), (513, 17)])
+def test_photos_of_extreme_shapes(shape: tuple[int, int]) -> None:
+    scene, _ = noisy_scene(1)
+    photo = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    with EntitySegmenter(scene.sam(), settings=settings_with()) as segment:
+        check_invariants(segment(photo), shape)
+
+
+def test_a_photo_without_any_mask_gives_an_empty_map() -> None:
+    scene, photo = noisy_scene(0)
+    scene.score[:] = 0.1
+    for method in METHODS:
+        with EntitySegmenter(scene.sam(), settings=settings_with(), method=method) as segment:
+            result = segment(photo)
+        assert len(result) == 0
+        assert not result.labels.any()
+
+
+def test_threads_share_one_segmenter() -> None:
+    scenes = [noisy_scene(s)[1] for s in range(6)]
+    scene, _ = noisy_scene(9)
+    with EntitySegmenter(scene.sam(), settings=settings_with()) as segment:
+        serial = [segment(p).labels for p in scenes]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda p: segment(p).labels, scenes))
+    for a, b in zip(serial, together, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        [[1, 2, 3]],
+    ],
+    ids=["grey", "alpha", "float", "empty", "list"],
+)
+def test_other_arrays_are_refused(photo: NDArray[np.uint8]) -> None:
+    scene, _ = noisy_scene(0)
+    with (
+        EntitySegmenter(scene.sam()) as segment,
+        pytest.raises(InputError, match=r"expected a NumPy array uint8 \[height, width, 3\]"),
+    ):
+        segment(photo)
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="Did you mean e-sam"):
+        EntitySegmenter("tiny", method="esam")
+    with pytest.raises(SettingsError, match="Did you mean tiny"):
+        EntitySegmenter("tyni")
+    with pytest.raises(SettingsError, match="Unknown device 'tpu'"):
+        EntitySegmenter("tiny", device="tpu")
+
+
+def test_close_releases_the_engines_and_ends_use() -> None:
+    scene, photo = noisy_scene(0)
+    sam = scene.sam()
+    segment = EntitySegmenter(sam)
+    segment.close()
+    segment.close()
+    assert sam._encoder.closed and sam._decoder.closed and sam._logits.closed
+    with pytest.raises(EngineError, match="after close"):
+        segment(photo)

@@ -1,0 +1,240 @@
+"""Front end, superpixels and the three modules, each on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from esam_rt import EntityMap
+from esam_rt.emr import _votes, refine_entities
+from esam_rt.entities import Stage
+from esam_rt.grid import GridEntities
+from esam_rt.masks import Level, MaskSet
+from esam_rt.mmg import multi_level_masks
+from esam_rt.prompts import point_grid
+from esam_rt.sam import EncodedPhoto, Geometry
+from esam_rt.settings import Emr, Filters, Mmg, Superpixels, Usr
+from esam_rt.superpixels import SuperpixelMap, superpixels
+from esam_rt.usr import fill_gaps, new_prompts
+
+from .scene import SIDE, Scene, photo_of, quadrants
+
+GRID = (16, 64)
+GEOMETRY = Geometry(photo_hw=(64, 256), resized_hw=(64, 256), grid_hw=GRID)
+
+
+def strip(*spans: tuple[int, int]) -> NDArray[np.bool_]:
+    """Full-height masks over columns a…b of the grid."""
+    masks = np.zeros((len(spans), *GRID), bool)
+    for mask, (a, b) in zip(masks, spans, strict=True):
+        mask[:, a:b] = True
+    return masks
+
+
+def pixel_strips(edges: list[int]) -> SuperpixelMap:
+    """Superpixels of full height between the column edges."""
+    labels = np.searchsorted(np.array(edges[1:]), np.arange(GRID[1]), side="right")
+    centres = [((a + b) / 2 / GRID[1], 0.5) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    area = np.diff(edges) / GRID[1]
+    return SuperpixelMap(np.tile(labels.astype(np.int32), (GRID[0], 1)), area, np.array(centres, np.float32))
+
+
+def test_point_grid_is_centred_and_row_by_row() -> None:
+    points = point_grid(4)
+    assert points.shape == (16, 2)
+    np.testing.assert_allclose(
+        points[:5], [[0.125, 0.125], [0.375, 0.125], [0.625, 0.125], [0.875, 0.125], [0.125, 0.375]]
+    )
+    coarse, fine = ({tuple(p) for p in point_grid(n)} for n in (32, 64))
+    assert not coarse & fine
+
+
+@pytest.mark.parametrize(
+    ("photo_hw", "resized_hw", "grid_hw"),
+    [
+        ((480, 640), (384, 512), (96, 128)),
+        ((640, 480), (512, 384), (128, 96)),
+        ((100, 100), (512, 512), (128, 128)),
+        ((1, 5000), (1, 512), (1, 128)),
+        ((333, 1000), (170, 512), (43, 128)),
+        ((1, 1), (512, 512), (128, 128)),
+    ],
+)
+def test_geometry(photo_hw: tuple[int, int], resized_hw: tuple[int, int], grid_hw: tuple[int, int]) -> None:
+    g = Geometry.of(photo_hw, 512)
+    assert (g.resized_hw, g.grid_hw) == (resized_hw, grid_hw)
+    cells = g.to_cell_yx(np.array([[0, 0], [1, 1], [0.5, 0.5]], np.float32))
+    assert cells[0].tolist() == [0, 0]
+    assert (cells[1] < grid_hw).all()
+    centre = np.array([[grid_hw[1] // 2, grid_hw[0] // 2]])
+    assert g.to_cell_yx(g.from_cell_xy(centre))[0].tolist() == centre[0, ::-1].tolist()
+
+
+def test_features_are_sampled_bilinearly() -> None:
+    embedding = np.random.default_rng(0).normal(size=(1, 5, 16, 16)).astype(np.float32)
+    photo = EncodedPhoto(embedding, Geometry.of((192, 256), 256))
+    points = np.array([[0.5, 0.5], [0, 0], [1, 1], [(3 + 0.5) / 16, (2 + 0.5) / 12]], np.float32)
+    got = photo.features_at(points)
+    e = embedding[0]
+    np.testing.assert_allclose(got[3], e[:, 2, 3], atol=1e-5)
+    np.testing.assert_allclose(got[0], e[:, 5:7, 7:9].mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(got[1], e[:, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(got[2], (e[:, 11, 15] + e[:, 12, 15]) / 2, atol=1e-5)
+
+
+def test_decoding_sorts_levels_by_area_and_filters() -> None:
+    maps = quadrants()
+    scene = Scene.of_label_maps(maps[::-1], score=(0.95, 0.97, 0.80))  # output 0 is the smallest, output 2 the object
+    sam = scene.sam()
+    filters = sam.filters(Filters())
+    photo = sam.encode(photo_of(maps[0]))
+    masks = sam.decode(photo, point_grid(16), 100, filters)
+    assert masks.grid_hw == (SIDE, SIDE)
+    assert not (masks.level == Level.OBJECT)[masks.output == 2].any(), "an object below the score filter is dropped"
+    assert (masks.score >= 0.88).all()
+    assert masks.point.min() == 100
+    assert set(masks.output[masks.best]) == {1}
+    dense = masks.to_dense()
+    np.testing.assert_array_equal(masks.area, dense.sum((1, 2)))
+    for i in range(0, len(masks), 17):
+        y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.point[i] - 100][None])[0]
+        truth = maps[::-1][masks.output[i]]
+        np.testing.assert_array_equal(dense[i], truth == truth[y, x])
+    unstable = sam.decode(photo, point_grid(16), 0, sam.filters(Filters(stability_offset=5)))
+    assert len(unstable) == 0
+
+
+def test_superpixels_follow_the_photo() -> None:
+    truth = quadrants()[2]
+    photo = photo_of(truth, scale=8)
+    geometry = Geometry.of(photo.shape[:2], 256)
+    pixels = superpixels(photo, geometry, Superpixels())
+    assert pixels.labels_hw.shape == (SIDE, SIDE)
+    assert pixels.area.sum() == pytest.approx(1)
+    for k in np.unique(pixels.labels_hw):
+        assert len(np.unique(truth[pixels.labels_hw == k])) == 1, "a superpixel crosses a boundary of the truth"
+    cells = geometry.to_cell_yx(pixels.centroid_01)
+    ys, xs = np.nonzero(pixels.labels_hw == 0)
+    np.testing.assert_allclose(cells[0], [ys.mean(), xs.mean()], atol=1)
+
+
+def test_density_is_high_where_superpixels_are_small() -> None:
+    density = pixel_strips([0, 40, 60, 64]).density_map(0.9)
+    assert density[0, 0] == 0
+    assert density[0, 50] == pytest.approx(0.9 * (1 - 20 / 40))
+    assert density[0, 63] == pytest.approx(0.9 * (1 - 4 / 40))
+
+
+def test_mmg_keeps_objects_that_match_the_best_level_and_parts_in_dense_regions() -> None:
+    # Objects: two nearly equal (the better stays), and one that no best mask resembles.
+    objects = MaskSet.from_dense(strip((0, 30), (0, 29), (30, 60)), score=[0.9, 0.95, 0.99], level=[0, 0, 0])
+    parts = MaskSet.from_dense(strip((0, 20), (0, 13), (60, 64), (61, 64)), score=[0.9, 0.8, 0.9, 0.8], level=[1] * 4)
+    best = np.r_[[True, True, False], [False] * 4]
+    joined = MaskSet.concatenate([objects, parts])
+    coarse = MaskSet(**{**joined.__dict__, "best": best})
+    levels = multi_level_masks(coarse, pixel_strips([0, 40, 60, 64]), Mmg())
+    assert levels.object.score.tolist() == pytest.approx([0.95])
+    # IoU 13/20 = 0.65 > 0.5 in the sparse region; 3/4 < 0.81 in the dense one.
+    assert levels.part.box_xyxy[:, 0].tolist() == [0, 60, 61]
+    assert len(levels.subpart) == 0
+
+
+def test_votes_follow_equation_6() -> None:
+    dense = strip((0, 40), (0, 20), (0, 40), (0, 20), (0, 10), (40, 64))
+    fine = MaskSet.from_dense(
+        dense,
+        score=[0.90, 0.95, 0.85, 0.99, 0.9, 0.8],
+        point=[10, 10, 11, 11, 12, 13],
+        level=[0, 1, 0, 1, 2, 0],
+    )
+    fine = MaskSet(**{**fine.__dict__, "best": np.array([False, True, False, True, True, True])})
+    votes = _votes(fine, 5, 10, Emr())
+    # 10: 0.95 - 0.90 < tau, its object; 11: 0.99 - 0.85 ≥ tau, its best; 12: no object passed; 14: nothing passed.
+    assert votes.tolist() == [0, 3, 4, 5, -1]
+
+
+def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) -> GridEntities:
+    """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight of them an object or more."""
+    objects = MaskSet.from_dense(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
+    fine = MaskSet.from_dense(strip(gallery_span), point=[100])
+    embedding = np.zeros((1, 2, 16, 16), np.float32)
+    embedding[0] = features[:, None, :]
+    photo = EncodedPhoto(embedding, GEOMETRY)
+    pixels = pixel_strips(list(range(0, 65, 2)))
+    fine_points = np.array([[0.9, 0.5]], np.float32)
+    return refine_entities(objects, fine, fine_points, 100, photo, pixels, Emr(), 4)
+
+
+def test_similar_neighbours_merge_when_the_gallery_shows_them_as_one() -> None:
+    same = np.zeros((2, 16), np.float32)
+    same[0, :10], same[1, 10:] = 1, 1  # the left 40 columns look alike, the right ones differ
+    merged = merge_fixture((0, 41), same)
+    assert merged.area.tolist() == [40 * 16, 16 * 16]
+    assert merged.score[0] == pytest.approx((0.9 + 0.6) / 2)
+    assert merged.sources[0] == ((0, 0), (1, 0))
+    assert len(merge_fixture((0, 64), same)) == 3, "a gallery mask much larger than the pair does not show one entity"
+    assert len(merge_fixture((0, 30), same)) == 3, "a gallery mask that leaves half of one out does not either"
+
+
+def test_dissimilar_neighbours_stay_apart() -> None:
+    differ = np.zeros((2, 16), np.float32)
+    differ[0, :5], differ[1, 5:10], differ[0, 10:] = 1, 1, -1
+    assert len(merge_fixture((0, 41), differ)) == 3
+
+
+def test_remaining_superpixels_become_prompts() -> None:
+    entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 30))), Stage.EMR, 4)
+    pixels = pixel_strips([0, 16, 28, 44, 60, 64])
+    parts = MaskSet.from_dense(strip((26, 46), (24, 64)))
+    points = new_prompts(entities, pixels, parts, GEOMETRY, Usr(), 4)
+    # 28…44 lies in the smaller part, 44…60 and 60…64 in the larger one: two prompts, at the parts' centroids.
+    np.testing.assert_allclose(sorted(points[:, 0] * 64), [36, 44], atol=0.51)
+    points = new_prompts(entities, pixels, MaskSet.empty(*GRID), GEOMETRY, Usr(), 4)
+    np.testing.assert_allclose(sorted(points[:, 0] * 64), [37, 52, 62], atol=0.51)
+
+
+def test_a_prompt_lies_inside_its_region() -> None:
+    ring = np.ones((1, *GRID), bool)
+    ring[0, 4:12, 8:56] = False
+    entities = GridEntities.by_score(MaskSet.from_dense(~ring), Stage.EMR, 4)
+    pixels = SuperpixelMap(np.zeros(GRID, np.int32), np.ones(1), np.full((1, 2), 0.5, np.float32))
+    usr = Usr(outside=0.1)
+    (point,) = new_prompts(entities, pixels, MaskSet.empty(*GRID), GEOMETRY, usr, 4)
+    y, x = GEOMETRY.to_cell_yx(point[None])[0]
+    assert ring[0, y, x]
+
+
+def test_gaps_are_filled_by_few_masks() -> None:
+    entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 20))), Stage.EMR, 4)
+    additional = MaskSet.from_dense(
+        strip((10, 34), (36, 64), (40, 50), (19, 21), (0, 20)),
+        score=[0.9, 0.8, 0.99, 0.99, 0.99],
+        point=[5, 6, 7, 8, 9],
+    )
+    filled = fill_gaps(entities, additional, Usr(), 4)
+    # 36…64 covers most and is new; 10…34 overlaps the entity by 10/34 > rho and joins it; the others cover too little.
+    assert [(int(b[0]), int(b[2])) for b in filled.box_xyxy] == [(0, 34), (36, 64)]
+    assert filled.stage.tolist() == [Stage.EMR, Stage.USR]
+    assert filled.sources == (((0, 0), (5, 0)), ((6, 0),))
+    assert filled.score.tolist() == pytest.approx([1.0, 0.8])
+
+
+def test_entity_map_measures_and_orders() -> None:
+    labels = np.zeros((6, 10), np.int64)
+    labels[0:2, 0:3], labels[3, 4:8], labels[5, 9] = 1, 3, 4
+    result = EntityMap.from_labels(labels, np.array([0.5, 0.99, 0.9, 0.5]), np.array([1, 1, 2, 1]))
+    assert result.score.tolist() == pytest.approx([0.9, 0.5, 0.5])  # label 2 is empty
+    assert result.area.tolist() == [4, 6, 1]
+    assert result.box_xyxy.tolist() == [[4, 3, 8, 4], [0, 0, 3, 2], [9, 5, 10, 6]]
+    np.testing.assert_allclose(result.centroid_xy[0], [5.5, 3])
+    assert result.labels[3, 5] == 1 and result.labels[5, 9] == 3
+    assert [int(m.sum()) for m in result.masks()] == [4, 6, 1]
+    with pytest.raises(IndexError):
+        result.mask(3)
+    rgb, segments = result.to_panoptic()
+    assert rgb[3, 5].tolist() == [1, 0, 0]
+    assert [s["area"] for s in segments] == [4, 6, 1]
+    coco = result.to_coco(image_id=7, first_id=3)
+    assert [a["id"] for a in coco] == [3, 4, 5]
+    assert coco[0]["bbox"] == [4, 3, 4, 1]
