@@ -34,10 +34,14 @@ class Engine(Protocol):
     """A loaded network. `infer` may be called from several threads at once."""
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]: ...
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What `infer` must be fed."""
+        ...
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]: ...
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What `infer` returns."""
+        ...
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once. EngineError for a missing, unknown or misshapen input, or when closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -88,7 +89,7 @@ class MaskSet:
 
     def select(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> MaskSet:
         """The masks at `index` (integers or a boolean mask), in that order, copied."""
-        picked = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "width"}
+        picked: dict[str, Any] = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "width"}
         return replace(self, **picked)
 
     @staticmethod
@@ -97,7 +98,7 @@ class MaskSet:
         grids = {s.grid_hw for s in sets}
         if len(grids) != 1:
             raise ValueError(f"MaskSets on different grids: {sorted(grids)}")
-        joined = {
+        joined: dict[str, Any] = {
             f.name: np.concatenate([getattr(s, f.name) for s in sets]) for f in fields(MaskSet) if f.name != "width"
         }
         return replace(sets[0], **joined)

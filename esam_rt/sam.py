@@ -52,7 +52,7 @@ class Geometry:
         """Positions on the grid (centre of the first cell at 0, 0), x before y → [0, 1]² of the photo."""
         h, w = self.resized_hw
         points = (np.asarray(cells_xy, np.float64) + 0.5) * CELL_PX / np.array([w, h])
-        return np.clip(points, 0, 1).astype(np.float32)
+        return np.asarray(np.clip(points, 0, 1), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

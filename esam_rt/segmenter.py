@@ -52,8 +52,8 @@ class EntitySegmenter:
 
     model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation) and `sam-o` (its object level alone). backend:
-    `onnxruntime`. device: `cpu` or `cuda`. threads: of the engines on the CPU, default all cores. checkpoint: instead of
-    the model's own.
+    `onnxruntime`. device: `cpu` or `cuda`. threads: of the engines on the CPU, default all. checkpoint: instead of the
+    model's own.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 

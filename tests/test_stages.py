@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ def strip(*spans: tuple[int, int]) -> NDArray[np.bool_]:
 def pixel_strips(edges: list[int]) -> SuperpixelMap:
     """Superpixels of full height between the column edges."""
     labels = np.searchsorted(np.array(edges[1:]), np.arange(GRID[1]), side="right")
-    centres = [((a + b) / 2 / GRID[1], 0.5) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    centres = [((a + b) / 2 / GRID[1], 0.5) for a, b in itertools.pairwise(edges)]
     area = np.diff(edges) / GRID[1]
     return SuperpixelMap(np.tile(labels.astype(np.int32), (GRID[0], 1)), area, np.array(centres, np.float32))
 
@@ -155,7 +157,7 @@ def test_votes_follow_equation_6() -> None:
 
 
 def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) -> GridEntities:
-    """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight of them an object or more."""
+    """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight or more an object."""
     objects = MaskSet.from_dense(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
     fine = MaskSet.from_dense(strip(gallery_span), point=[100])
     embedding = np.zeros((1, 2, 16, 16), np.float32)

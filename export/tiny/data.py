@@ -106,7 +106,9 @@ def load_photos(data: Path) -> list[Photo]:
     return photos
 
 
-def _view(photo: Photo, size_px: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int16], tuple[int, int]]:
+def _view(
+    photo: Photo, size_px: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int16], tuple[int, int]]:
     """Random crop, flip and colour → image [S, S, 3], label maps [K, S/4, S/4], photo part (h, w) in pixels."""
     h, w = photo.image_hwc_rgb.shape[:2]
     side = 1.0 if rng.random() < 0.3 else rng.uniform(0.35, 1.0)
@@ -135,7 +137,9 @@ def _view(photo: Photo, size_px: int, rng: np.random.Generator) -> tuple[NDArray
     return out, maps, (vh, vw)
 
 
-def _levels(maps: NDArray[np.int16], at: tuple[int, int], annotators: bool, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _levels(
+    maps: NDArray[np.int16], at: tuple[int, int], annotators: bool, rng: np.random.Generator
+) -> NDArray[np.bool_]:
     """Object, part and sub-part masks [3, G, G] of a cell, by area."""
     masks = [m == m[at] for m in maps if m[at] > 0]
     masks.sort(key=lambda m: -int(m.sum()))
@@ -158,15 +162,12 @@ def samples(photos: list[Photo], size_px: int, prompts: int, seed: int) -> Itera
         group = by_source[names[rng.choice(len(names), p=weights / weights.sum())]]
         photo = group[rng.integers(len(group))]
         image, maps, valid_hw = _view(photo, size_px, rng)
-        if photo.annotators:
-            base = maps[rng.integers(len(maps))]
-        else:
-            base = maps[0]
+        base = maps[rng.integers(len(maps)) if photo.annotators else 0]
         ys, xs = np.nonzero(base)
         if len(ys) < 64:
             continue
         points, targets = [], []
-        regions = [r for r in np.unique(base[base > 0])]
+        regions = np.unique(base[base > 0])
         for _ in range(prompts):
             if rng.random() < 0.6:
                 i = rng.integers(len(ys))
@@ -175,6 +176,6 @@ def samples(photos: list[Photo], size_px: int, prompts: int, seed: int) -> Itera
                 ry, rx = np.nonzero(base == regions[rng.integers(len(regions))])
                 i = rng.integers(len(ry))
                 y, x = int(ry[i]), int(rx[i])
-            points.append(((np.array([x, y]) + rng.random(2)) * MASK_STRIDE - 0.5))
+            points.append((np.array([x, y]) + rng.random(2)) * MASK_STRIDE - 0.5)
             targets.append(_levels(maps, (y, x), photo.annotators, rng))
         yield Sample(image, valid_hw, np.array(points, np.float32), np.stack(targets))

@@ -8,6 +8,7 @@ dimensions only, but for two things: no token for the single-mask output and no 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class Conv(nn.Module):
         self.pad = (before, k - stride - before, before, k - stride - before)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C', H / stride, W / stride]."""
         symmetric = self.pad[0] == self.pad[1]
         if not symmetric:
             x = F.pad(x, self.pad)
@@ -50,6 +52,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C', H / stride, W / stride]."""
         y = self.expand(x) if self.expand is not None else x
         y = self.project(self.depthwise(y))
         return x + y if self.residual else y
@@ -63,6 +66,7 @@ class LayerNorm2d(nn.Module):
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W], normalised."""
         mean = x.mean(1, keepdim=True)
         var = (x - mean).square().mean(1, keepdim=True)
         x = (x - mean) * torch.rsqrt(var + self.eps)
@@ -79,7 +83,8 @@ class Encoder(nn.Module):
         blocks, c_in = [], dims.stem_channels
         for stage in dims.stages:
             for i in range(stage.repeats):
-                blocks.append(InvertedResidual(c_in, stage.channels, stage.kernel, stage.stride if i == 0 else 1, stage.expand))
+                stride = stage.stride if i == 0 else 1
+                blocks.append(InvertedResidual(c_in, stage.channels, stage.kernel, stride, stage.expand))
                 c_in = stage.channels
         self.blocks = nn.ModuleList(blocks)
         c = dims.width
@@ -91,6 +96,7 @@ class Encoder(nn.Module):
         self.norm = LayerNorm2d(c, dims.norm_eps)
 
     def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
         x = self.stem((image - self.dims.pixel_mean) / self.dims.pixel_std)
         taps = []
         for i, block in enumerate(self.blocks):
@@ -138,9 +144,10 @@ class Mlp(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(widths)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., first width] → [..., last width]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         out: Tensor = self.layers[-1](x)
@@ -161,6 +168,7 @@ class TwoWayBlock(nn.Module):
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(c, d.token_norm_eps) for _ in range(4))
 
     def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B, T, C], image [B or 1, P, C] and their position encodings → both, updated."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -208,7 +216,7 @@ class Decoder(nn.Module):
 
     def forward(self, embedding: Tensor, points_xy_px: Tensor, input_px: int) -> Prediction:
         """embedding [C, h, w] of one photo; points [B, 2] in pixels of the square input."""
-        c, h, w = embedding.shape
+        _, h, w = embedding.shape
         grid_y, grid_x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
         grid = torch.stack([grid_x, grid_y], -1).to(embedding)
         image_pe = self.position_encoding(grid.reshape(1, h * w, 2))

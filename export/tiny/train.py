@@ -113,9 +113,10 @@ def train(
     backbone = [q for m in (model.encoder.stem, model.encoder.blocks) for q in m.parameters() if q.requires_grad]
     ids = {id(q) for q in backbone}
     rest = [q for q in model.parameters() if q.requires_grad and id(q) not in ids]
-    optimizer = torch.optim.AdamW([{"params": rest, "peak": 1e-3}, {"params": backbone, "peak": 1.5e-4}], weight_decay=0.02)
+    groups = [{"params": rest, "peak": 1e-3}, {"params": backbone, "peak": 1.5e-4}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
     average = copy.deepcopy(model)
-    sizes = {256: prefetch(photos, 256, images, prompts, 1), 512: prefetch(photos, 512, max(1, images // 2), prompts, 2)}
+    sizes = {px: prefetch(photos, px, max(1, images * 256 // px), prompts, seed=px) for px in (256, 512)}
     start = saved = time.monotonic()
     step, running = (0 if init is None else DISC_STEPS), torch.zeros(4)
     print(f"{len(photos)} photos; {sum(q.numel() for q in model.parameters())} parameters", flush=True)
@@ -150,7 +151,8 @@ def train(
         if step % 50 == 0:
             loss, *iou = (running / 50).tolist()
             running.zero_()
-            print(f"{done:6.1%} step {step} at {size_px} px: loss {loss:.3f}, IoU O/P/SP {iou[0]:.3f} {iou[1]:.3f} {iou[2]:.3f}", flush=True)
+            levels = " ".join(f"{value:.3f}" for value in iou)
+            print(f"{done:6.1%} step {step} at {size_px} px: loss {loss:.3f}, IoU O/P/SP {levels}", flush=True)
         if time.monotonic() - saved > 300:
             saved = time.monotonic()
             save(average, out)
