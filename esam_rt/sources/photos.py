@@ -1,0 +1,253 @@
+"""Photos in files and folders: finding them and reading them as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageChops, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ..errors import InputError
+from ..frames import Frame
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+_log = logging.getLogger("esam_rt")
+
+# The format is told by the first bytes, not by the name. The plugins are called directly because Image.open has its own
+# cap on the pixels, global to the process, which would stand in the way of a cap that the caller raises.
+_FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
+    (re.compile(rb"BM"), BmpImageFile),
+)
+# What Pillow's decoders raise on damaged files.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WARNINGS_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo on disk. name: path relative to the folder it was found in, with forward slashes; unique in a run."""
+
+    path: Path
+    name: str
+
+
+def find_photos(sources: Sequence[Path], recursive: bool = True) -> list[PhotoFile]:
+    """The photos in `sources` (files and folders), each once, source after source, in natural order (2 before 10).
+
+    A folder is searched with its sub-folders unless `recursive` is false; hidden files and folders are left out, and a
+    folder reached twice through links is searched once. A file given directly is named by its file name. Where two
+    photos of different sources would have the same name, every name is prefixed with its source folder's name, numbered
+    where folders have the same one (`holiday/1.jpg`, `holiday-2/1.jpg`).
+
+    Raises `InputError` for a missing path, a folder without photos or a file of another kind.
+    """
+    found: dict[Path, tuple[Path, str]] = {}  # absolute path of a photo -> folder its name is relative to, name
+    for source in sources:
+        try:
+            root, paths = _search(source, recursive)
+        except OSError as e:
+            raise InputError(f"{source} cannot be read: {e.strerror}; check the path and its permissions") from e
+        for path in paths:
+            found.setdefault(path.absolute(), (root.absolute(), path.relative_to(root).as_posix()))
+    counts = Counter(name.casefold() for _, name in found.values())  # some file systems do not tell a.jpg from A.jpg
+    roots = list(dict.fromkeys(root for root, _ in found.values()))
+    if len(roots) == 1 or not counts or counts.most_common(1)[0][1] == 1:
+        return [PhotoFile(path, name) for path, (_, name) in found.items()]
+    prefixes = _prefixes(roots)
+    return [PhotoFile(path, f"{prefixes[root]}/{name}") for path, (root, name) in found.items()]
+
+
+def read_photo(path: Path, name: str, max_pixels: int = 200_000_000) -> Frame:
+    """Read a JPEG, PNG, BMP, TIFF or WebP file as upright 8-bit RGB; `name` becomes the frame's name.
+
+    EXIF orientation is applied; of 16-bit samples the high byte is taken; grey, palette and CMYK become RGB; what is
+    transparent shows white; of several pages or frames the first is read. The format is told by the content.
+
+    Raises `InputError` for a file that cannot be opened, is no such photo, is damaged or cut short, has 32-bit samples,
+    or has more than `max_pixels` pixels (told by its header, before anything is decoded).
+    """
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise InputError(f"{path} is not a file; expected a photo (JPEG, PNG, BMP, TIFF or WebP)")
+        with path.open("rb") as file:
+            image = _open(file, path)
+            _check_size(image, path, max_pixels)
+            with _no_warnings() if isinstance(image, TiffImageFile) else nullcontext():
+                image.load()  # of a TIFF, this reads the EXIF data again
+            return Frame(_to_rgb(_upright(image), path), name)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as e:  # a cap of its own that Pillow keeps for WebP
+        raise InputError(f"{path} is too large ({_one_line(e)}); make it smaller or convert it to JPEG or PNG") from e
+    except _DAMAGE as e:
+        if isinstance(e, OSError) and e.errno is not None:  # from the system, not from a decoder
+            raise InputError(f"{path} cannot be read: {e.strerror}; check the path and its permissions") from e
+        raise InputError(
+            f"{path} is damaged or cut short ({_one_line(e)}); expected a whole photo, copy it again"
+        ) from e
+
+
+def _suffixes() -> str:
+    return f"{', '.join(PHOTO_SUFFIXES[:-1])} or {PHOTO_SUFFIXES[-1]}"
+
+
+def _search(source: Path, recursive: bool) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the photos in natural order."""
+    if source.is_dir():
+        paths = sorted(_walk(source, recursive), key=lambda path: _natural(path.relative_to(source).as_posix()))
+        if not paths:
+            raise InputError(f"{source} holds no photos; expected files ending in {_suffixes()}")
+        return source, paths
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a photo or a folder of photos")
+    if source.suffix.lower() not in PHOTO_SUFFIXES:
+        raise InputError(f"{source} is not a photo by its name; expected a folder or a file ending in {_suffixes()}")
+    return source.parent, [source]
+
+
+def _walk(root: Path, recursive: bool) -> Iterator[Path]:
+    """Files with a photo's suffix below `root`. Links to folders come last, so that photos keep their real paths."""
+    folders, links, seen = [root], list[Path](), set[tuple[int, int]]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for path in folder.iterdir():
+                if path.name.startswith("."):
+                    continue
+                if path.is_dir():
+                    if recursive:
+                        (links if path.is_symlink() else folders).append(path)
+                elif path.suffix.lower() in PHOTO_SUFFIXES:
+                    yield path
+        except OSError as e:
+            if folder == root:
+                raise InputError(f"{root} cannot be listed: {e.strerror}; check its permissions") from e
+            _log.warning("%s is left out: %s", folder, e.strerror)
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key with numbers by value; text and numbers alternate, so that like is compared with like."""
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(re.split(r"([0-9]+)", name))], name
+
+
+def _prefixes(roots: list[Path]) -> dict[Path, str]:
+    """A distinct name for each folder: its own, then with -2, -3, …"""
+    prefixes: dict[Path, str] = {}
+    taken: set[str] = set()
+    for root in roots:
+        base = root.resolve().name or "root"
+        prefix, number = base, 2
+        while prefix.casefold() in taken:
+            prefix, number = f"{base}-{number}", number + 1
+        taken.add(prefix.casefold())
+        prefixes[root] = prefix
+    return prefixes
+
+
+def _open(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
+    """Read the header; no pixel is decoded."""
+    head = file.read(16)
+    if not head:
+        raise InputError(f"{path} is empty; expected a photo (JPEG, PNG, BMP, TIFF or WebP), copy it again")
+    for magic, plugin in _FORMATS:
+        if magic.match(head):
+            file.seek(0)
+            with _no_warnings():
+                return plugin(file, str(path))
+    raise InputError(
+        f"{path} is not a photo, it begins with {head[:8]!r}; expected JPEG, PNG, BMP, TIFF or WebP, remove it"
+    )
+
+
+def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        found, cap = width * height / 1e6, max_pixels / 1e6
+        raise InputError(
+            f"{path} is {width} x {height} = {found:.1f} megapixels, the cap is {cap:g}; "
+            f"make it smaller or raise the cap with --max-megapixels {-(-width * height // 1_000_000)}"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; broken EXIF data is no reason to refuse whole pixels, and means upright."""
+    try:
+        with _no_warnings():
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _DAMAGE:
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of a decoded image of any mode."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and isinstance(image, PngImageFile)):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise InputError(f"{path} has 32-bit samples; expected 8 or 16 bits, convert it to 8 bits")
+    if image.mode == "CMYK" and isinstance(image, JpegImageFile) and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which are stored inverted
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silence Pillow on odd EXIF data, which changes no pixel. Filters belong to the process: one thread at a time."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
