@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import SettingsError, did_you_mean
+from .errors import ModelError, SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
+EXPORTER_VERSION = "1"
+"""Raised whenever the same checkpoint gives other graphs; part of the cache's key and of every file's metadata."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,12 @@ def get_model(name: str) -> ModelRow:
     if name not in MODELS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")
     return MODELS[name]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a model file, hex; ModelError where it cannot be read."""
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise ModelError(f"{path}: cannot be read ({e.strerror}); expected a model file.") from e

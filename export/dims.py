@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 EMBEDDING_STRIDE, MASK_STRIDE = 16, 4  # pixels of the input a cell of the embedding, of the mask grid
 
 
@@ -13,8 +12,8 @@ class DecoderDims:
     """Dimensions of SAM's prompt encoder and two-way mask decoder; `inner` is the width of the cross-attentions.
 
     mask_tokens: masks that the network predicts; the first `dropped_masks` of them are not returned (SAM: its
-    single-mask output). padding_point: a further token without position follows the point. no_mask: a vector is added to
-    the embedding where no mask is given as a prompt.
+    single-mask output). padding_point: a further token without position follows the point. no_mask: a vector is added
+    to the embedding where no mask is given as a prompt.
     """
 
     input_px: int

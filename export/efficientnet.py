@@ -1,0 +1,90 @@
+"""Encoder of `tiny`: EfficientNet-Lite0 (Tan & Le 2019) and a neck that joins strides 8, 16 and 32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from .dims import TinyDims
+from .graph import Graph
+from .weights import Array, Weights
+
+
+class _Layers:
+    """The encoder's layers, written to a graph; names of the weights are those of the training code."""
+
+    def __init__(self, graph: Graph, weights: Weights) -> None:
+        self.g = graph
+        self.w = weights
+
+    def conv(
+        self, x: ir.Value, name: str, c_in: int, c_out: int, k: int, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> ir.Value:
+        """Convolution with TensorFlow's `SAME` padding, optional ReLU6."""
+        weight = self.w.take(f"{name}.weight", c_out, c_in // groups, k, k)
+        return self.conv_of(x, weight, self.w.take(f"{name}.bias", c_out), stride, groups, act)
+
+    def conv_of(
+        self, x: ir.Value, weight: Array, bias: Array, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> ir.Value:
+        k = weight.shape[-1]
+        before = (k - stride) // 2
+        after = k - stride - before
+        pads = [before, before, after, after]
+        x = self.g.op("Conv", x, weight, bias, kernel_shape=[k, k], strides=[stride] * 2, pads=pads, group=groups)
+        return self.g.op("Clip", x, 0.0, 6.0) if act else x
+
+    def block(self, x: ir.Value, name: str, c_in: int, c_out: int, k: int, stride: int, expand: int) -> ir.Value:
+        """Expand 1×1, depthwise k×k, project 1×1; residual where shapes allow."""
+        mid = c_in * expand
+        y = self.conv(x, f"{name}.expand", c_in, mid, 1) if expand != 1 else x
+        y = self.conv(y, f"{name}.depthwise", mid, mid, k, stride, groups=mid)
+        y = self.conv(y, f"{name}.project", mid, c_out, 1, act=False)
+        return self.g.op("Add", x, y) if stride == 1 and c_in == c_out else y
+
+
+def build_encoder(dims: TinyDims, weights: Weights) -> Graph:
+    """`image` uint8 [1, S, S, 3] RGB (the photo at the top left, zeros elsewhere) → `embedding` float32
+    [1, C, S/16, S/16]; the normalisation is part of the graph."""
+    g = Graph("encoder")
+    layers = _Layers(g, weights)
+    size, c = dims.input_px, dims.width
+    image = g.input("image", np.uint8, [1, size, size, 3])
+    x = g.op("Transpose", g.cast(image, np.float32), perm=[0, 3, 1, 2])
+    # The mean cannot go into the bias: the padding of the first convolution is zero after the subtraction.
+    x = g.op("Sub", x, dims.pixel_mean)
+    stem = weights.take("encoder.stem.weight", dims.stem_channels, 3, 3, 3) / dims.pixel_std
+    x = layers.conv_of(x, stem, weights.take("encoder.stem.bias", dims.stem_channels), stride=2)
+    taps: list[ir.Value] = []
+    c_in, number = dims.stem_channels, 0
+    for stage in dims.stages:
+        for i in range(stage.repeats):
+            stride = stage.stride if i == 0 else 1
+            x = layers.block(x, f"encoder.blocks.{number}", c_in, stage.channels, stage.kernel, stride, stage.expand)
+            if number in dims.tap_blocks:
+                taps.append(x)
+            c_in, number = stage.channels, number + 1
+    tap8, tap16, tap32 = dims.tap_channels
+    low = layers.conv(taps[2], "encoder.lateral32", tap32, c, 1, act=False)
+    for i in range(dims.neck_blocks):
+        low = layers.block(low, f"encoder.mix32.{i}", c, c, 5, 1, 2)
+    low = g.op(
+        "Resize",
+        low,
+        None,
+        np.array([1, 1, 2, 2], np.float32),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    x = layers.conv(taps[0], "encoder.lateral8", tap8, c, 4, 2, act=False)
+    x = g.op("Add", x, layers.conv(taps[1], "encoder.lateral16", tap16, c, 1, act=False))
+    x = g.op("Add", x, low)
+    for i in range(dims.neck_blocks):
+        x = layers.block(x, f"encoder.mix16.{i}", c, c, 5, 1, 2)
+    scale, bias = weights.take("encoder.norm.weight", c), weights.take("encoder.norm.bias", c)
+    x = g.op("Transpose", x, perm=[0, 2, 3, 1])
+    x = g.op("LayerNormalization", x, scale, bias, epsilon=dims.norm_eps, axis=-1)
+    x = g.op("Transpose", x, perm=[0, 3, 1, 2])
+    g.output(x, "embedding", np.float32, [1, c, size // 16, size // 16])
+    return g

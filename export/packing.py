@@ -1,0 +1,99 @@
+"""Threshold, stability, area, box and bits of masks inside the graph: 2 KB a mask leave it, not 64 KB of logits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .graph import Graph, ints
+from .weights import Array
+
+PAIR_CELLS = 32  # two neighbours in a row of the embedding are 4 rows of 8 cells of the mask grid: 4 bytes
+
+
+def _pair_cells() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row 0…3 and column 0…7 of the 32 cells of a pair, in the decoder's order: cell, quarter, its quarter."""
+    right, dy1, dx1, dy2, dx2 = np.unravel_index(np.arange(PAIR_CELLS), (2, 2, 2, 2, 2))
+    return 2 * dy1 + dy2, 4 * right + 2 * dx1 + dx2
+
+
+def _tally(masks: int) -> Array:
+    """[32 · masks, 16 · masks]: a product with it gives 4 bytes, 4 counts of rows and 8 counts of columns of a pair."""
+    row, column = _pair_cells()
+    in_row, in_column = row[:, None] == np.arange(4), column[:, None] == np.arange(8)
+    parts = (in_row * 2.0 ** column[:, None], in_row, in_column)
+    return np.concatenate([np.kron(part, np.eye(masks)) for part in parts], 1)
+
+
+def packed_masks(
+    g: Graph,
+    logits: ir.Value,
+    valid_hw: ir.Value,
+    prompts: ir.Value,
+    rows: ir.Value,
+    pairs: ir.Value,
+    offset: ir.Value,
+    grid: int,
+    masks: int,
+) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+    """Logits of rows × (2 · pairs) cells of the embedding, in the order of the decoder → stability [M, masks], area
+    [M, masks], box_xyxy [M, masks, 4], bits [M, masks, G, G/8]; `prompts` (M), `rows` and `pairs` are int64 [1].
+
+    Every extent is given: ONNX Runtime cannot infer one of an empty tensor (M = 0)."""
+    width = PAIR_CELLS * masks
+    logits = g.reshape(logits, prompts, rows, pairs, width)
+    logits = g.op("Add", logits, _outside(g, valid_hw, rows, pairs, grid, masks))
+
+    def above(threshold: ir.Value | float) -> ir.Value:
+        return g.cast(g.op("Greater", logits, threshold), np.float32)
+
+    def count(cells: ir.Value) -> ir.Value:
+        by_cell = g.reshape(g.op("ReduceSum", cells, ints(1, 2), keepdims=0), 0, PAIR_CELLS, masks)
+        return g.op("ReduceSum", by_cell, ints(1), keepdims=0)
+
+    # The mask at +offset lies inside the one at -offset: intersection and union are these two.
+    union = g.op("Max", count(above(g.op("Neg", offset))), 1.0)
+    stability = g.op("Div", count(above(offset)), union)
+
+    tally = g.op("MatMul", above(0.0), _tally(masks))
+    split = ints(4 * masks, 4 * masks, 8 * masks)
+    bits, by_row, by_column = g.ops("Split", tally, split, num_outputs=3, axis=-1)
+    bits = g.reshape(g.cast(bits, np.uint8), prompts, rows, pairs, 4, masks)
+    four_rows = g.op("Mul", rows, ints(4))
+    bits = g.reshape(g.op("Transpose", bits, perm=[0, 4, 1, 3, 2]), prompts, masks, four_rows, pairs)
+    after = g.op("Sub", ints(grid, grid // 8), g.op("Concat", four_rows, pairs, axis=0))
+    bits = g.op("Pad", bits, g.op("Concat", ints(0, 0, 0, 0, 0, 0), after, axis=0))
+
+    by_row = g.reshape(g.op("ReduceSum", by_row, ints(2), keepdims=0), prompts, four_rows, masks)
+    by_column = g.op("ReduceSum", by_column, ints(1), keepdims=0)
+    by_column = g.reshape(by_column, prompts, g.op("Mul", pairs, ints(8)), masks)
+    area = g.op("ReduceSum", by_row, ints(1), keepdims=0)
+    nonempty = g.op("Min", area, 1.0)
+    (x0, x1), (y0, y1) = (_extent(g, profile, grid, nonempty) for profile in (by_column, by_row))
+    box = g.op("Concat", *(g.op("Unsqueeze", v, ints(2)) for v in (x0, y0, x1, y1)), axis=2)
+    return stability, g.cast(area, np.int32), g.cast(box, np.int32), bits
+
+
+def _outside(g: Graph, valid_hw: ir.Value, rows: ir.Value, pairs: ir.Value, grid: int, masks: int) -> ir.Value:
+    """float32 [rows, pairs, 32 · masks]: 0 on the photo, -inf on padding."""
+    row, column = (np.repeat(cells, masks) for cells in _pair_cells())
+    y = np.arange(grid // 4)[:, None, None] * 4 + row
+    x = np.arange(grid // 8)[None, :, None] * 8 + column
+    height, width = g.ops("Split", valid_hw, ints(1, 1), num_outputs=2)
+    inside_y = g.op("Less", g.op("Slice", y, ints(0), rows, ints(0)), height)
+    inside_x = g.op("Less", g.op("Slice", x, ints(0), pairs, ints(1)), width)
+    return g.op("Where", g.op("And", inside_y, inside_x), 0.0, -math.inf)
+
+
+def _extent(g: Graph, profile: ir.Value, grid: int, nonempty: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Counts [M, n, masks] along an axis → first cell and one past the last [M, masks], zeros for an empty mask."""
+    length = g.op("Shape", profile, start=1, end=2)
+    present = g.op("Min", profile, 1.0)
+    up = g.op("Slice", np.arange(1.0, grid + 1)[:, None], ints(0), length)
+    end = g.op("ReduceMax", g.op("Mul", present, up), ints(1), keepdims=0)
+    down = g.op("Sub", grid + 1.0, up)
+    start = g.op("Sub", float(grid), g.op("ReduceMax", g.op("Mul", present, down), ints(1), keepdims=0))
+    return g.op("Mul", start, nonempty), end

@@ -1,0 +1,437 @@
+"""The exported graphs against the PyTorch model, and every way in which a checkpoint can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
+
+from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.errors import ModelError, OutputError, SettingsError
+from esam_rt.export import ExportedModel, export_model
+from esam_rt.export.decoder import build_decoder, build_logits
+from esam_rt.export.dims import DecoderDims, TinyDims
+from esam_rt.export.graph import Graph
+from esam_rt.export.packing import packed_masks
+from esam_rt.export.tiny.model import Decoder, Prediction, TinySam
+from esam_rt.export.weights import Weights
+from esam_rt.models import EXPORTER_VERSION
+
+SIZE, GRID = 512, 128
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def stir(model: torch.nn.Module, seed: int = 0) -> None:
+    """Move norms and biases from their defaults, and give logits and scores a useful magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:
+                p.add_(0.2 * torch.randn(p.shape, generator=generator))
+            if ".hyper." in f".{name}" and "layers.2" in name:
+                p.mul_(12)
+            if "iou_head.layers.2" in name:
+                p.mul_(4)
+
+
+def to_arrays(model: torch.nn.Module, dtype: type[np.floating] = np.float32) -> dict[str, NDArray[np.floating]]:
+    return {name: tensor.numpy().astype(dtype) for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def model() -> TinySam:
+    torch.manual_seed(0)
+    model = TinySam().eval().requires_grad_(False)
+    stir(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: TinySam, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_file(to_arrays(model), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    return export_model("tiny", checkpoint, tmp_path_factory.mktemp("onnx"))
+
+
+@pytest.fixture(scope="module")
+def decoder(exported: ExportedModel) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(exported.decoder)
+
+
+@pytest.fixture(scope="module")
+def logits(exported: ExportedModel) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(exported.logits)
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    """A wide photo: smooth shapes and noise at the top left, zeros below."""
+    rng = np.random.default_rng(1)
+    image = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    coarse = rng.integers(0, 200, (24, 32, 3)).repeat(16, 0).repeat(16, 1)
+    image[0, :384] = coarse + rng.integers(0, 56, coarse.shape)
+    return image
+
+
+@pytest.fixture(scope="module")
+def embedding(model: TinySam, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return model.encoder(torch.from_numpy(image).permute(0, 3, 1, 2).float()).numpy()
+
+
+def random_points(n: int, size: int = SIZE) -> NDArray[np.float32]:
+    return np.random.default_rng(n).uniform(0, size, (n, 2)).astype(np.float32)
+
+
+def predict(decoder: Decoder, embedding: NDArray[np.float32], points: NDArray[np.float32], size: int) -> Prediction:
+    return decoder(torch.from_numpy(embedding[0]), torch.from_numpy(points), size)
+
+
+def decoder_feed(
+    embedding: NDArray[np.float32],
+    points: NDArray[np.float32],
+    valid_hw: tuple[int, int] = (GRID, GRID),
+    score_min: float = -np.inf,
+    offset: float = 1.0,
+) -> Arrays:
+    return {
+        "embedding": embedding,
+        "points_xy_px": points,
+        "valid_hw": np.array(valid_hw, np.int64),
+        "score_min": np.array(score_min, np.float32),
+        "stability_offset": np.array(offset, np.float32),
+    }
+
+
+def measure(logits: NDArray[np.float32], valid_hw: tuple[int, int], offset: float) -> Arrays:
+    """Stability, area, box and masks of logits [M, K, G, G], one mask at a time."""
+    inside = np.zeros(logits.shape[2:], bool)
+    inside[: valid_hw[0], : valid_hw[1]] = True
+    masks = (logits > 0) & inside
+    stability, box = np.zeros(logits.shape[:2], np.float32), np.zeros((*logits.shape[:2], 4), np.int32)
+    for i in np.ndindex(logits.shape[:2]):
+        high, low = (logits[i] > offset) & inside, (logits[i] > -offset) & inside
+        union = (high | low).sum()
+        stability[i] = (high & low).sum() / union if union else 0
+        ys, xs = np.nonzero(masks[i])
+        if len(ys):
+            box[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+    return {"stability": stability, "area": masks.sum((2, 3)), "box_xyxy": box, "masks": masks}
+
+
+def test_embedding(model: TinySam, exported: ExportedModel, image: NDArray[np.uint8], embedding: NDArray) -> None:
+    with OnnxRuntimeEngine(exported.encoder) as encoder:
+        ours = encoder.infer({"image": image})["embedding"]
+    assert ours.shape == (1, 128, 32, 32)
+    assert np.abs(embedding).max() > 2
+    np.testing.assert_allclose(ours, embedding, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_scores_and_logits(
+    model: TinySam, decoder: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, embedding: NDArray, n: int
+) -> None:
+    points = random_points(n)
+    theirs = predict(model.decoder, embedding, points, SIZE)
+    out = decoder.infer(decoder_feed(embedding, points))
+    np.testing.assert_allclose(out["score"], theirs.iou, atol=1e-4)
+    np.testing.assert_array_equal(out["index"], np.arange(n))
+    level = np.random.default_rng(0).integers(0, 3, n)
+    ours = logits.infer({"embedding": embedding, "points_xy_px": points, "level": level})["logits"]
+    expected = theirs.logits.numpy()[np.arange(n), level]
+    assert ours.shape == (n, GRID, GRID)
+    assert 3 < np.abs(expected).max() < 100
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("valid_hw", [(128, 128), (96, 128), (128, 85), (61, 128), (128, 1), (1, 128), (3, 9)])
+@pytest.mark.parametrize("offset", [1.0, 0.25])
+def test_masks(
+    model: TinySam, decoder: OnnxRuntimeEngine, embedding: NDArray, valid_hw: tuple[int, int], offset: float
+) -> None:
+    points = random_points(7)
+    theirs = predict(model.decoder, embedding, points, SIZE).logits.numpy()
+    out = decoder.infer(decoder_feed(embedding, points, valid_hw, offset=offset))
+    bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
+    expected = measure(theirs, valid_hw, offset)
+    clear = np.abs(theirs) > 1e-3
+    np.testing.assert_array_equal(bits & clear, expected["masks"] & clear)
+    assert not bits[:, :, valid_hw[0] :].any()
+    assert not bits[:, :, :, valid_hw[1] :].any()
+    np.testing.assert_array_equal(out["area"], bits.sum((2, 3)))
+    inside = (slice(None), slice(None), slice(valid_hw[0]), slice(valid_hw[1]))
+    unclear = sum((np.abs(theirs[inside] - t) < 1e-3).sum((2, 3)) for t in (offset, -offset))
+    union = np.maximum((theirs[inside] > -offset).sum((2, 3)), 1)
+    assert (np.abs(out["stability"] - expected["stability"]) <= 1e-6 + 2 * unclear / union).all()
+    assert [out[name].dtype for name in ("area", "box_xyxy", "bits")] == [np.int32, np.int32, np.uint8]
+    np.testing.assert_array_equal(out["box_xyxy"], measure(bits - 0.5, valid_hw, 1)["box_xyxy"])
+
+
+def test_score_filter_keeps_none_some_all(model: TinySam, decoder: OnnxRuntimeEngine, embedding: NDArray) -> None:
+    points = random_points(16)
+    everything = decoder.infer(decoder_feed(embedding, points))
+    best = np.sort(everything["score"].max(1))
+    threshold = float((best[7] + best[8]) / 2)
+    some = decoder.infer(decoder_feed(embedding, points, score_min=threshold))
+    kept = np.flatnonzero((everything["score"] >= threshold).any(1))
+    assert len(kept) == 8
+    np.testing.assert_array_equal(some["index"], kept)
+    np.testing.assert_array_equal(some["score"], everything["score"])
+    for name in ("stability", "area", "box_xyxy", "bits"):
+        np.testing.assert_array_equal(some[name], everything[name][kept])
+    one = decoder.infer(decoder_feed(embedding, points, score_min=float(best[-1])))
+    np.testing.assert_array_equal(one["index"], [everything["score"].max(1).argmax()])
+    none = decoder.infer(decoder_feed(embedding, points, (96, 128), score_min=1e3))
+    assert none["score"].shape == (16, 3)
+    shapes = {name: none[name].shape for name in ("index", "stability", "area", "box_xyxy", "bits")}
+    assert shapes == {
+        "index": (0,),
+        "stability": (0, 3),
+        "area": (0, 3),
+        "box_xyxy": (0, 3, 4),
+        "bits": (0, 3, GRID, GRID // 8),
+    }
+
+
+def test_packing_of_hard_masks() -> None:
+    grid, valid_hw = 16, (13, 11)
+    rng = np.random.default_rng(0)
+    logits = np.full((12, 2, grid, grid), -2.0, np.float32)
+    corners = [(0, 0), (0, 10), (12, 0), (12, 10), (13, 3), (3, 11), (5, 7), (6, 8)]
+    for i, (y, x) in enumerate(corners):
+        logits[i, 0, y, x] = 3
+    logits[:8, 1] = rng.normal(size=(8, grid, grid))
+    logits[8, 0] = 5  # full
+    logits[9] = 0.5  # above zero, nowhere above the offset
+    logits[10] = -0.5  # empty, but not below the offset
+    logits[11, :, 4:9, 2:7] = 0.0  # zero is outside
+    g = Graph("packing")
+    # Cells of stride 4 as the decoder orders them: y, x, then halves of y and x, then halves of those, masks last.
+    cells = logits.reshape(12, 2, 4, 2, 2, 4, 2, 2).transpose(0, 2, 5, 3, 6, 4, 7, 1)
+    x = g.input("logits", np.float32, [12, 64, 8])
+    valid = g.input("valid_hw", np.int64, [2])
+    outputs = packed_masks(
+        g,
+        x,
+        valid,
+        prompts=g.op("Identity", np.array([12])),
+        rows=g.op("Identity", np.array([4])),
+        pairs=g.op("Identity", np.array([2])),
+        offset=g.input("offset", np.float32, []),
+        grid=grid,
+        masks=2,
+    )
+    kinds = (np.float32, np.int32, np.int32, np.uint8)
+    for value, name, dtype in zip(outputs, ("stability", "area", "box_xyxy", "bits"), kinds, strict=True):
+        g.output(value, name, dtype, [None] * {"box_xyxy": 3, "bits": 4}.get(name, 2))
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(g.model({}, "0")).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    # The four rows of cells and two pairs of columns hold the valid part and some padding.
+    feed = {
+        "logits": np.ascontiguousarray(cells).reshape(12, 64, 8),
+        "valid_hw": np.array(valid_hw),
+        "offset": np.array(1, np.float32),
+    }
+    stability, area, box, bits = session.run(None, feed)
+    expected = measure(logits, valid_hw, 1.0)
+    np.testing.assert_array_equal(np.unpackbits(bits, axis=-1, bitorder="little").astype(bool), expected["masks"])
+    np.testing.assert_array_equal(area, expected["area"])
+    np.testing.assert_array_equal(box, expected["box_xyxy"])
+    np.testing.assert_allclose(stability, expected["stability"], atol=1e-7)
+    words = bits.view("<u2")[..., 0]
+    assert words[6, 0, 5] == 1 << 7
+    assert words[7, 0, 6] == 1 << 8
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_decoder_of_sam_dimensions(seed: int) -> None:
+    """Padding token, dropped mask and mask-less embedding, other sizes.
+
+    In attention the order of tokens is free, so the padding token is one more mask token of the PyTorch model, whose
+    mask nobody asks for."""
+    torch.manual_seed(seed)
+    size = 128
+    theirs = Decoder(TinyDims(input_px=size, width=64, inner=32, heads=8, mlp=96, depth=3, masks=5)).eval()
+    stir(theirs, seed)
+    theirs.requires_grad_(False)
+    tensors = {f"decoder.{name}": array for name, array in to_arrays(theirs).items() if not name.startswith("hyper.4")}
+    tokens = tensors["decoder.mask_tokens"]
+    tensors["decoder.mask_tokens"], tensors["decoder.not_a_point"] = tokens[:4], tokens[4]
+    for part in ("weight", "bias"):
+        name = f"decoder.iou_head.layers.2.{part}"
+        tensors[name] = tensors[name][:4]
+    rng = np.random.default_rng(seed)
+    tensors["decoder.no_mask"] = rng.normal(size=64).astype(np.float32)
+    dims = DecoderDims(
+        input_px=size,
+        width=64,
+        inner=32,
+        heads=8,
+        mlp=96,
+        depth=3,
+        mask_tokens=4,
+        norm_eps=1e-6,
+        token_norm_eps=1e-5,
+        dropped_masks=1,
+        padding_point=True,
+        no_mask=True,
+    )
+    embedding = rng.normal(size=(1, 64, 8, 8)).astype(np.float32)
+    points = random_points(5, size)
+    expected = predict(theirs, embedding + tensors["decoder.no_mask"][:, None, None], points, size)
+    weights = Weights(Path("sam"), tensors)
+
+    def run(graph: Graph, feed: Arrays) -> Arrays:
+        proto = ir.to_proto(graph.model({}, "0"))
+        onnx.checker.check_model(proto, full_check=True)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    out = run(build_decoder(dims, weights), decoder_feed(embedding, points, (32, 32)))
+    weights.check_all_taken()
+    np.testing.assert_allclose(out["score"], expected.iou[:, 1:4], atol=1e-4)
+    bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
+    wanted = expected.logits[:, 1:4].numpy()
+    clear = np.abs(wanted) > 1e-3
+    np.testing.assert_array_equal(bits & clear, (wanted > 0) & clear)
+    level = np.array([0, 1, 2, 1, 0])
+    out = run(build_logits(dims, weights), {"embedding": embedding, "points_xy_px": points, "level": level})
+    np.testing.assert_allclose(out["logits"], wanted[np.arange(5), level], atol=1e-3)
+
+
+def test_float16_checkpoint(
+    model: TinySam, checkpoint: Path, tmp_path: Path, embedding: NDArray, logits: OnnxRuntimeEngine
+) -> None:
+    save_file(to_arrays(model, np.float16), tmp_path / "half.safetensors")
+    half = export_model("tiny", tmp_path / "half.safetensors", tmp_path)
+    rounded = TinySam().eval().requires_grad_(False)
+    rounded.load_state_dict({k: v.half().float() for k, v in model.state_dict().items()})
+    points = random_points(3)
+    feed = {"embedding": embedding, "points_xy_px": points, "level": np.zeros(3, np.int64)}
+    with OnnxRuntimeEngine(half.logits) as engine:
+        ours = engine.infer(feed)["logits"]
+    expected = predict(rounded.decoder, embedding, points, SIZE).logits[:, 0]
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    assert np.abs(ours - logits.infer(feed)["logits"]).max() > 1e-3
+
+
+def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> None:
+    for path in (exported.encoder, exported.decoder, exported.logits):
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto, full_check=True)
+        assert [(o.domain, o.version) for o in proto.opset_import] == [("", 18)]
+        assert {p.key: p.value for p in proto.metadata_props} == {
+            "esam_rt.exporter_version": EXPORTER_VERSION,
+            "esam_rt.model": "tiny",
+            "esam_rt.checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        }
+        used = {name for node in proto.graph.node for name in node.input}
+        assert used.issuperset(tensor.name for tensor in proto.graph.initializer)
+        assert not {"Tile", "OneHot", "Expand"} & {node.op_type for node in proto.graph.node}
+    again = export_model("tiny", checkpoint, tmp_path / "a" / "b")
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["decoder.onnx", "encoder.onnx", "logits.onnx"]
+    for name in ("encoder", "decoder", "logits"):
+        assert getattr(again, name).read_bytes() == getattr(exported, name).read_bytes()
+
+
+def broken(checkpoint: Path, out: Path, **changes: NDArray | None) -> Path:
+    tensors = load_file(checkpoint)
+    for name, array in changes.items():
+        if array is None:
+            del tensors[name]
+        else:
+            tensors[name] = array
+    save_file(tensors, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder.iou_token": None}, r"decoder\.iou_token is missing, expected shape \[1, 128\]"),
+        ({"encoder.stem.bias": None}, r"encoder\.stem\.bias is missing, expected shape \[32\]"),
+        (
+            {"encoder.stem.weight": np.zeros((32, 3, 5, 5), np.float32)},
+            r"encoder\.stem\.weight: found shape \[32, 3, 5, 5\], expected \[32, 3, 3, 3\]",
+        ),
+        (
+            {"decoder.layers.1.mlp.layers.0.weight": np.zeros((128, 512), np.float32)},
+            r"mlp\.layers\.0\.weight: found shape \[128, 512\], expected \[512, 128\]",
+        ),
+        ({"decoder.layers.2.norm1.bias": np.zeros(128, np.float32)}, r"unexpected tensor decoder\.layers\.2\.norm1"),
+        ({"decoder.foreground": np.zeros(128, np.int32)}, r"decoder\.foreground: found dtype I32, expected float16 or"),
+        ({"decoder.foreground": np.zeros(128)}, r"decoder\.foreground: found dtype F64, expected float16 or float32"),
+    ],
+)
+def test_wrong_tensors(checkpoint: Path, tmp_path: Path, change: dict[str, NDArray | None], message: str) -> None:
+    path = broken(checkpoint, tmp_path / "wrong.safetensors", **change)
+    with pytest.raises(ModelError, match=message) as e:
+        export_model("tiny", path, tmp_path / "out")
+    assert str(path) in str(e.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_is_refused(model: TinySam, tmp_path: Path) -> None:
+    path = tmp_path / "bf16.safetensors"
+    save_torch({k: v.bfloat16() for k, v in model.state_dict().items()}, path)
+    with pytest.raises(ModelError, match="found dtype BF16, expected float16 or float32"):
+        export_model("tiny", path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "cut header", "text", "empty", "missing", "folder"])
+def test_broken_files(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "broken.safetensors"
+    data = checkpoint.read_bytes()
+    contents = {"truncated": data[:-1000], "cut header": data[:500], "text": b"<html>not found</html>", "empty": b""}
+    if kind in contents:
+        path.write_bytes(contents[kind])
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(ModelError, match=r"broken\.safetensors"):
+        export_model("tiny", path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_model(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="Did you mean tiny"):
+        export_model("tinny", checkpoint, tmp_path)
+
+
+def test_folder_that_cannot_be_written(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        export_model("tiny", checkpoint, tmp_path / "file")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_works_without_torch(checkpoint: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "import esam_rt.export, esam_rt.engines\n"
+        "from esam_rt.engines.onnxruntime import OnnxRuntimeEngine\n"
+        "m = esam_rt.export.export_model('tiny', Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print([t.name for t in OnnxRuntimeEngine(m.decoder).outputs])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(checkpoint), str(tmp_path)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == str(["score", "index", "stability", "area", "box_xyxy", "bits"])
