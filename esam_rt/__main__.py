@@ -1,0 +1,5 @@
+"""`python -m esam_rt`."""
+
+from .cli import main
+
+main()

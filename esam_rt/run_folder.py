@@ -1,0 +1,87 @@
+"""The folder of a run: what belongs to esam-rt there, and what may be done with an earlier run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError, SettingsError
+from .files import output_error
+
+PHOTOS, ERRORS, RUN = "photos.jsonl", "errors.jsonl", "run.json"
+FOLDERS = ("labels", "overlays", "report")
+# What a run writes into its folder. run.json, which marks the folder as one of esam-rt, is made first and removed last.
+OWNED = (*FOLDERS, PHOTOS, ERRORS, "entities.json", RUN)
+FIXED = (
+    "model",
+    "backend",
+    "device",
+    "method",
+    "settings",
+    "write",
+)  # what a resumed run must have in common with its beginning
+
+
+def make_folder(out: Path) -> None:
+    """Make `out` where it is missing; OutputError when it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise output_error(out, e) from e
+
+
+def earlier_run(out: Path) -> dict[str, Any] | None:
+    """run.json of the run in `out`, None where there is none; SettingsError for files of others by the same names."""
+    present = [name for name in OWNED if (out / name).exists()]
+    if not present:
+        return None
+    try:
+        earlier = json.loads((out / RUN).read_bytes())
+    except (OSError, ValueError):
+        earlier = None
+    if not isinstance(earlier, dict) or earlier.get("program") != "esam-rt":
+        raise SettingsError(
+            f"--out {out}: holds {', '.join(present)} and no {RUN} of esam-rt, so they may be someone else's; "
+            "choose another folder."
+        )
+    return earlier
+
+
+def remove_run(out: Path) -> None:
+    """Remove what esam-rt wrote into `out`, and nothing else."""
+    for name in OWNED:
+        remove(out / name)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder; nothing where there is none. OutputError when it cannot be removed."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as e:
+        raise OutputError(f"{path} cannot be removed: {e.strerror}; remove it or choose another folder") from e
+
+
+def check_same(out: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """SettingsError that names the first difference between the run in `out` and its resumption."""
+    before, after = (dict(_flat({key: run.get(key) for key in FIXED})) for run in (earlier, now))
+    for key in after:
+        if before.get(key) != after[key]:
+            raise SettingsError(
+                f"{out / RUN}: {key} was {before.get(key)!r}, now it is {after[key]!r}; "
+                "resume with what the run began with, or start anew with --overwrite."
+            )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dicts with dotted names."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item

@@ -1,0 +1,324 @@
+"""A run: photos in, files out, one journal line a finished photo; what is interrupted can be resumed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__
+from .entities import EntityMap
+from .errors import DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
+from .files import write_json
+from .journal import append_line, drop_torn_line, read_lines
+from .run_folder import ERRORS, FOLDERS, PHOTOS, RUN, check_same, earlier_run, make_folder, remove, remove_run
+from .settings import Settings
+from .sources.photos import PhotoFile, find_photos, read_photo
+from .writers import (
+    WRITERS,
+    PhotoRecord,
+    output_stems,
+    write_coco,
+    write_labels,
+    write_overlay,
+    write_report,
+    write_report_photo,
+)
+
+INTERRUPTED = 130
+
+
+class Segmenter(AbstractContextManager["Segmenter"], Protocol):
+    """What a run needs of `EntitySegmenter`."""
+
+    def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
+        """Entities of a photo uint8 [H, W, 3], RGB, upright."""
+        ...
+
+    def model_info(self) -> dict[str, str]:
+        """Name and hash of the model, backend and device."""
+        ...
+
+
+class Listener(Protocol):
+    """Told how a run goes; every photo that begins is then done or failed, unless the run stops."""
+
+    def begun(self, total: int, done: int) -> None:
+        """There are `total` photos, of which `done` were done before."""
+        ...
+
+    def photo_begun(self, name: str) -> None:
+        """A photo is about to be read."""
+        ...
+
+    def photo_done(self) -> None:
+        """Its files are whole."""
+        ...
+
+    def photo_failed(self, message: str) -> None:
+        """It cannot be used, and why."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """sources: photos and folders. out: folder for the results. write: names of `WRITERS`. limit: first so many photos.
+    max_pixels: larger photos are refused. resume, overwrite: what to do with an earlier run in `out`."""
+
+    sources: Sequence[Path]
+    out: Path
+    settings: Settings = field(default_factory=Settings)
+    model: str = "tiny"
+    checkpoint: Path | None = None
+    method: str = "e-sam"
+    backend: str = "onnxruntime"
+    device: str = "cpu"
+    threads: int | None = None
+    write: Sequence[str] = WRITERS
+    limit: int | None = None
+    max_pixels: int = 200_000_000
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """done, failed: photos of this run; done_before: of the run that it resumed; left: not looked at. entities,
+    mean_times_s (seconds a photo, by stage): of all photos done. error: why the run stopped early, else empty."""
+
+    out: Path
+    look_at: Path
+    done: int
+    done_before: int
+    failed: int
+    left: int
+    entities: int
+    mean_times_s: dict[str, float]
+    exit_code: int
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for `--json`."""
+        return asdict(self) | {"out": str(self.out), "look_at": str(self.look_at)}
+
+
+def open_segmenter(options: RunOptions) -> Segmenter:
+    """The product's own segmenter."""
+    from .segmenter import EntitySegmenter
+
+    return EntitySegmenter(
+        options.model,
+        settings=options.settings,
+        method=options.method,
+        backend=options.backend,
+        device=options.device,
+        threads=options.threads,
+        checkpoint=options.checkpoint,
+    )
+
+
+def run_photos(
+    options: RunOptions, listener: Listener, make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter
+) -> RunSummary:
+    """Segment the photos of `options.sources` and write what `options.write` names into `options.out`.
+
+    A photo that cannot be used is listed in errors.jsonl and the others go on. Whatever stops the run early (a full
+    disk, a device out of memory, Ctrl-C) leaves whole files only, and a summary with its exit code.
+    Errors: SettingsError, InputError, OutputError, ModelError … for all that keeps a run from beginning.
+    """
+    _check_options(options)
+    photos = _find_photos(options)
+    earlier = earlier_run(options.out)
+    if earlier is not None and not options.resume and not options.overwrite:
+        raise SettingsError(
+            f"--out {options.out}: holds an earlier run; give --resume to go on with it, --overwrite to remove it, "
+            "or another folder."
+        )
+    make_folder(options.out)
+    with make_segmenter(options) as segmenter:
+        return _Run(options, photos, listener, segmenter, earlier).go()
+
+
+class _Run:
+    """One run, after everything that could keep it from beginning was checked."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        photos: Sequence[PhotoFile],
+        listener: Listener,
+        segmenter: Segmenter,
+        earlier: Mapping[str, Any] | None,
+    ) -> None:
+        self.options, self.out, self.listener, self.segmenter = options, options.out, listener, segmenter
+        self.stems = output_stems([photo.name for photo in photos])
+        self.photos = photos[: options.limit]
+        self.failed = 0
+        model = segmenter.model_info()
+        backend, device = model.pop("backend"), model.pop("device")
+        self.header: dict[str, Any] = {
+            "program": "esam-rt",
+            "model": model,
+            "backend": backend,
+            "device": device,
+            "method": options.method,
+            "settings": options.settings.to_dict(),
+            "write": list(options.write),
+            "versions": _versions(),
+            "platform": platform.platform(),
+            "started": _now(),
+            "ended": None,
+        }
+        if earlier is not None and options.resume:
+            check_same(self.out, earlier, self.header)
+            self.header["started"] = earlier["started"]
+            drop_torn_line(self.out / PHOTOS)
+            remove(self.out / ERRORS)  # photos that failed are tried again
+        elif earlier is not None:
+            remove_run(self.out)
+        write_json(self.out / RUN, self.header)
+
+    def go(self) -> RunSummary:
+        """Photo after photo, then what spans all of them."""
+        finished = {record.name for record in self._records()}
+        todo = [photo for photo in self.photos if photo.name not in finished]
+        done_before = len(self.photos) - len(todo)
+        self.listener.begun(len(self.photos), done_before)
+        stop: BaseException | None = None
+        done = 0
+        try:
+            for photo in todo:
+                done += self._photo(photo)
+        except (EsamError, KeyboardInterrupt) as e:
+            stop = e
+        return self._finish(done, done_before, len(todo) - done - self.failed, stop)
+
+    def _photo(self, photo: PhotoFile) -> bool:
+        """Whether the photo could be used; its journal line is written after all of its files."""
+        self.listener.photo_begun(photo.name)
+        try:
+            record = self._segment(photo)
+        except InputError as e:
+            self.failed += 1
+            failure = {"name": photo.name, "error": type(e).__name__, "message": str(e)}
+            append_line(self.out / ERRORS, json.dumps(failure))
+            self.listener.photo_failed(str(e))
+            return False
+        append_line(self.out / PHOTOS, record.to_json())
+        self.listener.photo_done()
+        return True
+
+    def _segment(self, photo: PhotoFile) -> PhotoRecord:
+        frame = read_photo(photo.path, photo.name, self.options.max_pixels)
+        start = time.perf_counter()
+        try:
+            result = self.segmenter(frame.image_hwc_rgb)
+        except MemoryError as e:
+            raise DeviceError(f"{photo.path}: out of memory; use --max-megapixels to leave out photos so large.") from e
+        result = replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
+        stem, write = self.stems[photo.name], self.options.write
+        if "labels" in write:
+            write_labels(self.out, stem, result)
+        if "overlay" in write:
+            write_overlay(self.out, frame, result, stem)
+        if "report" in write:
+            write_report_photo(self.out, frame, result, stem)
+        return PhotoRecord.of(photo.name, stem, result)
+
+    def _records(self) -> Iterator[PhotoRecord]:
+        return map(PhotoRecord.from_json, read_lines(self.out / PHOTOS))
+
+    def _finish(self, done: int, done_before: int, left: int, stop: BaseException | None) -> RunSummary:
+        """Compose what spans all photos from the journal."""
+        means, entities = _totals(self._records())
+        record = {**self.header, "ended": _now()}
+        summary = RunSummary(
+            out=self.out,
+            look_at=self.out / "report" / "index.html" if "report" in self.options.write else self.out,
+            done=done,
+            done_before=done_before,
+            failed=self.failed,
+            left=left,
+            entities=entities,
+            mean_times_s=means,
+            exit_code=_exit_code(stop, self.failed),
+            error="interrupted" if isinstance(stop, KeyboardInterrupt) else str(stop or ""),
+        )
+        try:
+            if "coco" in self.options.write:
+                write_coco(self.out, self._records())
+            if "report" in self.options.write:
+                write_report(self.out, self._records(), record)
+            write_json(self.out / RUN, {**record, "summary": summary.to_json()})
+        except OutputError as e:
+            if stop is None:  # else the first cause is the one to tell
+                return replace(summary, exit_code=e.exit_code, error=str(e))
+        return summary
+
+
+def _exit_code(stop: BaseException | None, failed: int) -> int:
+    if isinstance(stop, EsamError):
+        return stop.exit_code
+    return INTERRUPTED if stop else int(failed > 0)
+
+
+def _totals(records: Iterator[PhotoRecord]) -> tuple[dict[str, float], int]:
+    """Mean seconds of each stage over the photos that went through it, and the number of entities."""
+    times_s: dict[str, list[float]] = defaultdict(list)
+    entities = 0
+    for record in records:
+        entities += len(record.entities)
+        for stage, seconds in record.times_s.items():
+            times_s[stage].append(seconds)
+    return {stage: float(np.mean(values)) for stage, values in times_s.items()}, entities
+
+
+def _check_options(options: RunOptions) -> None:
+    for name in options.write:
+        if name not in WRITERS:
+            raise SettingsError(f"Unknown output {name!r} in --write.{did_you_mean(name, WRITERS)}")
+    if not options.write:
+        raise SettingsError(f"--write names nothing; expected some of {', '.join(WRITERS)}.")
+    if options.resume and options.overwrite:
+        raise SettingsError("--resume goes on with an earlier run and --overwrite removes it; give one of them.")
+
+
+def _find_photos(options: RunOptions) -> list[PhotoFile]:
+    """The photos, without results of earlier runs where --out lies in a source. SettingsError for a source in --out."""
+    out = options.out.resolve()
+    results = [out / folder for folder in FOLDERS]
+    for source in options.sources:
+        place = source.resolve()
+        if place == out or any(place.is_relative_to(folder) for folder in results):
+            raise SettingsError(f"--out {options.out}: the photos of {source} are there; choose another folder.")
+    photos = find_photos(options.sources)
+    photos = [p for p in photos if not any(p.path.resolve().is_relative_to(folder) for folder in results)]
+    if not photos:
+        raise InputError(f"No photos but the results of an earlier run in {', '.join(map(str, options.sources))}.")
+    return photos
+
+
+def _versions() -> dict[str, str]:
+    """Of Python, esam-rt and the packages that its numbers depend on, where they are installed."""
+    versions = {"python": platform.python_version(), "esam-rt": __version__}
+    for name in ("numpy", "numba", "scikit-image", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,397 @@
+"""A run from photos to files, with a segmenter that needs no networks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from esam_rt import Settings
+from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
+from esam_rt.journal import append_line, drop_torn_line, read_lines
+from esam_rt.runner import RunOptions, RunSummary, run_photos
+
+from .fake_segmenter import STAGES, FakeSegmenter
+
+RESULTS = ("labels", "overlays", "report", "entities.json", "photos.jsonl", "errors.jsonl", "run.json")
+
+
+class Log:
+    """Listener that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[object, ...]] = []
+
+    def begun(self, total: int, done: int) -> None:
+        self.events.append(("begun", total, done))
+
+    def photo_begun(self, name: str) -> None:
+        self.events.append(("photo", name))
+
+    def photo_done(self) -> None:
+        self.events.append(("done",))
+
+    def photo_failed(self, message: str) -> None:
+        self.events.append(("failed", message))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """a.png, b.jpg, sub/c.png"""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    for name in ("a.png", "b.jpg", "sub/c.png"):
+        image.save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def run(sources: Path | list[Path], out: Path, segmenter: FakeSegmenter | None = None, **options: Any) -> RunSummary:
+    sources = [sources] if isinstance(sources, Path) else sources
+    segmenter = segmenter or FakeSegmenter()
+    return run_photos(RunOptions(sources=sources, out=out, **options), Log(), segmenter.open)
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All but what holds times."""
+    return {
+        name: (folder / name).read_bytes()
+        for name in files(folder)
+        if name.startswith(("labels/", "overlays/")) or name == "entities.json"
+    }
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def raise_at(number: int, error: BaseException) -> Callable[[int], None]:
+    def before(seen: int) -> None:
+        if seen == number:
+            raise error
+
+    return before
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Every fsync of a file whose name contains `name` finds the disk full."""
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if name in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+def test_writes_every_output_and_the_record_of_the_run(photos: Path, out: Path) -> None:
+    segmenter = FakeSegmenter(sha256="ab12")
+    settings = Settings.preset("fast").with_overrides({"emr.delta": "0.2"})
+    summary = run(photos, out, segmenter, settings=settings, method="amg")
+    assert (summary.done, summary.failed, summary.left, summary.entities) == (3, 0, 0, 6)
+    assert summary.exit_code == 0
+    assert summary.look_at == out / "report" / "index.html"
+    assert summary.look_at.is_file()
+    assert segmenter.closed
+    assert {"labels/a.png", "labels/b.png", "labels/sub/c.png", "overlays/sub/c.jpg"} <= files(out)
+    assert np.unique(np.asarray(Image.open(out / "labels/sub/c.png"))).tolist() == [1, 2]
+    coco = json.loads((out / "entities.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.jpg", "sub/c.png"]
+    assert [a["id"] for a in coco["annotations"]] == [1, 2, 3, 4, 5, 6]
+    record = json.loads((out / "run.json").read_text())
+    assert record["settings"]["emr"]["delta"] == 0.2
+    assert record["settings"]["prompts"] == {"coarse_side": 16, "fine_side": 32}
+    assert record["model"] == {"name": "fake", "checkpoint_sha256": "ab12"}
+    assert (record["backend"], record["device"]) == ("none", "cpu")
+    assert record["method"] == "amg"
+    assert {"python", "esam-rt", "numpy", "numba"} <= record["versions"].keys()
+    assert record["started"] <= record["ended"]
+    assert record["summary"] == summary.to_json()
+    assert [photo["name"] for photo in lines(out / "photos.jsonl")] == ["a.png", "b.jpg", "sub/c.png"]
+    assert not (out / "errors.jsonl").exists()
+
+
+def test_mean_times_have_a_row_a_stage_and_the_photo_as_a_whole(photos: Path, out: Path) -> None:
+    times_s = run(photos, out).mean_times_s
+    assert set(times_s) == {*STAGES, "total"}
+    assert times_s["encoder"] == 0.5
+    assert 0 < times_s["total"] < 0.5  # measured, not summed: the fake only says that it took so long
+
+
+def test_only_what_is_asked_for_is_written(photos: Path, out: Path) -> None:
+    summary = run(photos, out, write=["coco"])
+    assert files(out) == {"entities.json", "photos.jsonl", "run.json"}
+    assert summary.look_at == out
+
+
+@pytest.mark.parametrize(("write", "words"), [(["label"], "labels"), ([], "expected some of labels, coco")])
+def test_unknown_or_no_outputs(photos: Path, out: Path, write: list[str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        run(photos, out, write=write)
+    assert not out.exists()
+
+
+def test_bad_photos_are_listed_and_the_rest_goes_on(photos: Path, out: Path) -> None:
+    (photos / "b.jpg").write_text("not a photo")
+    (photos / "empty.png").touch()
+    log = Log()
+    options = RunOptions(sources=[photos], out=out)
+    summary = run_photos(options, log, FakeSegmenter().open)
+    assert (summary.done, summary.failed, summary.left, summary.exit_code) == (2, 2, 0, 1)
+    errors = lines(out / "errors.jsonl")
+    assert [e["name"] for e in errors] == ["b.jpg", "empty.png"]
+    assert errors[0]["error"] == "InputError"
+    assert "b.jpg" in errors[0]["message"]
+    assert ("failed", errors[0]["message"]) in log.events
+    assert log.events[0] == ("begun", 4, 0)
+    assert len(json.loads((out / "entities.json").read_text())["images"]) == 2
+
+
+def test_large_photos_are_refused(photos: Path, out: Path) -> None:
+    summary = run(photos, out, max_pixels=599)
+    assert summary.failed == 3
+    assert run(photos, out, max_pixels=600, overwrite=True).failed == 0
+
+
+def test_limit_takes_the_first_photos(photos: Path, out: Path) -> None:
+    assert run(photos, out, limit=2).done == 2
+    assert files(out / "labels") == {"a.png", "b.png"}
+    assert run(photos, out, limit=2, resume=True).done == 0  # the limit counts what was done before
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_interrupt_leaves_whole_files_and_resume_goes_on(photos: Path, tmp_path: Path, number: int) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run(photos, whole)
+    first = run(photos, out, FakeSegmenter(raise_at(number, KeyboardInterrupt())))
+    assert (first.exit_code, first.done, first.left, first.error) == (130, number, 3 - number, "interrupted")
+    assert len(json.loads((out / "entities.json").read_text())["images"]) == number
+    assert not [name for name in files(out) if Path(name).name.startswith(".")]
+    segmenter = FakeSegmenter()
+    second = run(photos, out, segmenter, resume=True)
+    assert (second.exit_code, second.done, second.done_before) == (0, 3 - number, number)
+    assert segmenter.seen == 3 - number
+    assert second.entities == 6
+    assert files(out) == files(whole)
+    assert contents(out) == contents(whole)
+
+
+def test_interrupt_between_a_photos_files_does_it_again(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("esam_rt.runner.write_overlay", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(photos, out).exit_code == 130
+    assert files(out / "labels") == {"a.png"}
+    assert run(photos, out, resume=True).done == 3
+    assert files(out / "overlays") == {"a.jpg", "b.jpg", "sub/c.jpg"}
+
+
+def test_torn_last_line_of_the_journal_is_dropped(photos: Path, out: Path) -> None:
+    run(photos, out)
+    journal = out / "photos.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-20])
+    summary = run(photos, out, resume=True)
+    assert (summary.done, summary.done_before) == (1, 2)
+    assert [photo["name"] for photo in lines(journal)] == ["a.png", "b.jpg", "sub/c.png"]
+    assert journal.read_bytes().endswith(b"\n")
+
+
+def test_journal_counts_whole_lines_only(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    drop_torn_line(journal)
+    assert list(read_lines(journal)) == []
+    journal.write_bytes(b"one\ntwo\nthr")
+    assert list(read_lines(journal)) == ["one", "two"]
+    drop_torn_line(journal)
+    append_line(journal, "three")
+    assert list(read_lines(journal)) == ["one", "two", "three"]
+
+
+def test_broken_journal_is_told(photos: Path, out: Path) -> None:
+    run(photos, out)
+    with (out / "photos.jsonl").open("r+b") as f:
+        f.write(b"####")
+    with pytest.raises(InputError, match="journal"):
+        run(photos, out, resume=True)
+
+
+def test_resume_tries_failed_photos_again(photos: Path, out: Path) -> None:
+    good = (photos / "b.jpg").read_bytes()
+    (photos / "b.jpg").write_bytes(b"")
+    assert run(photos, out).failed == 1
+    assert run(photos, out, resume=True).failed == 1
+    assert len(lines(out / "errors.jsonl")) == 1
+    (photos / "b.jpg").write_bytes(good)
+    summary = run(photos, out, resume=True)
+    assert (summary.done, summary.done_before, summary.exit_code) == (1, 2, 0)
+    assert not (out / "errors.jsonl").exists()
+
+
+def test_resume_of_nothing_begins(photos: Path, out: Path) -> None:
+    assert run(photos, out, resume=True).done == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"settings": Settings.preset("paper").with_overrides({"usr.rho": 0.3})}, r"settings\.usr\.rho was 0\.1.*0\.3"),
+        ({"method": "amg"}, "method was 'e-sam', now it is 'amg'"),
+        ({"write": ["labels"]}, "write was"),
+        ({"segmenter": FakeSegmenter(sha256="other")}, r"model\.checkpoint_sha256"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(photos: Path, out: Path, change: dict[str, Any], words: str) -> None:
+    run(photos, out, limit=1)
+    before = contents(out)
+    with pytest.raises(SettingsError, match=words):
+        run(photos, out, **change, resume=True)
+    assert contents(out) == before
+
+
+def test_earlier_run_needs_a_decision(photos: Path, out: Path) -> None:
+    run(photos, out)
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    with pytest.raises(SettingsError, match=r"--resume.*--overwrite"):
+        run(photos, out)
+    with pytest.raises(SettingsError, match="give one of them"):
+        run(photos, out, resume=True, overwrite=True)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_overwrite_removes_its_own_files_only(photos: Path, out: Path) -> None:
+    run(photos, out)
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("mine")
+    (out / "mine.json").write_text("{}")
+    (photos / "a.png").unlink()
+    assert run(photos, out, overwrite=True).done == 2
+    assert "labels/a.png" not in files(out)
+    assert "overlays/a.jpg" not in files(out)
+    assert {"notes/mine.txt", "mine.json"} <= files(out)
+    assert len(lines(out / "photos.jsonl")) == 2
+
+
+def test_overwrite_keeps_what_a_link_points_to(photos: Path, out: Path, tmp_path: Path) -> None:
+    run(photos, out)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").touch()
+    (out / "labels").rename(tmp_path / "moved")
+    (out / "labels").symlink_to(tmp_path / "elsewhere")
+    run(photos, out, overwrite=True)
+    assert files(tmp_path / "elsewhere") == {"mine.txt"}
+    assert not (out / "labels").is_symlink()
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("name", RESULTS)
+def test_folders_of_others_are_left_alone(photos: Path, out: Path, name: str, options: dict[str, bool]) -> None:
+    theirs = out / name / "theirs.txt" if "." not in name else out / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("{}")
+    with pytest.raises(SettingsError, match="someone else's"):
+        run(photos, out, **options)
+    assert theirs.read_text() == "{}"
+
+
+def test_errors_before_the_first_photo_remove_nothing(photos: Path, out: Path) -> None:
+    run(photos, out)
+    before = contents(out)
+
+    def no_model(options: RunOptions) -> FakeSegmenter:
+        raise EngineError("no")
+
+    with pytest.raises(EngineError):
+        run_photos(RunOptions(sources=[photos], out=out, overwrite=True), Log(), no_model)
+    assert contents(out) == before
+
+
+def test_out_inside_a_source_is_not_a_source(photos: Path) -> None:
+    out = photos / "results"
+    assert run(photos, out).done == 3
+    assert run(photos, out, resume=True).done == 0
+    assert run(photos, out, overwrite=True).done == 3
+    assert files(out / "labels") == {"a.png", "b.png", "sub/c.png"}
+
+
+def test_sources_that_overwrite_would_remove_are_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="choose another folder"):
+        run(photos, photos)
+    photos.rename(tmp_path / "labels")
+    for source in (tmp_path / "labels", tmp_path / "labels" / "a.png"):
+        with pytest.raises(SettingsError, match="choose another folder"):
+            run(source, tmp_path, overwrite=True)
+    assert files(tmp_path / "labels") == {"a.png", "b.jpg", "sub/c.png"}
+
+
+def test_photos_of_one_stem_get_files_of_their_own(photos: Path, out: Path) -> None:
+    Image.new("RGB", (8, 8)).save(photos / "a.jpg")
+    assert run(photos, out).done == 4
+    assert len(files(out / "labels")) == 4
+    assert {"labels/a.png.png", "labels/a.jpg.png"} <= files(out)
+
+
+def test_out_that_cannot_be_a_folder(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match="file"):
+            run(photos, out)
+
+
+@pytest.mark.parametrize("sources", [["missing"], ["empty"], ["photos", "missing"]])
+def test_missing_and_empty_sources(photos: Path, tmp_path: Path, out: Path, sources: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=sources[-1]):
+        run([tmp_path / source for source in sources], out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [DeviceError("out of memory"), EngineError("broken"), OutputError("full")])
+def test_what_cannot_be_mended_stops_the_run(photos: Path, out: Path, error: DeviceError | EngineError) -> None:
+    summary = run(photos, out, FakeSegmenter(raise_at(1, error)))
+    assert (summary.done, summary.left) == (1, 2)
+    assert summary.exit_code == error.exit_code
+    assert summary.error == str(error)
+    assert len(json.loads((out / "entities.json").read_text())["images"]) == 1
+    assert run(photos, out, resume=True).done == 2
+
+
+def test_out_of_memory_names_the_photo(photos: Path, out: Path) -> None:
+    summary = run(photos, out, FakeSegmenter(raise_at(1, MemoryError())))
+    assert summary.exit_code == 4
+    assert "b.jpg" in summary.error
+
+
+@pytest.mark.parametrize("name", [".jpg", "photos.jsonl", ".json"])
+def test_full_disk(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    run(photos, out, limit=1)
+    with monkeypatch.context() as patch:
+        if name == ".json":  # entities.json and run.json, at the end
+            patch.setattr("esam_rt.runner.write_coco", lambda *a: (_ for _ in ()).throw(OutputError("disk is full")))
+        else:
+            fill_disk(patch, name)
+        summary = run(photos, out, resume=True)
+    assert summary.exit_code == 1
+    assert "full" in summary.error
+    assert not [file for file in files(out) if Path(file).name.startswith(".")]
+    second = run(photos, out, resume=True)
+    assert (second.exit_code, second.entities) == (0, 6)
+    assert len(lines(out / "photos.jsonl")) == 3
