@@ -1,0 +1,39 @@
+# make demo | test | lint | clean. Each sets up .venv by itself; PYTHON is the interpreter it is made from (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo-output
+DEMO_PHOTOS := astronaut.png chelsea.png coffee.png rocket.jpg motorcycle_left.png
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+# scikit-image carries these photos in its wheel: nothing is downloaded.
+demo: $(VENV)/.demo
+	data=$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])') && \
+	  $(BIN)/esam-rt run $(DEMO_PHOTOS:%="$$data"/%) --preset fast --out $(DEMO) --overwrite
+
+# Two workers: 3 min 27 s against 4 min 46 s for one, on two cores that were busy, although each compiles for itself.
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esam-rt needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[cpu]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	touch $@
