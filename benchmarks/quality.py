@@ -1,0 +1,157 @@
+"""AP^e of E-SAM beside the baselines, with one model on one set of photos.
+
+    python -m benchmarks.quality DATA/coco/panoptic_dev --preset fast --out quality.json
+
+DATA/… holds images/ and entities.json (COCO form, one category). AP is COCO mask AP, class-agnostic, at most 100
+detections an image, on the non-overlapping masks of the entity maps (spec §6). `--variants` compares settings: each is
+a name and what it changes, `--variants "tau0:emr.tau=0" "no-usr:usr.enabled=false"`. What the networks answer is kept
+between methods and variants, so each prompt of a photo is decoded once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
+from esam_rt.sam import Sam
+from esam_rt.segmenter import METHODS, load_sam
+from esam_rt.sources import read_photo
+
+METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+
+
+class CachingDecoder:
+    """A decoder engine that answers a batch of prompts it has seen from memory, with any score filter.
+
+    Every answer of the network is kept unfiltered; `clear` between photos.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._seen: dict[tuple[bytes, float], dict[str, NDArray[Any]]] = {}
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """As the engine's own."""
+        key = feed["points_xy_px"].tobytes(), float(feed["stability_offset"])
+        if key not in self._seen:
+            self._seen[key] = self._engine.infer({**feed, "score_min": np.array(-1e9, np.float32)})
+        out = self._seen[key]
+        keep = (out["score"] >= feed["score_min"]).any(axis=1)
+        kept = {name: out[name][keep] for name in ("index", "stability", "area", "box_xyxy", "bits")}
+        return {"score": out["score"], **kept}
+
+    def clear(self) -> None:
+        """Forget the photo."""
+        self._seen.clear()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+
+def caching(sam: Sam) -> tuple[Sam, CachingDecoder]:
+    """The same model with a decoder that remembers."""
+    decoder = CachingDecoder(sam._decoder)
+    return Sam(sam.row, sam._encoder, decoder, sam._logits, sam.checkpoint_sha256), decoder  # type: ignore[arg-type]
+
+
+def average_precision(truth: COCO, detections: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
+    """Class-agnostic COCO mask AP, at most 100 detections an image: METRICS in percent."""
+    if not detections:
+        return dict.fromkeys(METRICS, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes(detections), "segm")
+        evaluation.params.useCats = 0
+        evaluation.params.imgIds = image_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: round(100 * float(value), 2) for name, value in zip(METRICS, evaluation.stats[:6], strict=True)}
+
+
+def run(
+    photos: Path, sam: Sam, variants: dict[str, tuple[str, Settings]], limit: int | None
+) -> dict[str, dict[str, float]]:
+    """Metrics of every variant (a method and settings) over the photos; also entities a photo and coverage."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(photos / "entities.json"))
+    images = sorted(truth.loadImgs(truth.getImgIds()), key=lambda entry: entry["id"])[:limit]
+    cached, decoder = caching(sam)
+    segmenters = {name: EntitySegmenter(cached, settings=s, method=m) for name, (m, s) in variants.items()}
+    detections: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    coverage: dict[str, list[float]] = {name: [] for name in variants}
+    for entry in track(images, console=Console(stderr=True), description="photos"):
+        frame = read_photo(photos / "images" / entry["file_name"], entry["file_name"])
+        decoder.clear()
+        for name, segment in segmenters.items():
+            result: EntityMap = segment(frame.image_hwc_rgb)
+            detections[name] += result.to_coco(image_id=entry["id"])
+            coverage[name].append(float(np.mean(result.labels > 0)))
+    ids = [entry["id"] for entry in images]
+    return {
+        name: {
+            **average_precision(truth, found, ids),
+            "entities": round(len(found) / len(ids), 1),
+            "covered_percent": round(100 * float(np.mean(coverage[name])), 1),
+        }
+        for name, found in detections.items()
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="folder with images/ and entities.json")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for every variant")
+    parser.add_argument("--variants", nargs="*", default=[], metavar="NAME:SETTING=VALUE[,…]", help="of E-SAM")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    if not (a.photos / "entities.json").is_file():
+        sys.exit(f"{a.photos}: skipped, holds no entities.json; expected a folder with images/ and entities.json.")
+    base = Settings.preset(a.preset).with_overrides(dict(item.split("=", 1) for item in a.set))
+    variants = {method: (method, base) for method in METHODS}
+    for text in a.variants:
+        name, _, changes = text.partition(":")
+        variants[name] = "e-sam", base.with_overrides(dict(item.split("=", 1) for item in changes.split(",") if item))
+    sam = load_sam(a.model, checkpoint=a.checkpoint)
+    rows = run(a.photos, sam, variants, a.limit)
+    columns = [*METRICS, "entities", "covered_percent"]
+    table = Table("variant", *columns, title=f"{a.model}, preset {a.preset}, {a.photos.name}")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[c]:g}" for c in columns))
+    Console(width=140).print(table)
+    record = {
+        "esam_rt": __version__,
+        "model": a.model,
+        "checkpoint_sha256": sam.checkpoint_sha256,
+        "photos": a.photos.name,
+        "limit": a.limit,
+        "settings": base.to_dict(),
+        "variants": a.variants,
+        "results": rows,
+    }
+    if a.out:
+        a.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
