@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -93,7 +93,8 @@ class EntitySegmenter:
             entities, points = self._baseline(photo, clock)
         with clock.measure("upsampling"):
             labels = render_labels(entities, self._sam, photo, points)
-            return EntityMap.from_labels(labels, entities.score, entities.stage, clock.times_s)
+            result = EntityMap.from_labels(labels, entities.score, entities.stage)
+        return replace(result, times_s=clock.times_s)
 
     def _baseline(self, photo: EncodedPhoto, clock: _Clock) -> tuple[GridEntities, NDArray[np.float32]]:
         """SAM's automatic mask generation, or its object level alone (E-SAM Table 2)."""

@@ -60,6 +60,8 @@ def test_known_objects_are_recovered_with_exact_boundaries() -> None:
         mask = result.labels == i + 1
         assert all((mask == (truth == k)).all() or not (mask & (truth == k)).any() for k in range(1, 5))
     assert set(result.stage) == {Stage.EMR}
+    assert set(result.times_s) == {"encoder", "superpixels", "decoder", "mmg", "emr", "usr", "upsampling"}
+    assert min(result.times_s.values()) > 0
 
 
 @pytest.mark.parametrize("seed", range(2))
