@@ -3,8 +3,8 @@
     python -m benchmarks.end_to_end --rounds 3 --out end_to_end.json
 
 The presets take turns in one process; the first round is a warm-up and does not count. Prints the median seconds of
-each stage and the ratio. `--only fast` runs one preset alone and gives its peak of resident memory, which a second preset in
-the process would hide.
+each stage and the ratio. `--only fast` runs one preset alone and gives its peak of resident memory, which a second
+preset in the process would hide.
 """
 
 from __future__ import annotations

@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
-from esam_rt.sam import Sam
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
+from esam_rt.sam import Geometry, Sam
 from esam_rt.segmenter import METHODS, load_sam
+from esam_rt.settings import Superpixels as SuperpixelSettings
 from esam_rt.sources import read_photo
+from esam_rt.superpixels import SuperpixelMap, superpixels
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
@@ -70,6 +72,25 @@ def caching(sam: Sam) -> tuple[Sam, CachingDecoder]:
     return Sam(sam.row, sam._encoder, decoder, sam._logits, sam.checkpoint_sha256), decoder  # type: ignore[arg-type]
 
 
+class CachingSuperpixels:
+    """`superpixels` that remembers a photo's map for each group of settings; `clear` between photos."""
+
+    def __init__(self) -> None:
+        self._seen: dict[SuperpixelSettings, SuperpixelMap] = {}
+
+    def __call__(
+        self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: SuperpixelSettings
+    ) -> SuperpixelMap:
+        """As `superpixels`."""
+        if settings not in self._seen:
+            self._seen[settings] = superpixels(image_hwc_rgb, geometry, settings)
+        return self._seen[settings]
+
+    def clear(self) -> None:
+        """Forget the photo."""
+        self._seen.clear()
+
+
 def average_precision(truth: COCO, detections: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
     """Class-agnostic COCO mask AP, at most 100 detections an image: METRICS in percent."""
     if not detections:
@@ -85,19 +106,21 @@ def average_precision(truth: COCO, detections: list[dict[str, Any]], image_ids: 
 
 
 def run(
-    photos: Path, sam: Sam, variants: dict[str, tuple[str, Settings]], limit: int | None
+    photos: Path, sam: Sam, variants: dict[str, tuple[str, Settings]], limit: int | None, every: int
 ) -> dict[str, dict[str, float]]:
     """Metrics of every variant (a method and settings) over the photos; also entities a photo and coverage."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(photos / "entities.json"))
-    images = sorted(truth.loadImgs(truth.getImgIds()), key=lambda entry: entry["id"])[:limit]
+    images = sorted(truth.loadImgs(truth.getImgIds()), key=lambda entry: entry["id"])[:limit:every]
     cached, decoder = caching(sam)
+    pixels = segmenter.superpixels = CachingSuperpixels()  # type: ignore[assignment]
     segmenters = {name: EntitySegmenter(cached, settings=s, method=m) for name, (m, s) in variants.items()}
     detections: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     coverage: dict[str, list[float]] = {name: [] for name in variants}
     for entry in track(images, console=Console(stderr=True), description="photos"):
         frame = read_photo(photos / "images" / entry["file_name"], entry["file_name"])
         decoder.clear()
+        pixels.clear()
         for name, segment in segmenters.items():
             result: EntityMap = segment(frame.image_hwc_rgb)
             detections[name] += result.to_coco(image_id=entry["id"])
@@ -123,6 +146,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for every variant")
     parser.add_argument("--variants", nargs="*", default=[], metavar="NAME:SETTING=VALUE[,…]", help="of E-SAM")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--every", type=int, default=1, help="only every so many photos, for quick looks")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     if not (a.photos / "entities.json").is_file():
@@ -133,7 +157,7 @@ def main() -> None:
         name, _, changes = text.partition(":")
         variants[name] = "e-sam", base.with_overrides(dict(item.split("=", 1) for item in changes.split(",") if item))
     sam = load_sam(a.model, checkpoint=a.checkpoint)
-    rows = run(a.photos, sam, variants, a.limit)
+    rows = run(a.photos, sam, variants, a.limit, a.every)
     columns = [*METRICS, "entities", "covered_percent"]
     table = Table("variant", *columns, title=f"{a.model}, preset {a.preset}, {a.photos.name}")
     for name, row in rows.items():
@@ -145,6 +169,7 @@ def main() -> None:
         "checkpoint_sha256": sam.checkpoint_sha256,
         "photos": a.photos.name,
         "limit": a.limit,
+        "every": a.every,
         "settings": base.to_dict(),
         "variants": a.variants,
         "results": rows,
