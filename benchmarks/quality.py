@@ -3,7 +3,7 @@
     python -m benchmarks.quality DATA/coco/panoptic_dev --preset fast --out quality.json
 
 DATA/… holds images/ and entities.json (COCO form, one category). AP is COCO mask AP, class-agnostic, at most 100
-detections an image, on the non-overlapping masks of the entity maps (spec §6). `--variants` compares settings: each is
+detections an image, on the non-overlapping masks of the entity maps. `--variants` compares settings: each is
 a name and what it changes, `--variants "tau0:emr.tau=0" "no-usr:usr.enabled=false"`. What the networks answer is kept
 between methods and variants, so each prompt of a photo is decoded once.
 """

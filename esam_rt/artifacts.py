@@ -15,6 +15,7 @@ from .files import write_json
 from .models import EXPORTER_VERSION, ModelRow, sha256_of
 
 MANIFEST = "manifest.json"
+GRAPHS = ("encoder.onnx", "decoder.onnx", "logits.onnx")
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,36 @@ def onnx_model(row: ModelRow, checkpoint: Path | None = None) -> OnnxModel:
         raise ModelError(f"Model {row.name}: no checkpoint given; expected --checkpoint FILE.")
     digest = sha256_of(checkpoint)
     folder = cache_folder() / "onnx" / f"{row.name}-{digest[:16]}-v{EXPORTER_VERSION}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OutputError(
-            f"{folder}: cannot be made ({e.strerror}); expected a writable cache folder. Set ESAM_RT_CACHE to one."
-        ) from e
-    with FileLock(folder.with_suffix(".lock")):
-        if not _is_whole(folder):
-            from .export import export_model
+    if not _is_whole(folder):  # what is whole needs no lock: a cache may be read-only
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f"{folder.name}.lock"):
+                if not _is_whole(folder):
+                    _export(row.name, checkpoint, folder)
+        except OSError as e:
+            if isinstance(e, OutputError):
+                raise
+            raise OutputError(
+                f"{folder}: cannot be made ({e.strerror}); expected a writable cache folder. Set ESAM_RT_CACHE to one."
+            ) from e
+    encoder, decoder, logits = (folder / name for name in GRAPHS)
+    return OnnxModel(encoder, decoder, logits, digest)
 
-            export_model(row.name, checkpoint, folder)
-            names = ("encoder.onnx", "decoder.onnx", "logits.onnx")
-            write_json(folder / MANIFEST, {name: sha256_of(folder / name) for name in names})
-    return OnnxModel(folder / "encoder.onnx", folder / "decoder.onnx", folder / "logits.onnx", digest)
+
+def _export(name: str, checkpoint: Path, folder: Path) -> None:
+    """Write the graphs, then the manifest that makes them whole."""
+    from .export import export_model
+
+    export_model(name, checkpoint, folder)
+    write_json(folder / MANIFEST, {graph: sha256_of(folder / graph) for graph in GRAPHS})
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file of the manifest is there with its hash."""
+    """Whether the manifest and every graph are there, with the hashes that it says."""
     try:
-        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text())
+        hashes = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         return False
-    return all((folder / name).is_file() and sha256_of(folder / name) == h for name, h in hashes.items())
+    if not isinstance(hashes, dict) or set(hashes) != set(GRAPHS):
+        return False
+    return all((folder / name).is_file() and sha256_of(folder / name) == hashes[name] for name in GRAPHS)

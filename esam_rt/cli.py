@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,7 @@ def run(
             device=device,
             threads=threads,
             limit=limit,
-            max_pixels=int(max_megapixels * 1e6),
+            max_pixels=_pixels(max_megapixels),
             resume=resume,
             overwrite=overwrite,
         )
@@ -178,6 +179,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             f"esam-rt can run on: {able}" if able else "esam-rt cannot run here yet; see the lines marked bad."
         )
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _pixels(megapixels: float) -> int:
+    """--max-megapixels in pixels; `inf` = no cap."""
+    return int(min(megapixels * 1e6, sys.maxsize))
 
 
 def _settings(preset: str, config: Path | None, changes: list[str]) -> Settings:

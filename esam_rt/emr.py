@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .entities import Stage
 from .grid import GridEntities, sources_of
-from .kernels.similarity import adjacent, cosine_similarity, mask_similarity, top_k
+from .kernels.similarity import adjacent, mask_similarity, most_similar
 from .kernels.split import encompassing, leaders, split_overlaps
 from .masks import Level, MaskSet
 from .sam import EncodedPhoto
@@ -44,7 +44,6 @@ def _votes(fine: MaskSet, point_count: int, first_point: int, settings: Emr) -> 
     best_of[fine.point[is_best] - first_point] = is_best
     score = np.append(fine.score, np.float32(-1e6))  # index -1: a mask that failed the filters
     chosen = np.where((score[best_of] - score[object_of] < settings.tau) & (object_of >= 0), object_of, best_of)
-    chosen = np.where(best_of < 0, object_of, chosen)
     voted = np.unique(chosen[chosen >= 0])
     order = voted[np.argsort(-fine.score[voted], kind="stable")]
     leader = np.append(leaders(fine.bits, fine.box_xyxy, fine.area, order, settings.vote_iou), np.int32(-1))
@@ -86,19 +85,18 @@ def _merge(
     """Join adjacent, similar entities that a gallery mask shows as one (eq. 7 and 8)."""
     count = len(entities)
     labels = entities.labels()
-    similarity = cosine_similarity(photo.features_at(pixels.centroid_01))
+    nearest = most_similar(photo.features_at(pixels.centroid_01), settings.top_k)
     y, x = photo.geometry.to_cell_yx(pixels.centroid_01).T
     owner = (labels[y, x] - 1).astype(np.int32)
-    s_m = mask_similarity(top_k(similarity, settings.top_k), owner, count)
+    s_m = mask_similarity(nearest, owner, count)
     strength = np.maximum(s_m, s_m.T)
     candidates = np.argwhere(np.triu(adjacent(labels, count) & (strength >= settings.similarity_min), 1))
-    candidates = candidates[np.argsort(-strength[tuple(candidates.T)], kind="stable")]
     found = encompassing(
         entities.bits, entities.box_xyxy, entities.area, candidates, fine.bits, fine.box_xyxy, fine.area,
         settings.encompass, settings.fill,
     )  # fmt: skip
     parent = np.arange(count)
-    for a, b in candidates[found >= 0]:
+    for a, b in candidates[found >= 0]:  # transitive, so in any order
         roots = _root(parent, a), _root(parent, b)
         parent[max(roots)] = min(roots)
     groups: dict[int, list[int]] = {}

@@ -39,7 +39,7 @@ class GridEntities:
         sources: list[tuple[Source, ...]],
         min_area: int,
     ) -> GridEntities:
-        """Measure the masks `bits`; their fragments below min_area cells disappear (spec §2)."""
+        """Measure the masks `bits`; their fragments below min_area cells disappear."""
         bits = _without_fragments(bits, width, min_area)
         area, box = areas_and_boxes(bits)
         keep = np.flatnonzero(area >= min_area)

@@ -17,7 +17,7 @@ EXPORTER_VERSION = "1"
 class ModelRow:
     """One model; the mask grid has `input_px / 4` cells a side.
 
-    score_min, stability_min, stability_offset (logits): its filters (spec §0.4). decode_batch: prompts a decoder
+    score_min, stability_min, stability_offset (logits): its filters, as SAM's. decode_batch: prompts a decoder
     call on a CPU; larger batches fall out of the cache. checkpoint: the file that ships, or None.
     """
 

@@ -1,4 +1,4 @@
-"""From entities on the working grid to labels at the photo's resolution, with boundaries from logits (spec §4)."""
+"""From entities on the working grid to labels at the photo's resolution, with boundaries from logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def render_labels(
     logits = sam.logits(photo, points_01[prompt], output.astype(np.uint8))
     grid_h, grid_w = photo.geometry.grid_hw
     masks = unpack(entities.bits, entities.width)
-    highest = np.full((grid_h, grid_w), -np.inf, np.float32)
+    highest = np.full((grid_h, grid_w), -1, np.float32)
     crops, boxes = [], np.zeros((len(entities), 4), np.int32)
     for i, sources in enumerate(entities.sources):
         x0, y0, x1, y1 = (int(v) for v in entities.box_xyxy[i])
@@ -37,13 +37,12 @@ def render_labels(
         crops.append(np.where(inside, np.maximum(field, RIM), np.minimum(field, -RIM)))
         boxes[i] = x0, y0, x1, y1
         np.maximum(highest[y0:y1, x0:x1], crops[i], out=highest[y0:y1, x0:x1])
-    # "None" competes with the negated highest logit: where three or more entities meet, each is negative between the
-    # cell centres, and yet there is no gap.
-    fields = [(c + highest[y0:y1, x0:x1]).ravel() for c, (x0, y0, x1, y1) in zip(crops, boxes, strict=True)]
-    offset = np.cumsum([0, *(f.size for f in fields)], dtype=np.int64)[:-1]
+    fields = np.concatenate([np.zeros(0, np.float32), *(c.ravel() for c in crops)])
+    offset = np.cumsum([0, *(c.size for c in crops)], dtype=np.int64)[:-1]
     h, w = photo.geometry.photo_hw
     rh, rw = photo.geometry.resized_hw
     labels = np.zeros((h, w), np.uint16)
-    flat = np.concatenate([np.zeros(0, np.float32), *fields])
-    paint(labels, flat, offset, boxes, rh / CELL_PX / h, rw / CELL_PX / w, grid_h, grid_w)
+    # "None" is the negated highest logit: where three or more entities meet, all are negative between the cell centres,
+    # and yet there is no gap.
+    paint(labels, fields, offset, boxes, -highest, rh / CELL_PX / h, rw / CELL_PX / w)
     return labels

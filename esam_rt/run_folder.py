@@ -22,6 +22,7 @@ FIXED = (
     "method",
     "settings",
     "write",
+    "sources",
 )  # what a resumed run must have in common with its beginning
 
 

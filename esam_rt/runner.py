@@ -175,6 +175,7 @@ class _Run:
             "method": options.method,
             "settings": options.settings.to_dict(),
             "write": list(options.write),
+            "sources": [str(source.resolve()) for source in options.sources],
             "versions": _versions(),
             "platform": platform.platform(),
             "started": _now(),
@@ -220,12 +221,15 @@ class _Run:
         return True
 
     def _segment(self, photo: PhotoFile) -> PhotoRecord:
-        frame = read_photo(photo.path, photo.name, self.options.max_pixels)
-        start = time.perf_counter()
         try:
-            result = self.segmenter(frame.image_hwc_rgb)
+            return self._read_segment_write(photo)
         except MemoryError as e:
             raise DeviceError(f"{photo.path}: out of memory; use --max-megapixels to leave out photos so large.") from e
+
+    def _read_segment_write(self, photo: PhotoFile) -> PhotoRecord:
+        frame = read_photo(photo.path, photo.name, self.options.max_pixels)
+        start = time.perf_counter()
+        result = self.segmenter(frame.image_hwc_rgb)
         result = replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
         stem, write = self.stems[photo.name], self.options.write
         if "labels" in write:

@@ -97,7 +97,7 @@ class Sam:
         return replace(asked, **own)
 
     def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
-        """Scale, pad and encode a photo uint8 [H, W, 3] (spec §0.1)."""
+        """Scale, pad and encode a photo uint8 [H, W, 3]."""
         check_photo(image_hwc_rgb)
         side = self.row.input_px
         geometry = Geometry.of(image_hwc_rgb.shape[:2], side)
@@ -116,7 +116,7 @@ class Sam:
         filters: Filters,
         levels: tuple[Level, ...] = tuple(Level),
     ) -> MaskSet:
-        """High-confidence masks (spec §0.3, §0.4) of the prompts [N, 2], x before y in [0, 1]² of the photo.
+        """High-confidence masks, sorted into levels (E-SAM eq. 1), of the prompts [N, 2], x before y in [0, 1]² of the photo.
 
         Of each prompt its masks at `levels` and its best one. Prompts are numbered from first_point. filters: complete.
         """

@@ -74,6 +74,7 @@ class EntitySegmenter:
                 raise SettingsError(f"Unknown {kind} {name!r}.{did_you_mean(name, known)}")
         self.settings = settings or Settings()
         self.method, self.backend, self.device = method, backend, device
+        self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, device, threads, checkpoint)
         self._filters = self._sam.filters(self.settings.filters)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
@@ -160,11 +161,12 @@ class EntitySegmenter:
         }
 
     def close(self) -> None:
-        """Release the engines; closing twice does nothing."""
+        """Release the engines, unless the model was handed in loaded; closing twice does nothing."""
         if not self._closed:
             self._closed = True
             self._pool.shutdown()
-            self._sam.close()
+            if self._owned:
+                self._sam.close()
 
     def __enter__(self) -> Self:
         return self

@@ -66,7 +66,7 @@ class Prompts(_Group):
 
 @dataclass(frozen=True)
 class Filters(_Group):
-    """What a high-confidence mask is (spec §0.4). Negative = the model's own value, in `esam_rt.models`."""
+    """What a high-confidence mask is: SAM's own filters. Negative = the model's own value, in `esam_rt.models`."""
 
     score_min: float = _setting(-1.0, "SAM 0.88; the model's own", -1.0)
     stability_min: float = _setting(-1.0, "SAM 0.95; the model's own", -1.0)

@@ -254,6 +254,13 @@ def test_earlier_run_names_both_ways_out(photos: Path, tmp_path: Path, segmenter
     assert "3 photos segmented" in again("--overwrite").stdout
 
 
+def test_no_cap_and_no_number_of_megapixels(photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:
+    assert call("run", photos, "--out", tmp_path / "out", "--max-megapixels", "inf", "--quiet").exit_code == 0
+    result = call("run", photos, "--out", tmp_path / "other", "--max-megapixels", "nan")
+    assert result.exit_code == 2
+    assert "--max-megapixels" in result.stderr
+
+
 def test_max_megapixels(photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:
     Image.new("RGB", (2000, 1000)).save(photos / "2.png")
     result = call("run", photos, "--out", tmp_path / "out", "--max-megapixels", "1.9", "--quiet")

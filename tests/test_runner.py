@@ -267,6 +267,15 @@ def test_resume_with_other_settings_is_refused(photos: Path, out: Path, change: 
     assert contents(out) == before
 
 
+def test_resume_with_other_photos_of_the_same_names_is_refused(photos: Path, out: Path, tmp_path: Path) -> None:
+    run(photos, out, limit=1)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes((photos / "a.png").read_bytes())
+    with pytest.raises(SettingsError, match="sources was"):
+        run(other, out, resume=True)
+
+
 def test_earlier_run_needs_a_decision(photos: Path, out: Path) -> None:
     run(photos, out)
     before = {name: (out / name).read_bytes() for name in files(out)}
@@ -378,6 +387,17 @@ def test_out_of_memory_names_the_photo(photos: Path, out: Path) -> None:
     summary = run(photos, out, FakeSegmenter(raise_at(1, MemoryError())))
     assert summary.exit_code == 4
     assert "b.jpg" in summary.error
+
+
+@pytest.mark.parametrize("part", ["read_photo", "write_overlay", "write_report_photo"])
+def test_out_of_memory_outside_the_segmenter(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(f"esam_rt.runner.{part}", lambda *a: (_ for _ in ()).throw(MemoryError))
+    summary = run(photos, out)
+    assert summary.exit_code == 4
+    assert "a.png" in summary.error
+    assert (out / "run.json").is_file()
 
 
 @pytest.mark.parametrize("name", [".jpg", "photos.jsonl", ".json"])

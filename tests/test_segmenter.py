@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt import EntityMap, EntitySegmenter, Settings
+from esam_rt import EntityMap, EntitySegmenter, Settings, segmenter
 from esam_rt.entities import Stage
 from esam_rt.errors import EngineError, InputError, SettingsError
 from esam_rt.segmenter import METHODS
@@ -120,7 +120,7 @@ def test_usr_fills_what_the_grids_missed() -> None:
     assert sorted(filled.stage) == [Stage.EMR] * 3 + [Stage.USR]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (3, 5), (513, 17)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (5000, 1), (3, 5), (513, 17)])
 def test_photos_of_extreme_shapes(shape: tuple[int, int]) -> None:
     scene, _ = noisy_scene(1)
     photo = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
@@ -178,10 +178,14 @@ def test_unknown_names_suggest_the_nearest() -> None:
         EntitySegmenter("tiny", device="tpu")
 
 
-def test_close_releases_the_engines_and_ends_use() -> None:
+def test_close_releases_the_engines_and_ends_use(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, photo = noisy_scene(0)
     sam = scene.sam()
-    segment = EntitySegmenter(sam)
+    with EntitySegmenter(sam):
+        pass
+    assert not sam._encoder.closed, "a model that was handed in may be shared"
+    monkeypatch.setattr(segmenter, "load_sam", lambda *_: sam)
+    segment = EntitySegmenter("scene")
     segment.close()
     segment.close()
     assert sam._encoder.closed and sam._decoder.closed and sam._logits.closed

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from esam_rt import EntityMap
 from esam_rt.emr import _votes, refine_entities
@@ -15,7 +18,8 @@ from esam_rt.grid import GridEntities
 from esam_rt.masks import Level, MaskSet
 from esam_rt.mmg import multi_level_masks
 from esam_rt.prompts import point_grid
-from esam_rt.sam import EncodedPhoto, Geometry
+from esam_rt.render import render_labels
+from esam_rt.sam import EncodedPhoto, Geometry, Sam
 from esam_rt.settings import Emr, Filters, Mmg, Superpixels, Usr
 from esam_rt.superpixels import SuperpixelMap, superpixels
 from esam_rt.usr import fill_gaps, new_prompts
@@ -240,3 +244,64 @@ def test_entity_map_measures_and_orders() -> None:
     coco = result.to_coco(image_id=7, first_id=3)
     assert [a["id"] for a in coco] == [3, 4, 5]
     assert coco[0]["bbox"] == [4, 3, 4, 1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (37, 23)])
+def test_run_lengths_are_those_of_pycocotools(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for labels in (rng.integers(0, 4, shape), np.ones(shape, int), rng.integers(0, 4, shape).cumsum(0) // 9 % 4):
+        result = EntityMap.from_labels(labels, np.array([0.9, 0.8, 0.7]), np.zeros(3, int))
+        for i, annotation in enumerate(result.to_coco()):
+            rle = coco_mask.encode(np.asfortranarray(result.mask(i), np.uint8))
+            assert annotation["segmentation"] == {"size": list(shape), "counts": rle["counts"].decode()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rendering_matches_whole_fields(seed: int) -> None:
+    """Soft logits: each entity's field on the whole grid, none's is the negated highest; the pixel's largest wins."""
+    rng = np.random.default_rng(seed)
+    geometry = Geometry.of((200, 256), 256)
+    h, w = geometry.grid_hw
+    logits = np.stack([cv2.GaussianBlur(rng.normal(size=(h, w)), (0, 0), 4) * 20 for _ in range(6)]).astype(np.float32)
+    owner = logits.argmax(0)
+    dense = np.stack([(owner == e) & (logits[e] > 0) for e in range(6)])
+    dense[5] |= dense[4]  # an entity made of two masks, and cells that were taken from their own
+    dense[4] = False
+    objects = MaskSet.from_dense(dense[[0, 1, 2, 3, 5]], point=[0, 1, 2, 3, 5])
+    sources = (((0, 0),), ((1, 0),), ((2, 0),), ((3, 0),), ((5, 0), (4, 0)))
+    entities = GridEntities(
+        objects.bits, w, objects.area, objects.box_xyxy, objects.score, np.zeros(5, np.uint8), sources
+    )
+    points = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+    class Answers:
+        def logits(self, photo: object, points_01: NDArray[np.float32], output: object) -> NDArray[np.float32]:
+            return logits[(points_01[:, 0] // 2).astype(int)]
+
+    photo = EncodedPhoto(np.zeros((1, 1, 16, 16), np.float32), geometry)
+    labels = render_labels(entities, cast(Sam, Answers()), photo, points)
+
+    raw = [logits[[p for p, _ in s]].max(0) for s in sources]
+    fields = []
+    for field, mask, box in zip(raw, objects.to_dense(), objects.box_xyxy, strict=True):
+        signed = np.where(mask, np.maximum(field, 1e-3), np.minimum(field, -1e-3))
+        outside = np.ones((h, w), bool)
+        outside[max(0, box[1] - 1) : box[3] + 1, max(0, box[0] - 1) : box[2] + 1] = False
+        signed[outside] = -1
+        fields.append(signed)
+    planes = np.stack([-np.max(fields, 0), *fields]).astype(np.float64)
+    y = np.clip((np.arange(200) + 0.5) / 4 - 0.5, 0, h - 1)
+    x = np.clip((np.arange(256) + 0.5) / 4 - 0.5, 0, w - 1)
+    iy, ix = np.floor(y).astype(int), np.floor(x).astype(int)
+    jy, jx = np.minimum(iy + 1, h - 1), np.minimum(ix + 1, w - 1)
+    fy, fx = (y - iy)[:, None], (x - ix)[None]
+    upper = planes[:, iy][:, :, ix] * (1 - fx) + planes[:, iy][:, :, jx] * fx
+    lower = planes[:, jy][:, :, ix] * (1 - fx) + planes[:, jy][:, :, jx] * fx
+    values = upper * (1 - fy) + lower * fy
+    for e, mask in enumerate(objects.to_dense()):
+        around = mask[iy][:, ix] | mask[iy][:, jx] | mask[jy][:, ix] | mask[jy][:, jx]
+        values[e + 1][~around] = -np.inf
+    second, first = np.sort(values, axis=0)[-2:]
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.95
+    np.testing.assert_array_equal(labels[clear], values.argmax(0)[clear])

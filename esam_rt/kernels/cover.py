@@ -1,4 +1,4 @@
-"""Greedy cover (spec §3): few masks that cover much of what is uncovered."""
+"""Greedy cover (E-SAM §3.4): few masks that cover much of what is uncovered."""
 
 from __future__ import annotations
 

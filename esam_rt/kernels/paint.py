@@ -1,4 +1,4 @@
-"""The final map at the photo's resolution, from logits on the working grid (spec §4)."""
+"""The final map at the photo's resolution, from logits on the working grid."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ def paint(
     fields: NDArray[np.float32],
     offset: NDArray[np.integer],
     field_box: NDArray[np.integer],
+    none_hw: NDArray[np.float32],
     scale_y: float,
     scale_x: float,
-    grid_h: int,
-    grid_w: int,
 ) -> None:
-    """Fill labels_out, uint16 [Hout, Wout], C-contiguous: at each pixel e + 1 of the entity e with the highest logit,
-    0 where none is above 0, the lowest e of equals.
+    """Fill labels_out, uint16 [Hout, Wout], C-contiguous: at each pixel e + 1 of the entity e with the highest logit.
+
+    0 where none of them exceeds the logit of "none"; the lowest e of equals. Only entities with a logit above 0 in one
+    of the four cells around a pixel compete for it: between two that meet, no third may slip in.
 
     fields: float32, the crops of the E entities one after the other; offset: int [E], where each begins; field_box:
-    int [E, 4] (x0, y0, x1, y1, cells, half-open), where each lies on the grid of grid_h × grid_w cells. Outside its
-    crop a logit is -1. scale: cells a pixel. Pixel (x, y) lies at ((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5) on
-    the grid, moved onto the nearest cell centre where it is beyond them; logits are interpolated bilinearly.
+    int [E, 4] (x0, y0, x1, y1, cells, half-open), where each lies on the grid; outside its crop a logit is -1. none_hw:
+    float32 [H, W], the logit of "none" on the whole grid. scale: cells a pixel. Pixel (x, y) lies at
+    ((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5) on the grid, moved onto the nearest cell centre where it is
+    beyond them; logits are interpolated bilinearly.
     """
+    grid_h, grid_w = none_hw.shape
     rows, row_fraction = _cells(labels_out.shape[0], scale_y, grid_h)
     columns, column_fraction = _cells(labels_out.shape[1], scale_x, grid_w)
     _paint(
@@ -34,6 +37,7 @@ def paint(
         np.ascontiguousarray(fields, np.float32),
         np.ascontiguousarray(offset, np.int64),
         np.ascontiguousarray(field_box, np.int32),
+        np.ascontiguousarray(none_hw, np.float32),
         rows,
         row_fraction,
         np.searchsorted(columns, np.arange(grid_w + 1)),
@@ -56,6 +60,7 @@ OUTSIDE = np.float32(-1)
     array(types.float32, 1),
     INDEX,
     LABELS,
+    array(types.float32, 2),
     INDEX,
     array(types.float32, 1),
     INDEX,
@@ -66,19 +71,27 @@ def _paint(
     fields: NDArray[np.float32],
     offset: NDArray[np.int64],
     field_box: NDArray[np.int32],
+    none_hw: NDArray[np.float32],
     rows: NDArray[np.int64],
     row_fraction: NDArray[np.float32],
     first_column: NDArray[np.int64],
     column_fraction: NDArray[np.float32],
 ) -> None:
     h, w = labels_out.shape
+    grid_h, grid_w = none_hw.shape
     best = np.empty(w, np.float32)
-    line = np.empty(len(first_column) + 1, np.float32)  # a crop's logits at the height of y, with a rim of one cell
+    line = np.empty(grid_w + 2, np.float32)  # a crop's logits at the height of y, with a rim of one cell
+    inside = np.empty(grid_w + 2, np.bool_)  # whether the cell above or below is the entity's own
     for y in range(h):
-        for x in range(w):
-            best[x] = 0
-            labels_out[y, x] = 0
         row, f = rows[y], row_fraction[y]
+        next_row = min(row + 1, grid_h - 1)
+        for c in range(grid_w):
+            line[c] = none_hw[row, c] + f * (none_hw[next_row, c] - none_hw[row, c])
+        for c in range(grid_w):
+            left, right = line[c], line[min(c + 1, grid_w - 1)]
+            for x in range(first_column[c], first_column[c + 1]):
+                best[x] = left + column_fraction[x] * (right - left)
+                labels_out[y, x] = 0
         for e in range(len(offset)):
             x0, y0, x1, y1 = field_box[e, 0], field_box[e, 1], field_box[e, 2], field_box[e, 3]
             if row + 1 < y0 or row >= y1:
@@ -86,14 +99,16 @@ def _paint(
             upper = offset[e] + (row - y0) * (x1 - x0)
             lower = upper + (x1 - x0)
             line[0] = line[x1 - x0 + 1] = OUTSIDE
+            inside[0] = inside[x1 - x0 + 1] = False
             for c in range(x1 - x0):
                 above = fields[upper + c] if row >= y0 else OUTSIDE
                 below = fields[lower + c] if row + 1 < y1 else OUTSIDE
                 line[c + 1] = above + f * (below - above)
+                inside[c + 1] = above > 0 or below > 0
             for c in range(max(x0 - 1, 0), x1):
-                left, right = line[c - x0 + 1], line[c - x0 + 2]
-                if left <= 0 and right <= 0:  # most of a box lies outside its entity
+                if not (inside[c - x0 + 1] or inside[c - x0 + 2]):  # most of a box lies outside its entity
                     continue
+                left, right = line[c - x0 + 1], line[c - x0 + 2]
                 for x in range(first_column[c], first_column[c + 1]):
                     logit = left + column_fraction[x] * (right - left)
                     if logit > best[x]:

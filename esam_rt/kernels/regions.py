@@ -7,7 +7,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from .bits import popcount
-from .jit import BITS, BOXES, LABELS, PLANE, array, kernel
+from .jit import BITS, BOXES, array, kernel
 
 
 def mask_means(
@@ -49,42 +49,3 @@ def _mask_means(
             if last:
                 total += before[y, stop * 64]
         mean[i] = total / cells if cells else 0.0
-
-
-def label_counts(bits_hw: NDArray[np.uint64], labels_hw: NDArray[np.integer], count: int) -> NDArray[np.int32]:
-    """Cells of each label 0…count-1 inside one mask: int32 [count]. Other labels are not counted.
-
-    bits_hw: uint64 [H, ceil(W / 64)]; labels_hw: int [H, W].
-    """
-    cells = np.zeros(count, np.int32)
-    _label_counts(np.ascontiguousarray(bits_hw), np.ascontiguousarray(labels_hw, np.int32), cells)
-    return cells
-
-
-@kernel(PLANE, LABELS, types.int32[::1])
-def _label_counts(bits_hw: NDArray[np.uint64], labels_hw: NDArray[np.int32], cells: NDArray[np.int32]) -> None:
-    h, words = bits_hw.shape
-    for y in range(h):
-        for w in range(words):
-            word = bits_hw[y, w]
-            while word != 0:
-                x = w * 64 + popcount((word & (~word + np.uint64(1))) - np.uint64(1))
-                word &= word - np.uint64(1)
-                label = labels_hw[y, x]
-                if 0 <= label < len(cells):
-                    cells[label] += 1
-
-
-def cells_inside(bits: NDArray[np.uint64], cells_yx: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether each cell, int [P, 2] (y, x), lies in each mask of uint64 [N, H, ceil(W / 64)]: bool [N, P]."""
-    inside = np.empty((len(bits), len(cells_yx)), np.bool_)
-    _cells_inside(bits, np.ascontiguousarray(cells_yx, np.int32), inside)
-    return inside
-
-
-@kernel(BITS, LABELS, types.boolean[:, ::1])
-def _cells_inside(bits: NDArray[np.uint64], cells_yx: NDArray[np.int32], inside: NDArray[np.bool_]) -> None:
-    for i in range(len(bits)):
-        for p in range(len(cells_yx)):
-            y, x = cells_yx[p, 0], cells_yx[p, 1]
-            inside[i, p] = (bits[i, y, x >> 6] >> np.uint64(x & 63)) & np.uint64(1) != 0

@@ -8,32 +8,49 @@ from numpy.typing import NDArray
 
 from .jit import INDEX, LABELS, array, kernel
 
+BLOCK = 1024  # rows of similarities at once: a photo of noise may have tens of thousands of superpixels
+
+
+def most_similar(features: NDArray[np.float32], k: int) -> NDArray[np.int32]:
+    """Top_k of each row of float32 [K, C] (E-SAM eq. 7): as `top_k` of `cosine_similarity`, with BLOCK rows at once."""
+    unit = _unit(features)
+    parts = [top_k(unit[i : i + BLOCK] @ unit.T, k, i) for i in range(0, len(unit), BLOCK)]
+    return np.concatenate([np.empty((0, max(min(k, len(unit) - 1), 0)), np.int32), *parts])
+
 
 def cosine_similarity(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """S_C: float32 [K, K] in -1…1 of features float32 [K, C]; a vector of zeros is similar to none, 0."""
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = np.divide(features, length, out=np.zeros_like(features), where=length > 0)
+    unit = _unit(features)
     similarity: NDArray[np.float32] = unit @ unit.T
     return similarity
 
 
-def top_k(similarity: NDArray[np.float32], k: int) -> NDArray[np.int32]:
-    """The most similar others of each row of float32 [K, K]: int32 [K, min(k, K - 1)], descending, lower index first
-    among equals, never the row itself."""
-    n = len(similarity)
-    top = np.empty((n, max(min(k, n - 1), 0)), np.int32)
-    _top_k(np.ascontiguousarray(similarity, np.float32), top)
+def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows scaled to length 1; zeros stay zeros."""
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = np.divide(features, length, out=np.zeros_like(features), where=length > 0)
+    return unit
+
+
+def top_k(similarity: NDArray[np.float32], k: int, first: int = 0) -> NDArray[np.int32]:
+    """The k most similar others: int32 [B, min(k, K - 1)] of the rows first…first + B of all similarities [K, K].
+
+    Descending, the lower index first among equals, never the row itself. similarity: float32 [B, K].
+    """
+    rows, n = similarity.shape
+    top = np.empty((rows, max(min(k, n - 1), 0)), np.int32)
+    _top_k(np.ascontiguousarray(similarity, np.float32), first, top)
     return top
 
 
-@kernel(array(types.float32, 2), types.int32[:, ::1])
-def _top_k(similarity: NDArray[np.float32], top: NDArray[np.int32]) -> None:
+@kernel(array(types.float32, 2), types.int64, types.int32[:, ::1])
+def _top_k(similarity: NDArray[np.float32], first: int, top: NDArray[np.int32]) -> None:
     n, k = top.shape
     for i in range(n):
         row = similarity[i]
         filled = 0
-        for j in range(n):
-            if j == i or k == 0 or (filled == k and row[j] <= row[top[i, k - 1]]):
+        for j in range(len(row)):
+            if j == first + i or k == 0 or (filled == k and row[j] <= row[top[i, k - 1]]):
                 continue
             filled = min(filled + 1, k)
             at = filled - 1

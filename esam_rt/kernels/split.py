@@ -119,7 +119,8 @@ def split_overlaps(
     counts = np.zeros(max(1, len(gallery_bits)), np.int32)
     _split(
         out, box.copy(), area.copy(), np.asarray(order, np.int64), gallery_bits, gallery_box, gallery_area,
-        np.asarray(gallery_rank, np.int64), point_yx, vote, delta, cover, counts, taken_by,
+        np.asarray(gallery_rank, np.int64), np.ascontiguousarray(point_yx, np.int32),
+        np.ascontiguousarray(vote, np.int32), delta, cover, counts, taken_by,
     )  # fmt: skip
     return out, taken_by
 

@@ -26,7 +26,7 @@ from .record import PhotoRecord
 
 _PHOTO_SIDE = 1600  # pixels; a label map of this size is some 30 KB
 _THUMB_SIDE = 480
-_FACTS = ("model", "method", "preset", "backend", "device")
+_FACTS = ("model", "method", "backend", "device")
 _STAGE_NAMES = {Stage.MMG: "MMG", Stage.EMR: "EMR", Stage.USR: "USR", Stage.AMG: "AMG", Stage.SAM_O: "SAM-O"}
 
 
@@ -60,7 +60,7 @@ def write_report_photo(out: Path, frame: Frame, result: EntityMap, stem: str) ->
 def write_report(out: Path, records: Iterable[PhotoRecord], run: Mapping[str, Any]) -> Path:
     """Write `report/index.html`: the run, its totals, and a thumbnail of each photo, which opens it.
 
-    run: what `run.json` holds. `model` (its `name` where it is a mapping), `method`, `preset`, `backend` and `device`
+    run: what `run.json` holds. `model` (its `name` where it is a mapping), `method`, `backend` and `device`
     are shown at the top; everything, nested mappings with dots between their keys, in a table to unfold.
     """
     cards: list[str] = []

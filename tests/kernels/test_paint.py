@@ -26,12 +26,13 @@ def painted(
     shape: tuple[int, int],
     grid: tuple[int, int],
     scale: tuple[float, float] | None = None,
+    none: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint16]:
     labels = np.full(shape, 777, np.uint16)
     scale_y, scale_x = scale or (grid[0] / shape[0], grid[1] / shape[1])
     offset = np.cumsum([0] + [c.size for c in crops])[:-1]
     fields = np.concatenate([c.ravel() for c in crops]) if crops else np.zeros(0, np.float32)
-    paint(labels, fields, offset, boxes, scale_y, scale_x, *grid)
+    paint(labels, fields, offset, boxes, np.zeros(grid, np.float32) if none is None else none, scale_y, scale_x)
     return labels
 
 
@@ -41,20 +42,26 @@ def interpolated(
     shape: tuple[int, int],
     grid: tuple[int, int],
     scale: tuple[float, float] | None = None,
+    none: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """float64 [1 + E, H, W]: 0 for no entity, then each one's logits at every pixel."""
+    """float64 [1 + E, H, W]: no entity's, then each one's logits at every pixel, -inf where it may not compete."""
     scale_y, scale_x = scale or (grid[0] / shape[0], grid[1] / shape[1])
     y = np.clip((np.arange(shape[0]) + 0.5) * scale_y - 0.5, 0, grid[0] - 1)[:, None]
     x = np.clip((np.arange(shape[1]) + 0.5) * scale_x - 0.5, 0, grid[1] - 1)[None]
     iy, ix = np.floor(y).astype(int), np.floor(x).astype(int)
     below, right = np.minimum(iy + 1, grid[0] - 1), np.minimum(ix + 1, grid[1] - 1)
-    out = [np.zeros(shape)]
+
+    def at_pixels(full: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        top = full[iy, ix] * (1 - (x - ix)) + full[iy, right] * (x - ix)
+        bottom = full[below, ix] * (1 - (x - ix)) + full[below, right] * (x - ix)
+        return np.asarray(top * (1 - (y - iy)) + bottom * (y - iy), np.float64)
+
+    out = [at_pixels(np.zeros(grid) if none is None else none)]
     for crop, (x0, y0, x1, y1) in zip(crops, boxes, strict=True):
         full = np.full(grid, -1.0)
         full[y0:y1, x0:x1] = crop
-        top = full[iy, ix] * (1 - (x - ix)) + full[iy, right] * (x - ix)
-        bottom = full[below, ix] * (1 - (x - ix)) + full[below, right] * (x - ix)
-        out.append(top * (1 - (y - iy)) + bottom * (y - iy))
+        around = np.maximum.reduce([full[r, c] for r in (iy, below) for c in (ix, right)])
+        out.append(np.where(around > 0, at_pixels(full), -np.inf))
     return np.array(out)
 
 
@@ -82,6 +89,27 @@ def test_any_logits_and_scales(grid: tuple[int, int], shape: tuple[int, int]) ->
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(labels[clear], logits.argmax(0)[clear])
     assert len(np.unique(labels)) > 5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_none_has_logits_of_its_own(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid, shape = (12, 16), (97, 130)
+    crops, boxes = random_entities(rng, 8, *grid, lambda s: rng.normal(size=s) * 4)
+    none = (rng.normal(size=grid) * 4 - 2).astype(np.float32)
+    logits = interpolated(crops, boxes, shape, grid, none=none)
+    labels = painted(crops, boxes, shape, grid, none=none)
+    second, first = np.sort(logits, axis=0)[-2:]
+    clear = first - second > 1e-4
+    np.testing.assert_array_equal(labels[clear], logits.argmax(0)[clear])
+    negative = np.take_along_axis(logits, labels[None].astype(int), 0)[0] < 0
+    assert (negative & (labels > 0)).any(), "an entity wins with a negative logit where none's is lower still"
+
+
+def test_no_third_slips_in_between_two_that_meet() -> None:
+    a, b, c = np.array([[6, -8]], np.float32), np.array([[-8, 6]], np.float32), np.array([[-0.1, -0.1]], np.float32)
+    labels = painted([c, a, b], np.array([[0, 0, 2, 1]] * 3), (1, 32), (1, 2), none=np.full((1, 2), -6, np.float32))
+    assert labels[0].tolist() == [2] * 16 + [3] * 16
 
 
 def test_the_boundary_lies_where_the_logits_cross_zero() -> None:

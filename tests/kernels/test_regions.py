@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from esam_rt.kernels.bits import pack
-from esam_rt.kernels.regions import cells_inside, label_counts, mask_means
+from esam_rt.kernels.regions import mask_means
 
 from .oracles import WIDTHS, adversarial_masks, mask_arrays, packed
 
@@ -32,27 +31,3 @@ def test_means_of_any_masks_are_exact_for_whole_numbers(masks: NDArray[np.bool_]
     np.testing.assert_array_equal(
         mask_means(bits, box, values.astype(np.float32)), np.array(means(masks, values), np.float32)
     )
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_label_counts(width: int) -> None:
-    masks = adversarial_masks(width)
-    labels = np.random.default_rng(0).integers(-1, 9, masks.shape[1:])
-    labels[labels == 8] = 2**30
-    for mask, bits in zip(masks, pack(masks), strict=True):
-        counts = label_counts(bits, labels, 8)
-        assert counts.dtype == np.int32
-        # -1 and 2**30 are no labels of 0…7
-        np.testing.assert_array_equal(counts, [(labels[mask] == k).sum() for k in range(8)])
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_cells_inside(width: int) -> None:
-    masks = adversarial_masks(width)
-    bits = pack(masks)
-    cells = np.argwhere(np.ones(masks.shape[1:], bool))
-    inside = cells_inside(bits, cells)
-    assert inside.dtype == np.bool_
-    np.testing.assert_array_equal(inside, masks.reshape(len(masks), -1))
-    np.testing.assert_array_equal(cells_inside(bits, cells[::-3]), inside[:, ::-3])
-    assert cells_inside(bits, cells[:0]).shape == (len(masks), 0)

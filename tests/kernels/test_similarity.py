@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.kernels.similarity import adjacent, cosine_similarity, mask_similarity, top_k
+from esam_rt.kernels.similarity import BLOCK, adjacent, cosine_similarity, mask_similarity, most_similar, top_k
 
 
 def test_cosine_similarity() -> None:
@@ -29,6 +29,24 @@ def test_top_k(k: int, levels: int) -> None:
     for i in range(30):
         others = [j for j in range(30) if j != i]
         assert top[i].tolist() == sorted(others, key=lambda j: (-similarity[i, j], j))[:k]
+
+
+def test_blocks_change_nothing() -> None:
+    features = np.random.default_rng(0).normal(size=(2 * BLOCK + 7, 3)).astype(np.float32)
+    similarity = cosine_similarity(features)
+    blocks, whole = most_similar(features, 5), top_k(similarity, 5)
+    rows = np.arange(len(features))[:, None]
+    np.testing.assert_allclose(similarity[rows, blocks], similarity[rows, whole], atol=1e-6)
+    assert not (blocks == rows).any()
+    assert most_similar(features[:0], 5).shape == (0, 0)
+
+
+def test_ten_thousand_centroids() -> None:
+    angle = np.random.default_rng(1).permutation(10_000) * (2 * np.pi / 10_000)
+    nearest = most_similar(np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32), 2)
+    step = np.abs(angle[nearest] - angle[:, None]) * 10_000 / (2 * np.pi)
+    step = np.minimum(step, 10_000 - step)
+    assert np.median(step) <= 5, "neighbours on a circle are the most similar, up to float32's cosine"
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -121,6 +121,24 @@ def test_guidance_joins_parts_and_a_third_mask_met_on_the_way() -> None:
     np.testing.assert_array_equal(out[0] | out[1], dense.any(0))
 
 
+def test_ten_thousand_masks_end_without_overlap() -> None:
+    rng = np.random.default_rng(0)
+    masks = np.zeros((10_000, 32, 64), bool)
+    for m, y, x in zip(masks, rng.integers(0, 30, 10_000), rng.integers(0, 60, 10_000), strict=True):
+        m[y : y + 1 + y % 4, x : x + 2 + x % 5] = True
+    objects = MaskSet.from_dense(masks, score=rng.random(10_000))
+    gallery = MaskSet.from_dense(masks[:100])
+    cells = np.argwhere(np.ones((32, 64))).astype(np.int32)
+    vote = rng.integers(-1, 100, len(cells)).astype(np.int32)
+    bits, _ = split_overlaps(
+        objects.bits, objects.box_xyxy, objects.area, objects.by_score(), gallery.bits, gallery.box_xyxy, gallery.area,
+        np.arange(100), cells, vote, DELTA, COVER,
+    )  # fmt: skip
+    out = np.unpackbits(bits.view(np.uint8), axis=2, bitorder="little").astype(bool)
+    assert out.sum(0).max() == 1
+    np.testing.assert_array_equal(out.any(0), masks.any(0))
+
+
 def test_nothing_to_split() -> None:
     none = MaskSet.empty(8, 70)
     bits, taken_by = split_overlaps(

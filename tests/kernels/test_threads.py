@@ -10,7 +10,7 @@ from esam_rt.kernels.cover import greedy_cover
 from esam_rt.kernels.iou import best_iou, intersections, iou_matrix
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.kernels.paint import paint
-from esam_rt.kernels.regions import cells_inside, label_counts, mask_means
+from esam_rt.kernels.regions import mask_means
 from esam_rt.kernels.similarity import adjacent, cosine_similarity, mask_similarity, top_k
 
 from .oracles import packed, rectangles
@@ -28,7 +28,15 @@ def everything(seed: int) -> list[NDArray[Any]]:
     top = top_k(similarity, 5)
     image = np.empty((200, 300), np.uint16)
     crops = rng.normal(size=(9, 20, 70)).astype(np.float32)
-    paint(image, crops.ravel(), np.arange(9) * 1400, np.tile([0, 0, 70, 20], (9, 1)), 0.1, 70 / 300, 20, 70)
+    paint(
+        image,
+        crops.ravel(),
+        np.arange(9) * 1400,
+        np.tile([0, 0, 70, 20], (9, 1)),
+        np.zeros((20, 70), np.float32),
+        0.1,
+        70 / 300,
+    )
     return [
         pack(masks),
         unpack(bits, 70),
@@ -40,8 +48,6 @@ def everything(seed: int) -> list[NDArray[Any]]:
         greedy_nms(bits, box, area, order, 0.5),
         adaptive_nms(bits, box, area, order, rng.random(300)),
         mask_means(bits, box, rng.random((20, 70))),
-        label_counts(bits[0], labels, 40),
-        cells_inside(bits, rng.integers(0, 20, (30, 2))),
         similarity,
         top,
         mask_similarity(top, rng.integers(-1, 9, 60), 9),
