@@ -4,8 +4,8 @@
 
 DATA/… holds images/ and entities.json (COCO form, one category). AP is COCO mask AP, class-agnostic, at most 100
 detections an image, on the non-overlapping masks of the entity maps. `--variants` compares settings: each is
-a name and what it changes, `--variants "tau0:emr.tau=0" "no-usr:usr.enabled=false"`. What the networks answer is kept
-between methods and variants, so each prompt of a photo is decoded once.
+a name and what it changes, `--variants "tau0:emr.tau=0" "amg.7:method=amg,amg.nms=0.7"`. What the networks answer is
+kept between methods and variants, so each prompt of a photo is decoded once.
 """
 
 from __future__ import annotations
@@ -144,7 +144,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for every variant")
-    parser.add_argument("--variants", nargs="*", default=[], metavar="NAME:SETTING=VALUE[,…]", help="of E-SAM")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=[],
+        metavar="NAME:SETTING=VALUE[,…]",
+        help="of E-SAM; or method=…",
+    )
     parser.add_argument("--limit", type=int)
     parser.add_argument("--every", type=int, default=1, help="only every so many photos, for quick looks")
     parser.add_argument("--out", type=Path)
@@ -155,7 +161,9 @@ def main() -> None:
     variants = {method: (method, base) for method in METHODS}
     for text in a.variants:
         name, _, changes = text.partition(":")
-        variants[name] = "e-sam", base.with_overrides(dict(item.split("=", 1) for item in changes.split(",") if item))
+        overrides = dict(item.split("=", 1) for item in changes.split(",") if item)
+        method = overrides.pop("method", "e-sam")
+        variants[name] = method, base.with_overrides(overrides)
     sam = load_sam(a.model, checkpoint=a.checkpoint)
     rows = run(a.photos, sam, variants, a.limit, a.every)
     columns = [*METRICS, "entities", "covered_percent"]

@@ -46,7 +46,7 @@ class Segmenter(AbstractContextManager["Segmenter"], Protocol):
         """Entities of a photo uint8 [H, W, 3], RGB, upright."""
         ...
 
-    def model_info(self) -> dict[str, str]:
+    def model_info(self) -> dict[str, Any]:
         """Name and hash of the model, backend and device."""
         ...
 

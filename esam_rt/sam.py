@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -87,15 +87,6 @@ class Sam:
         self.checkpoint_sha256 = checkpoint_sha256
         self._encoder, self._decoder, self._logits = encoder, decoder, logits
 
-    def filters(self, asked: Filters) -> Filters:
-        """`asked` with the model's own values where it leaves them open."""
-        own = {
-            name: getattr(self.row, name)
-            for name in ("score_min", "stability_min", "stability_offset")
-            if getattr(asked, name) < 0
-        }
-        return replace(asked, **own)
-
     def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
         """Scale, pad and encode a photo uint8 [H, W, 3]."""
         check_photo(image_hwc_rgb)
@@ -116,7 +107,7 @@ class Sam:
         filters: Filters,
         levels: tuple[Level, ...] = tuple(Level),
     ) -> MaskSet:
-        """High-confidence masks, sorted into levels (E-SAM eq. 1), of the prompts [N, 2], x before y in [0, 1]² of the photo.
+        """High-confidence masks of the prompts [N, 2], x before y in [0, 1]² of the photo, by level (E-SAM eq. 1).
 
         Of each prompt its masks at `levels` and its best one. Prompts are numbered from first_point. filters: complete.
         """

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +72,11 @@ class EntitySegmenter:
         for kind, name, known in names:
             if name not in known:
                 raise SettingsError(f"Unknown {kind} {name!r}.{did_you_mean(name, known)}")
-        self.settings = settings or Settings()
         self.method, self.backend, self.device = method, backend, device
         self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, device, threads, checkpoint)
-        self._filters = self._sam.filters(self.settings.filters)
+        self.settings = (settings or Settings()).completed(self._sam.row.own_settings())
+        self._filters = self.settings.filters
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
         self._closed = False
 
@@ -151,11 +151,12 @@ class EntitySegmenter:
         start = time.perf_counter()
         return superpixels(image_hwc_rgb, geometry, self.settings.superpixels), time.perf_counter() - start
 
-    def model_info(self) -> dict[str, str]:
-        """Name, checkpoint hash, backend and device, for the record of a run."""
+    def model_info(self) -> dict[str, Any]:
+        """Name, checkpoint hash, own settings, backend and device, for the record of a run."""
         return {
             "name": self._sam.row.name,
             "checkpoint_sha256": self._sam.checkpoint_sha256,
+            "own_settings": self._sam.row.own_settings(),
             "backend": self.backend,
             "device": self.device,
         }

@@ -1,7 +1,8 @@
 """Settings: every number of the method, with its range and its source.
 
 "paper" marks numbers of E-SAM (its Tables 2 to 4 and section 3), "ours" those the paper leaves open, "SAM" those of
-SAM's automatic mask generation. A TOML file has one table a group; `--set emr.delta=0.1` changes a single number.
+SAM's automatic mask generation. A negative number stands for the model's own (`esam_rt.models`), since models differ in how sure
+and how steady they are. A TOML file has one table a group; `--set emr.delta=0.1` changes a single number.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Prompts(_Group):
 
 @dataclass(frozen=True)
 class Filters(_Group):
-    """What a high-confidence mask is: SAM's own filters. Negative = the model's own value, in `esam_rt.models`."""
+    """What a high-confidence mask is: SAM's own filters."""
 
     score_min: float = _setting(-1.0, "SAM 0.88; the model's own", -1.0)
     stability_min: float = _setting(-1.0, "SAM 0.95; the model's own", -1.0)
@@ -89,7 +90,7 @@ class Mmg(_Group):
     """Multi-level mask generation (E-SAM §3.2)."""
 
     enabled: bool = _setting(True, "paper Table 3")
-    theta_o: float = _setting(0.8, "paper Table 4; NMS threshold of the object level")
+    theta_o: float = _setting(-1.0, "paper Table 4: 0.8; the model's own NMS threshold of the object level", -1.0)
     gamma_o: float = _setting(0.6, "paper eq. 2, Table 4; least best IoU with the best level")
     n_t: float = _setting(0.5, "ours; eq. 4, base threshold of adaptive NMS")
     w_max: float = _setting(0.9, "ours; eq. 3, weight of the smallest superpixel")
@@ -125,7 +126,7 @@ class Usr(_Group):
 class Amg(_Group):
     """The baselines: SAM's automatic mask generation, and its object level alone (E-SAM Table 2)."""
 
-    nms: float = _setting(0.7, "SAM; NMS threshold")
+    nms: float = _setting(-1.0, "SAM: 0.7; the model's own NMS threshold", -1.0)
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,14 @@ class Settings:
                 raise SettingsError(f"Unknown setting {key!r}.{did_you_mean(key, names)}")
             changed.setdefault(group_name, {})[name] = _parsed(key, value, names[key])
         return replace(self, **{g: replace(getattr(self, g), **values) for g, values in changed.items()})
+
+    def completed(self, own: Mapping[str, float]) -> Settings:
+        """A copy with a model's own numbers where these are negative."""
+        mine = self.to_dict()
+        keys = {key: key.split(".") for key in own}
+        return self.with_overrides(
+            {key: own[key] for key, (group, name) in keys.items() if float(mine[group][name]) < 0}
+        )
 
     def to_dict(self) -> dict[str, dict[str, Value]]:
         """Nested plain dict, as in the TOML file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import cast
 
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from esam_rt import EntityMap
+from esam_rt import EntityMap, Settings
 from esam_rt.emr import _votes, refine_entities
 from esam_rt.entities import Stage
 from esam_rt.grid import GridEntities
@@ -20,11 +21,11 @@ from esam_rt.mmg import multi_level_masks
 from esam_rt.prompts import point_grid
 from esam_rt.render import render_labels
 from esam_rt.sam import EncodedPhoto, Geometry, Sam
-from esam_rt.settings import Emr, Filters, Mmg, Superpixels, Usr
+from esam_rt.settings import Emr, Mmg, Superpixels, Usr
 from esam_rt.superpixels import SuperpixelMap, superpixels
 from esam_rt.usr import fill_gaps, new_prompts
 
-from .scene import SIDE, Scene, photo_of, quadrants
+from .scene import ROW, SIDE, Scene, photo_of, quadrants
 
 GRID = (16, 64)
 GEOMETRY = Geometry(photo_hw=(64, 256), resized_hw=(64, 256), grid_hw=GRID)
@@ -93,7 +94,7 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
     maps = quadrants()
     scene = Scene.of_label_maps(maps[::-1], score=(0.95, 0.97, 0.80))  # output 0 is the smallest, output 2 the object
     sam = scene.sam()
-    filters = sam.filters(Filters())
+    filters = Settings().completed(ROW.own_settings()).filters
     photo = sam.encode(photo_of(maps[0]))
     masks = sam.decode(photo, point_grid(16), 100, filters)
     assert masks.grid_hw == (SIDE, SIDE)
@@ -107,7 +108,7 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
         y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.point[i] - 100][None])[0]
         truth = maps[::-1][masks.output[i]]
         np.testing.assert_array_equal(dense[i], truth == truth[y, x])
-    unstable = sam.decode(photo, point_grid(16), 0, sam.filters(Filters(stability_offset=5)))
+    unstable = sam.decode(photo, point_grid(16), 0, dataclasses.replace(filters, stability_offset=5))
     assert len(unstable) == 0
 
 
@@ -139,7 +140,7 @@ def test_mmg_keeps_objects_that_match_the_best_level_and_parts_in_dense_regions(
     best = np.r_[[True, True, False], [False] * 4]
     joined = MaskSet.concatenate([objects, parts])
     coarse = MaskSet(**{**joined.__dict__, "best": best})
-    levels = multi_level_masks(coarse, pixel_strips([0, 40, 60, 64]), Mmg())
+    levels = multi_level_masks(coarse, pixel_strips([0, 40, 60, 64]), Mmg(theta_o=0.8))
     assert levels.object.score.tolist() == pytest.approx([0.95])
     # IoU 13/20 = 0.65 > 0.5 in the sparse region; 3/4 < 0.81 in the dense one.
     assert levels.part.box_xyxy[:, 0].tolist() == [0, 60, 61]

@@ -1,4 +1,4 @@
-"""Non-maximum suppression on mask IoU, with one threshold (E-SAM §3.2, the object level) or one for each candidate (E-SAM eq. 4)."""
+"""Non-maximum suppression on mask IoU, with one threshold or one for each candidate (E-SAM §3.2, eq. 4)."""
 
 from __future__ import annotations
 
