@@ -19,8 +19,8 @@ class ModelRow:
 
     score_min, stability_min, stability_offset (logits): its filters, as SAM's. theta_o, amg_nms: IoU thresholds of the
     NMS over object masks and of automatic mask generation; E-SAM's and SAM's unless the model needs others.
-    decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. checkpoint: the file that ships,
-    or None.
+    decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. checkpoint: the file that
+    ships, or None.
     """
 
     name: str
