@@ -42,8 +42,9 @@ def test_a_real_photo(cache: Path, method: str) -> None:
     np.testing.assert_array_equal(first.labels, again.labels)
     assert len(first) >= 2
     assert np.mean(first.labels > 0) > 0.5
-    face = first.labels[90:130, 210:240]  # one entity holds the face
-    assert np.bincount(face.ravel()).max() > 0.9 * face.size
+    if method == "e-sam":  # one entity holds the face; a baseline may show its parts
+        face = first.labels[90:130, 210:240]
+        assert np.bincount(face.ravel()).max() > 0.9 * face.size
 
 
 def test_the_export_is_made_once_and_again_when_it_is_damaged(cache: Path) -> None:
