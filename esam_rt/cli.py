@@ -254,7 +254,8 @@ def _print_summary(summary: RunSummary) -> None:
 
 
 def _sentence(summary: RunSummary) -> str:
-    parts = [f"{summary.done} photos segmented, {summary.entities} entities"]
+    photos = "photo" if summary.done == 1 else "photos"
+    parts = [f"{summary.done} {photos} segmented, {summary.entities} entities"]
     if summary.done_before:
         parts.append(f"{summary.done_before} done before")
     if summary.failed:

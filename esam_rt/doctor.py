@@ -111,7 +111,8 @@ def tensorrt_findings() -> Iterator[Finding]:
     for name, extra in TENSORRT.items():
         module = _import(name)
         if isinstance(module, str):
-            yield Finding(extra, State.ABSENT, module, f"pip install 'esam-rt[{extra}]'")
+            found = f"{module}; its backend is still to come"
+            yield Finding(extra, State.ABSENT, found, f"pip install 'esam-rt[{extra}]'")
         else:
             yield Finding(extra, State.OK, module.__version__)
 

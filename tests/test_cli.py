@@ -321,6 +321,6 @@ cli.main()
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
     assert stderr == "error: interrupted\n"
-    assert "1 photos segmented" in stdout
+    assert "1 photo segmented" in stdout
     assert len(json.loads((out / "entities.json").read_text())["images"]) == 1
     assert not list(out.rglob(".*"))
