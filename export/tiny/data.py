@@ -157,7 +157,8 @@ def samples(photos: list[Photo], size_px: int, prompts: int, seed: int) -> Itera
     annotated area, as at inference; the others uniform over regions, so that small ones are seen."""
     rng = np.random.default_rng(seed)
     by_source = {s: [p for p in photos if p.source == s] for s in SOURCE_WEIGHT}
-    names, weights = list(SOURCE_WEIGHT), np.array(list(SOURCE_WEIGHT.values()))
+    names = [name for name, group in by_source.items() if group]
+    weights = np.array([SOURCE_WEIGHT[name] for name in names])
     while True:
         group = by_source[names[rng.choice(len(names), p=weights / weights.sum())]]
         photo = group[rng.integers(len(group))]
