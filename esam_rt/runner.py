@@ -197,16 +197,18 @@ class _Run:
         done_before = len(self.photos) - len(todo)
         self.listener.begun(len(self.photos), done_before)
         stop: BaseException | None = None
-        done = 0
         try:
             for photo in todo:
-                done += self._photo(photo)
+                self._photo(photo)
         except (EsamError, KeyboardInterrupt) as e:
             stop = e
+        # Counted in the journal: Ctrl-C may come between a photo's line and any counter.
+        finished = {record.name for record in self._records()}
+        done = sum(photo.name in finished for photo in todo)
         return self._finish(done, done_before, len(todo) - done - self.failed, stop)
 
-    def _photo(self, photo: PhotoFile) -> bool:
-        """Whether the photo could be used; its journal line is written after all of its files."""
+    def _photo(self, photo: PhotoFile) -> None:
+        """One photo, or a line on why it cannot be used; its journal line is written after all of its files."""
         self.listener.photo_begun(photo.name)
         try:
             record = self._segment(photo)
@@ -215,10 +217,9 @@ class _Run:
             failure = {"name": photo.name, "error": type(e).__name__, "message": str(e)}
             append_line(self.out / ERRORS, json.dumps(failure))
             self.listener.photo_failed(str(e))
-            return False
+            return
         append_line(self.out / PHOTOS, record.to_json())
         self.listener.photo_done()
-        return True
 
     def _segment(self, photo: PhotoFile) -> PhotoRecord:
         try:

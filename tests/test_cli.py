@@ -316,7 +316,8 @@ cli.main()
     out = tmp_path / "out"
     command = [sys.executable, "-c", script, "run", str(photos), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    wait_for(lambda: (out / "photos.jsonl").exists() or process.poll() is not None)
+    journal = out / "photos.jsonl"
+    wait_for(lambda: (journal.exists() and journal.read_bytes().endswith(b"\n")) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr

@@ -193,6 +193,17 @@ def test_interrupt_leaves_whole_files_and_resume_goes_on(photos: Path, tmp_path:
     assert contents(out) == contents(whole)
 
 
+def test_interrupt_right_after_a_journal_line_counts_the_photo(photos: Path, out: Path) -> None:
+    class Interrupted(Log):
+        def photo_done(self) -> None:
+            raise KeyboardInterrupt
+
+    options = RunOptions(sources=[photos], out=out)
+    summary = run_photos(options, Interrupted(), lambda _: FakeSegmenter())
+    assert (summary.exit_code, summary.done, summary.left) == (130, 1, 2)
+    assert run(photos, out, resume=True).done == 2
+
+
 def test_interrupt_between_a_photos_files_does_it_again(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
