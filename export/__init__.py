@@ -11,10 +11,10 @@ from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.files import write_bytes
 from esam_rt.models import EXPORTER_VERSION, sha256_of
 
+from .checkpoint import read_checkpoint
 from .decoder import build_decoder, build_logits
 from .dims import TINY
 from .efficientnet import build_encoder
-from .weights import read_safetensors
 
 __all__ = ["MODELS", "ExportedModel", "export_model"]
 
@@ -39,7 +39,7 @@ def export_model(name: str, checkpoint: Path, out_dir: Path) -> ExportedModel:
     if name not in MODELS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")
     dims = MODELS[name]
-    weights = read_safetensors(checkpoint)
+    weights = read_checkpoint(checkpoint)
     graphs = (build_encoder(dims, weights), build_decoder(dims.decoder, weights), build_logits(dims.decoder, weights))
     weights.check_all_taken()
     metadata = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EMBEDDING_STRIDE, MASK_STRIDE = 16, 4  # pixels of the input a cell of the embedding, of the mask grid
+SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of 0…255 RGB
 
 
 @dataclass(frozen=True)
@@ -106,4 +107,48 @@ class TinyDims:
         )
 
 
+@dataclass(frozen=True)
+class VitDims:
+    """Dimensions of SAM's ViT encoder (Kirillov et al. 2023; ViTDet's windows). Pixels, channels, positions.
+
+    global_blocks: the blocks that attend to the whole image; the others to windows of `window`² positions.
+    pixel_mean, pixel_std: of the 0…255 RGB values.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    input_px: int = 1024
+    patch_px: int = EMBEDDING_STRIDE
+    window: int = 14
+    mlp_ratio: int = 4
+    neck: int = 256
+    norm_eps: float = 1e-6
+    pixel_mean: tuple[float, float, float] = SAM_MEAN
+    pixel_std: tuple[float, float, float] = SAM_STD
+
+    @property
+    def embedding_cells(self) -> int:
+        """Side of the embedding."""
+        return self.input_px // self.patch_px
+
+
 TINY = TinyDims()
+VIT_B = VitDims(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
+VIT_L = VitDims(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
+VIT_H = VitDims(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))
+SAM_DECODER = DecoderDims(
+    input_px=1024,
+    width=256,
+    inner=128,
+    heads=8,
+    mlp=2048,
+    depth=2,
+    mask_tokens=4,
+    norm_eps=1e-6,
+    token_norm_eps=1e-5,
+    dropped_masks=1,
+    padding_point=True,
+    no_mask=True,
+)

@@ -1,18 +1,42 @@
-"""Graph: ONNX written node by node, NumPy arrays as constants. Opset 18, standard operators only."""
+"""Graph: ONNX written node by node, NumPy arrays as constants, standard operators only.
+
+Precision is part of the graph's types, as strongly typed TensorRT networks need it: activations and constants have the
+type of the precision, norms and softmax are float32 between casts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
-OPSET = 18
-IR_VERSION = 9  # the oldest that a reader of opset 18 understands without a warning
+from .weights import LaterArray
 
-Operand: TypeAlias = ir.Value | NDArray[Any] | float | None
+OPSET = 18
+ATTENTION_OPSET = 23  # the first with the operator Attention
+IR_VERSIONS = {OPSET: 9, ATTENTION_OPSET: 11}  # the oldest that a reader of the opset understands without a warning
+
+Operand: TypeAlias = ir.Value | NDArray[Any] | LaterArray | float | None
+
+
+class Precision(StrEnum):
+    """Type of weights and activations; norms and softmax are float32 in each."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As a NumPy dtype."""
+        dtypes = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+        return dtypes[self]
 
 
 def ints(*values: int) -> NDArray[np.int64]:
@@ -21,10 +45,11 @@ def ints(*values: int) -> NDArray[np.int64]:
 
 
 class Graph:
-    """One ONNX graph in the making."""
+    """One ONNX graph in the making. opset: OPSET or ATTENTION_OPSET."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, precision: Precision = Precision.FP32, opset: int = OPSET) -> None:
+        self.name, self.precision, self.opset = name, precision, opset
+        self._float_type = precision.dtype
         self._tape = ir.tape.Tape()
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
@@ -44,7 +69,8 @@ class Graph:
         self._outputs.append(value)
 
     def op(self, op_type: str, *operands: Operand, **attributes: Any) -> ir.Value:
-        """Append a node with one output. Arrays and numbers become constants, float32 or int64; None is left out."""
+        """Append a node with one output. Arrays and numbers become constants, of the precision or int64; None is left
+        out."""
         return self._tape.op(op_type, self._values(operands), attributes)
 
     def ops(self, op_type: str, *operands: Operand, num_outputs: int, **attributes: Any) -> Sequence[ir.Value]:
@@ -62,6 +88,31 @@ class Graph:
         """Cast to a NumPy dtype."""
         return self.op("Cast", x, to=ir.DataType.from_numpy(np.dtype(dtype)).value)
 
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Within the block constants are float32: for operands that were widened."""
+        before, self._float_type = self._float_type, np.dtype(np.float32)
+        yield
+        self._float_type = before
+
+    def widen(self, x: ir.Value) -> ir.Value:
+        """From the graph's precision to float32."""
+        return x if self.precision is Precision.FP32 else self.cast(x, np.float32)
+
+    def narrow(self, x: ir.Value) -> ir.Value:
+        """From float32 to the graph's precision."""
+        return x if self.precision is Precision.FP32 else self.cast(x, self.precision.dtype)
+
+    def layer_norm(self, x: ir.Value, scale: NDArray[Any], bias: NDArray[Any], epsilon: float) -> ir.Value:
+        """LayerNormalization over the last axis, in float32."""
+        with self.in_float32():
+            x = self.op("LayerNormalization", self.widen(x), scale, bias, epsilon=epsilon, axis=-1)
+        return self.narrow(x)
+
+    def softmax(self, x: ir.Value) -> ir.Value:
+        """Softmax over the last axis, in float32."""
+        return self.narrow(self.op("Softmax", self.widen(x), axis=-1))
+
     def model(self, metadata: Mapping[str, str], producer_version: str) -> ir.Model:
         """The finished model."""
         graph = ir.Graph(
@@ -69,25 +120,43 @@ class Graph:
             self._outputs,
             nodes=self._tape.nodes,
             initializers=self._tape.initializers,
-            opset_imports={"": OPSET},
+            opset_imports={"": self.opset},
             name=self.name,
         )
         return ir.Model(
             graph,
-            ir_version=IR_VERSION,
+            ir_version=IR_VERSIONS[self.opset],
             producer_name="esam_rt",
             producer_version=producer_version,
             metadata_props=dict(metadata),
         )
 
     def _values(self, operands: Sequence[Operand]) -> list[ir.Value | None]:
-        return [x if x is None or isinstance(x, ir.Value) else self._constant(np.asarray(x)) for x in operands]
+        return [x if x is None or isinstance(x, ir.Value) else self._constant(x) for x in operands]
 
-    def _constant(self, array: NDArray[Any]) -> ir.Value:
-        """An initializer; equal constants are stored once."""
-        array = np.asarray(array, np.float32 if array.dtype.kind == "f" else np.int64, order="C")
+    def _constant(self, x: NDArray[Any] | LaterArray | float) -> ir.Value:
+        """An initializer; equal arrays are stored once."""
+        if isinstance(x, LaterArray):
+            return self._later(x)
+        array = np.asarray(x)
+        is_float = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
+        array = np.asarray(array, self._float_type if is_float else np.int64, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"const_{len(self._constants)}"
             self._constants[key] = self._tape.initializer(ir.tensor(array, name=name))
+        return self._constants[key]
+
+    def _later(self, x: LaterArray) -> ir.Value:
+        """An initializer that is read when the file is written."""
+        dtype = self._float_type
+        key = (dtype.str, x.shape, x.name.encode())
+        if key not in self._constants:
+            tensor = ir.LazyTensor(
+                lambda: ir.tensor(np.asarray(x.read(), dtype, order="C")),
+                dtype=ir.DataType.from_numpy(dtype),
+                shape=ir.Shape(x.shape),
+                name=x.name,
+            )
+            self._constants[key] = self._tape.initializer(tensor)
         return self._constants[key]

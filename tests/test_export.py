@@ -295,7 +295,7 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
     embedding = rng.normal(size=(1, 64, 8, 8)).astype(np.float32)
     points = random_points(5, size)
     expected = predict(theirs, embedding + tensors["decoder.no_mask"][:, None, None], points, size)
-    weights = Weights(Path("sam"), tensors)
+    weights = Weights.of_arrays(Path("sam"), tensors)
 
     def run(graph: Graph, feed: Arrays) -> Arrays:
         proto = ir.to_proto(graph.model({}, "0"))

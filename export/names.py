@@ -1,0 +1,125 @@
+"""Names of the tensors in a checkpoint: ours, SAM's own and those of Hugging Face's `SamModel`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How one kind of checkpoint calls what the graphs ask for.
+
+    signature: a tensor that only this kind has. rules: (pattern, replacement), of which the first whose pattern matches
+    the whole of our name gives the file's; without one the names are the same. ignored: patterns of the file's tensors
+    that the graphs have no use for.
+    """
+
+    title: str
+    signature: str
+    rules: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def of_file(self, name: str) -> str:
+        """The name in the file of our `name`."""
+        for pattern, replacement in self.rules:
+            if match := re.fullmatch(pattern, name):
+                return match.expand(replacement)
+        return name
+
+    def is_ignored(self, name_in_file: str) -> bool:
+        """Whether the graphs have no use for a tensor of the file."""
+        return any(re.fullmatch(pattern, name_in_file) for pattern in self.ignored)
+
+
+OURS = Naming("esam-rt", "decoder.iou_token")
+
+# Our names are SAM's up to the prefix wherever SAM has a telling one.
+SAM = Naming(
+    "Segment Anything",
+    "mask_decoder.output_upscaling.0.weight",
+    rules=(
+        (r"encoder\.patch\.(.+)", r"image_encoder.patch_embed.proj.\1"),
+        (r"encoder\.neck\.conv1\.(.+)", r"image_encoder.neck.0.\1"),
+        (r"encoder\.neck\.norm1\.(.+)", r"image_encoder.neck.1.\1"),
+        (r"encoder\.neck\.conv2\.(.+)", r"image_encoder.neck.2.\1"),
+        (r"encoder\.neck\.norm2\.(.+)", r"image_encoder.neck.3.\1"),
+        (r"encoder\.(.+)", r"image_encoder.\1"),
+        (r"decoder\.pe_gaussian", "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+        (r"decoder\.background", "prompt_encoder.point_embeddings.0.weight"),
+        (r"decoder\.foreground", "prompt_encoder.point_embeddings.1.weight"),
+        (r"decoder\.top_left", "prompt_encoder.point_embeddings.2.weight"),
+        (r"decoder\.bottom_right", "prompt_encoder.point_embeddings.3.weight"),
+        (r"decoder\.not_a_point", "prompt_encoder.not_a_point_embed.weight"),
+        (r"decoder\.no_mask", "prompt_encoder.no_mask_embed.weight"),
+        (r"decoder\.(iou_token|mask_tokens)", r"mask_decoder.\1.weight"),
+        (r"decoder\.layers\.(\d+)\.mlp\.layers\.0\.(.+)", r"mask_decoder.transformer.layers.\1.mlp.lin1.\2"),
+        (r"decoder\.layers\.(\d+)\.mlp\.layers\.1\.(.+)", r"mask_decoder.transformer.layers.\1.mlp.lin2.\2"),
+        (
+            r"decoder\.layers\.(\d+)\.self_attn\.([^.]+)\.(.+)",
+            r"mask_decoder.transformer.layers.\1.self_attn.\2_proj.\3",
+        ),
+        (
+            r"decoder\.layers\.(\d+)\.token_to_image\.([^.]+)\.(.+)",
+            r"mask_decoder.transformer.layers.\1.cross_attn_token_to_image.\2_proj.\3",
+        ),
+        (
+            r"decoder\.layers\.(\d+)\.image_to_token\.([^.]+)\.(.+)",
+            r"mask_decoder.transformer.layers.\1.cross_attn_image_to_token.\2_proj.\3",
+        ),
+        (r"decoder\.layers\.(.+)", r"mask_decoder.transformer.layers.\1"),
+        (r"decoder\.final_attn\.([^.]+)\.(.+)", r"mask_decoder.transformer.final_attn_token_to_image.\1_proj.\2"),
+        (r"decoder\.final_norm\.(.+)", r"mask_decoder.transformer.norm_final_attn.\1"),
+        (r"decoder\.up1\.(.+)", r"mask_decoder.output_upscaling.0.\1"),
+        (r"decoder\.up_norm\.(.+)", r"mask_decoder.output_upscaling.1.\1"),
+        (r"decoder\.up2\.(.+)", r"mask_decoder.output_upscaling.3.\1"),
+        (r"decoder\.hyper\.(.+)", r"mask_decoder.output_hypernetworks_mlps.\1"),
+        (r"decoder\.iou_head\.(.+)", r"mask_decoder.iou_prediction_head.\1"),
+    ),
+    ignored=(
+        r"prompt_encoder\.mask_downscaling\..+",  # masks as prompts
+        r"image_encoder\.(norm_head|head)\..+",  # MobileSAM: the classifier that its encoder began as
+        r".+\.num_batches_tracked",
+        r".+\.attention_bias_idxs",
+    ),
+)
+
+HUGGING_FACE = Naming(
+    "Hugging Face SamModel",
+    "mask_decoder.upscale_conv1.weight",
+    rules=(
+        (r"encoder\.patch\.(.+)", r"vision_encoder.patch_embed.projection.\1"),
+        (r"encoder\.neck\.norm([12])\.(.+)", r"vision_encoder.neck.layer_norm\1.\2"),
+        (r"encoder\.blocks\.(\d+)\.norm([12])\.(.+)", r"vision_encoder.layers.\1.layer_norm\2.\3"),
+        (r"encoder\.blocks\.(.+)", r"vision_encoder.layers.\1"),
+        (r"encoder\.(.+)", r"vision_encoder.\1"),
+        (r"decoder\.pe_gaussian", "shared_image_embedding.positional_embedding"),
+        (r"decoder\.background", "prompt_encoder.point_embed.0.weight"),
+        (r"decoder\.foreground", "prompt_encoder.point_embed.1.weight"),
+        (r"decoder\.top_left", "prompt_encoder.point_embed.2.weight"),
+        (r"decoder\.bottom_right", "prompt_encoder.point_embed.3.weight"),
+        (r"decoder\.layers\.(\d+)\.norm([1-4])\.(.+)", r"mask_decoder.transformer.layers.\1.layer_norm\2.\3"),
+        (r"decoder\.final_norm\.(.+)", r"mask_decoder.transformer.layer_norm_final_attn.\1"),
+        (r"decoder\.up([12])\.(.+)", r"mask_decoder.upscale_conv\1.\2"),
+        (r"decoder\.up_norm\.(.+)", r"mask_decoder.upscale_layer_norm.\1"),
+        (r"decoder\.hyper\.(\d+)\.layers\.0\.(.+)", r"mask_decoder.output_hypernetworks_mlps.\1.proj_in.\2"),
+        (r"decoder\.hyper\.(\d+)\.layers\.1\.(.+)", r"mask_decoder.output_hypernetworks_mlps.\1.layers.0.\2"),
+        (r"decoder\.hyper\.(\d+)\.layers\.2\.(.+)", r"mask_decoder.output_hypernetworks_mlps.\1.proj_out.\2"),
+        (r"decoder\.iou_head\.layers\.0\.(.+)", r"mask_decoder.iou_prediction_head.proj_in.\1"),
+        (r"decoder\.iou_head\.layers\.1\.(.+)", r"mask_decoder.iou_prediction_head.layers.0.\1"),
+        (r"decoder\.iou_head\.layers\.2\.(.+)", r"mask_decoder.iou_prediction_head.proj_out.\1"),
+        *(rule for rule in SAM.rules if rule[0].startswith("decoder")),
+    ),
+    ignored=(
+        r"prompt_encoder\.mask_embed\..+",
+        r"prompt_encoder\.shared_embedding\.positional_embedding",  # the same as shared_image_embedding
+    ),
+)
+
+NAMINGS = (SAM, HUGGING_FACE, OURS)
+
+
+def naming_of(names: Collection[str]) -> Naming | None:
+    """The naming of a checkpoint with tensors of these names, None where no signature is among them."""
+    return next((naming for naming in NAMINGS if naming.signature in names), None)
