@@ -35,8 +35,14 @@ class Precision(StrEnum):
     @property
     def dtype(self) -> np.dtype[Any]:
         """As a NumPy dtype."""
-        dtypes = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
-        return dtypes[self]
+        return _DTYPES[self]
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 def ints(*values: int) -> NDArray[np.int64]:
