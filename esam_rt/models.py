@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import ModelError, SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
-EXPORTER_VERSION = "1"
+EXPORTER_VERSION = "2"
 """Raised whenever the same checkpoint gives other graphs; part of the cache's key and of every file's metadata."""
 
 
@@ -19,7 +19,8 @@ class ModelRow:
 
     score_min, stability_min, stability_offset (logits): its filters, as SAM's. theta_o, amg_nms: IoU thresholds of the
     NMS over object masks and of automatic mask generation; E-SAM's and SAM's unless the model needs others.
-    decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. checkpoint: the file that
+    decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. points_per_prompt: that the
+    decoder takes; a single point is followed by padding. checkpoint: the file that
     ships, or None.
     """
 
@@ -31,6 +32,7 @@ class ModelRow:
     stability_min: float
     stability_offset: float
     decode_batch: int
+    points_per_prompt: int = 2
     theta_o: float = 0.8
     amg_nms: float = 0.7
     checkpoint: Path | None = None
@@ -62,6 +64,7 @@ MODELS = {
             theta_o=0.6,
             amg_nms=0.6,
             decode_batch=16,
+            points_per_prompt=1,
             checkpoint=WEIGHTS / "tiny.safetensors",
         ),
     )

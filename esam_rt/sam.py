@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from .settings import Filters
 
 CELL_PX = 4  # pixels of the input a cell of the mask grid
 PATCH_PX = 16  # pixels of the input a position of the embedding
+NO_POINT, FOREGROUND = -1, 1  # labels of SAM's points
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,11 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPhoto:
-    """embedding: float32 [1, C, h, w]."""
+    """embedding: float32 [1, C, h, w]. image_side: the encoder's other outputs, which every decoder call is fed."""
 
     embedding: NDArray[np.float32]
     geometry: Geometry
+    image_side: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def features_at(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
         """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
@@ -97,7 +100,8 @@ class Sam:
         padded = np.zeros((1, side, side, 3), np.uint8)
         resized = cv2.resize(image_hwc_rgb, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         padded[0, :h, :w] = resized
-        return EncodedPhoto(self._encoder.infer({"image": padded})["embedding"], geometry)
+        out = self._encoder.infer({"image": padded, "valid_hw_px": np.array([h, w], np.int64)})
+        return EncodedPhoto(out.pop("embedding"), geometry, out)
 
     def decode(
         self,
@@ -117,8 +121,8 @@ class Sam:
         for start in range(0, len(points_01), batch):
             out = self._decoder.infer(
                 {
-                    "embedding": photo.embedding,
-                    "points_xy_px": photo.geometry.to_input_px(points_01[start : start + batch]),
+                    **photo.image_side,
+                    **self._points(photo, points_01[start : start + batch]),
                     "valid_hw": np.array([h, w], np.int64),
                     "score_min": np.array(filters.score_min, np.float32),
                     "stability_offset": np.array(filters.stability_offset, np.float32),
@@ -137,12 +141,20 @@ class Sam:
         for start in range(0, len(points_01), batch):
             part = slice(start, start + batch)
             feed: dict[str, NDArray[Any]] = {
-                "embedding": photo.embedding,
-                "points_xy_px": photo.geometry.to_input_px(points_01[part]),
+                **photo.image_side,
+                **self._points(photo, points_01[part]),
                 "level": output[part].astype(np.int64),
             }
             result[part] = self._logits.infer(feed)["logits"][:, :h, :w]
         return result
+
+    def _points(self, photo: EncodedPhoto, points_01: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The decoder's inputs for single foreground points [N, 2]; the other points of a prompt are padding."""
+        points_xy_px = np.zeros((len(points_01), self.row.points_per_prompt, 2), np.float32)
+        points_xy_px[:, 0] = photo.geometry.to_input_px(points_01)
+        labels = np.full(points_xy_px.shape[:2], NO_POINT, np.int64)
+        labels[:, 0] = FOREGROUND
+        return {"points_xy_px": points_xy_px, "labels": labels}
 
     def close(self) -> None:
         """Close the engines."""

@@ -12,7 +12,7 @@ from esam_rt.files import write_bytes
 from esam_rt.models import EXPORTER_VERSION, sha256_of
 
 from .checkpoint import read_checkpoint
-from .decoder import build_decoder, build_logits
+from .decoder import add_image_side, build_decoder, build_logits
 from .dims import TINY
 from .efficientnet import build_encoder
 
@@ -40,7 +40,9 @@ def export_model(name: str, checkpoint: Path, out_dir: Path) -> ExportedModel:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")
     dims = MODELS[name]
     weights = read_checkpoint(checkpoint)
-    graphs = (build_encoder(dims, weights), build_decoder(dims.decoder, weights), build_logits(dims.decoder, weights))
+    encoder = build_encoder(dims, weights)
+    add_image_side(encoder, dims.decoder, weights)
+    graphs = (encoder, build_decoder(dims.decoder, weights), build_logits(dims.decoder, weights))
     weights.check_all_taken()
     metadata = {
         "esam_rt.exporter_version": EXPORTER_VERSION,

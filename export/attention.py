@@ -1,12 +1,14 @@
-"""Attention between a few tokens and many image positions, with the heads as rows.
+"""Attention between a few tokens and many image positions.
 
-A prompt has T tokens and H heads, T·H = 20 to 56 rows, fewer than the inner width of SAM's attentions. So the tokens'
-queries are written as T·H rows that are zero outside their head; then plain matrix products with the weights do the
-split into heads, nothing is transposed, and W_k, W_v, W_q and W_out multiply those rows instead of the h·w image
-positions of every prompt. Only the first layer, whose image side all prompts share, projects the image itself, once.
+A prompt has T tokens and H heads, T·H = 20 to 56 rows, fewer than the inner width of SAM's attentions. So W_k, W_v, W_q
+and W_out multiply the tokens' side, head by head, instead of the P = h·w image positions of every prompt. Only the
+first layer, whose image side all prompts of a photo share, projects the image itself, once a photo (`ImageSide`).
 
 What a softmax cancels is dropped, and what sums to one is folded: the bias of the keys adds the same to all positions;
 the bias of the values passes through the weights of one.
+
+Layouts: `[B·T, C]` tokens; `[H, B·T, n]` by head, for products with what all prompts share, which are then few and
+large; `[B, H·T, n]` by prompt, for products with a prompt's own image.
 """
 
 from __future__ import annotations
@@ -14,10 +16,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from .graph import Graph
+from .graph import Graph, ints
 from .weights import Array, Weights
 
 
@@ -42,83 +43,144 @@ class Projection:
         return g.op("Gemm", x, self.weight, self.bias)
 
 
-class Attention:
-    """The four projections of one attention, written to a graph as one of three kinds. B prompts, T tokens, H heads."""
+@dataclass(frozen=True)
+class AttentionWeights:
+    """The four projections of one attention of H heads, each of `head` channels."""
 
-    def __init__(self, g: Graph, weights: Weights, name: str, width: int, inner: int, heads: int, tokens: int) -> None:
-        self.g = g
-        self.q, self.k, self.v = (Projection.take(weights, f"{name}.{p}", width, inner) for p in "qkv")
-        self.out = Projection.take(weights, f"{name}.out", inner, width)
-        self.width, self.inner, self.heads, self.rows = width, inner, heads, tokens * heads
-        self.scale = 1 / math.sqrt(inner // heads)
-        self.own_head = np.repeat(np.eye(heads), inner // heads, axis=1)  # [H, inner]
+    q: Projection
+    k: Projection
+    v: Projection
+    out: Projection
+    heads: int
+
+    @classmethod
+    def take(cls, weights: Weights, name: str, width: int, inner: int, heads: int) -> AttentionWeights:
+        """`name`.q, .k, .v and .out of a checkpoint."""
+        q, k, v = (Projection.take(weights, f"{name}.{p}", width, inner) for p in "qkv")
+        return cls(q, k, v, Projection.take(weights, f"{name}.out", inner, width), heads)
+
+    @property
+    def width(self) -> int:
+        """Channels C of tokens and image."""
+        return int(self.q.weight.shape[0])
+
+    @property
+    def head(self) -> int:
+        """Channels of a head."""
+        return int(self.q.weight.shape[1]) // self.heads
+
+    @property
+    def scale(self) -> float:
+        """Of the scores."""
+        return 1 / math.sqrt(self.head)
+
+    def columns(self, x: Array) -> Array:
+        """[n, inner] → [H, n, head]."""
+        return x.reshape(len(x), self.heads, self.head).transpose(1, 0, 2)
+
+    def keys_of(self, g: Graph, image: ir.Value, position: Array) -> ir.Value:
+        """Image [C, P] with position encoding [P, C] → keys [H, head, P]."""
+        keys = g.op("Add", g.op("MatMul", self.k.weight.T, image), (position @ self.k.weight).T)
+        return g.reshape(keys, self.heads, self.head, len(position))
+
+    def values_of(self, g: Graph, image: ir.Value) -> ir.Value:
+        """Image [C, P] → values [H, P, head], without their bias."""
+        values = g.reshape(g.op("MatMul", self.v.weight.T, image), self.heads, self.head, -1)
+        return g.op("Transpose", values, perm=[0, 2, 1])
+
+    def queries_of(self, g: Graph, image: ir.Value, position: Array) -> ir.Value:
+        """Image [C, P] with position encoding [P, C] → queries [H, head, P]."""
+        queries = g.op("MatMul", self.q.weight.T, image)
+        queries = g.op("Add", queries, (position @ self.q.weight + self.q.bias).T)
+        return g.reshape(queries, self.heads, self.head, len(position))
+
+
+class TokenAttention:
+    """One attention of B prompts of T tokens, written to a graph as one of five kinds."""
+
+    def __init__(self, g: Graph, weights: AttentionWeights, tokens: int) -> None:
+        self.g, self.w, self.tokens, self.rows = g, weights, tokens, weights.heads * tokens
 
     def among_tokens(self, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """Self-attention: [B·T, C] each → [B·T, C]."""
-        g, tokens = self.g, self.rows // self.heads
-        rows = g.reshape(self._split(self.q.scaled(self.scale)(g, q)), -1, self.rows, self.inner)
-        keys = g.reshape(g.op("MatMul", k, self.k.weight), -1, tokens, self.inner)
-        values = g.reshape(g.op("MatMul", v, self.v.weight), -1, tokens, self.inner)
-        scores = g.op("MatMul", rows, g.op("Transpose", keys, perm=[0, 2, 1]))
-        return self._join(g.op("MatMul", g.op("Softmax", scores, axis=-1), values))
+        g, w = self.g, self.w
 
-    def from_shared_image(self, q: ir.Value, image: ir.Value, position: Array) -> ir.Value:
-        """Tokens [B·T, C] attend to one image [C, h·w] with position encoding [h·w, C] → [B·T, C]."""
+        def heads(x: ir.Value, *perm: int) -> ir.Value:
+            return g.op("Transpose", g.reshape(x, -1, self.tokens, w.heads, w.head), perm=perm)
+
+        keys = heads(g.op("MatMul", k, w.k.weight), 0, 2, 3, 1)
+        scores = g.op("MatMul", heads(w.q.scaled(w.scale)(g, q), 0, 2, 1, 3), keys)
+        mixed = g.op("MatMul", g.softmax(scores), heads(g.op("MatMul", v, w.v.weight), 0, 2, 1, 3))
+        mixed = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
+        return self._project(g.reshape(mixed, -1, w.heads * w.head))
+
+    def from_shared_image(self, q: ir.Value, keys: ir.Value, values: ir.Value) -> ir.Value:
+        """Tokens [B·T, C] attend to one image: its keys [H, head, P] and values [H, P, head] → [B·T, C]."""
         g = self.g
-        keys = g.op("Add", g.op("MatMul", self.k.weight.T, image), (position @ self.k.weight).T)
-        values = g.op("MatMul", g.op("Transpose", image, perm=[1, 0]), self.v.weight)
-        scores = g.op("MatMul", self._split(self.q.scaled(self.scale)(g, q)), keys)
-        return self._join(g.op("MatMul", g.op("Softmax", scores, axis=-1), values))
+        weights = g.softmax(g.op("MatMul", self._by_head(self.w.q.scaled(self.w.scale)(g, q)), keys))
+        return self._join(g.op("MatMul", weights, values))
 
     def from_image(self, q: ir.Value, image: ir.Value, position: Array) -> ir.Value:
-        """Tokens [B·T, C] attend to the images of their prompts [B, h·w, C] → [B·T, C]."""
-        g = self.g
-        scores = self._scores(self._split(self.q.scaled(self.scale)(g, q)), self.k.weight, image, position)
-        mixed = g.op("MatMul", g.op("Softmax", scores, axis=-1), image)
-        return self._join(g.op("MatMul", g.reshape(mixed, -1, self.width), self.v.weight))
+        """Tokens [B·T, C] attend to the images of their prompts [B, P, C] → [B·T, C]."""
+        g, w = self.g, self.w
+        queries = self._by_head(w.q.scaled(w.scale)(g, q))
+        weights = g.softmax(self._scores(queries, w.k.weight, image, position @ w.k.weight))
+        mixed = g.reshape(g.op("MatMul", weights, image), -1, w.heads, self.tokens, w.width)
+        mixed = g.reshape(g.op("Transpose", mixed, perm=[1, 0, 2, 3]), w.heads, -1, w.width)
+        return self._join(g.op("MatMul", mixed, w.columns(w.v.weight)))
 
-    def to_shared_image(self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array) -> ir.Value:
-        """One image [C, h·w] attends to the tokens [B·T, C] of every prompt → [B, h·w, C]."""
+    def to_shared_image(self, k: ir.Value, v: ir.Value, queries: ir.Value, positions: int) -> ir.Value:
+        """One image, its queries [H, head, P], attends to the tokens [B·T, C] of every prompt → [B, P, C]."""
         g = self.g
-        queries = g.op("MatMul", self.q.weight.T, image)
-        queries = g.op("Add", queries, (position @ self.q.weight + self.q.bias).T)
-        scores = g.op("MatMul", self._split(self.k.scaled(self.scale)(g, k)), queries)
-        return self._to_image(g.reshape(scores, -1, self.rows, len(position)), v, len(position))
+        scores = g.op("MatMul", self._by_head(self.w.k.scaled(self.w.scale)(g, k)), queries)
+        return self._to_image(self._by_prompt(scores, positions), v, positions)
 
     def to_image(self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array) -> ir.Value:
-        """The images [B, h·w, C] attend to the tokens [B·T, C] of their prompts → [B, h·w, C]."""
-        rows = self._split(self.k.scaled(self.scale)(self.g, k))
-        return self._to_image(self._scores(rows, self.q.weight, image, position, self.q.bias), v, len(position))
+        """The images [B, P, C] attend to the tokens [B·T, C] of their prompts → [B, P, C]."""
+        w = self.w
+        keys = self._by_head(w.k.scaled(w.scale)(self.g, k))
+        place = position @ w.q.weight + w.q.bias
+        return self._to_image(self._scores(keys, w.q.weight, image, place), v, len(position))
 
-    def _split(self, x: ir.Value) -> ir.Value:
-        """[B·T, inner] → [B·T·H, inner], each row zero outside its head."""
-        return self.g.reshape(self.g.op("Mul", self.g.reshape(x, -1, 1, self.inner), self.own_head), -1, self.inner)
+    def _by_head(self, x: ir.Value) -> ir.Value:
+        """[B·T, inner] → [H, B·T, head]."""
+        return self.g.op("Transpose", self.g.reshape(x, -1, self.w.heads, self.w.head), perm=[1, 0, 2])
 
-    def _join(self, rows: ir.Value) -> ir.Value:
-        """Values [B·T·H, inner], of which a row counts inside its head only → output projection [B·T, C]."""
-        own = self.g.op("Mul", self.g.reshape(rows, -1, self.heads, self.inner), self.own_head)
-        out = Projection(self.out.weight, self.v.bias @ self.out.weight + self.out.bias)
-        return out(self.g, self.g.op("ReduceSum", own, np.array([1]), keepdims=0))
+    def _by_prompt(self, x: ir.Value, width: int) -> ir.Value:
+        """[H, B·T, width] → [B, H·T, width]."""
+        x = self.g.reshape(x, self.w.heads, -1, self.tokens, width)
+        return self.g.reshape(self.g.op("Transpose", x, perm=[1, 0, 2, 3]), -1, self.rows, width)
 
-    def _scores(
-        self, rows: ir.Value, weight: Array, image: ir.Value, position: Array, bias: Array | float = 0.0
-    ) -> ir.Value:
-        """Token rows [B·T·H, inner] times the image side (image + position) · weight + bias → [B, T·H, h·w]."""
-        g = self.g
-        folded = g.reshape(g.op("MatMul", rows, weight.T), -1, self.rows, self.width)
+    def _join(self, mixed: ir.Value) -> ir.Value:
+        """[H, B·T, head] → output projection [B·T, C]."""
+        mixed = self.g.op("Transpose", mixed, perm=[1, 0, 2])
+        return self._project(self.g.reshape(mixed, -1, self.w.heads * self.w.head))
+
+    def _project(self, mixed: ir.Value) -> ir.Value:
+        """Output projection [B·T, inner] → [B·T, C]; the bias of the values has passed through weights of sum one."""
+        out = self.w.out
+        return Projection(out.weight, self.w.v.bias @ out.weight + out.bias)(self.g, mixed)
+
+    def _scores(self, rows: ir.Value, weight: Array, image: ir.Value, place: Array) -> ir.Value:
+        """Rows [H, B·T, head] of the tokens times image · weight + place [P, inner] → [B, H·T, P]."""
+        g, w = self.g, self.w
+        folded = g.op("MatMul", rows, w.columns(weight).transpose(0, 2, 1))
+        folded = self._by_prompt(folded, len(weight))
         content = g.op("MatMul", folded, g.op("Transpose", image, perm=[0, 2, 1]))
-        place = g.op("MatMul", rows, (position @ weight + bias).T)
-        return g.op("Add", content, g.reshape(place, -1, self.rows, len(position)))
+        from_place = g.op("MatMul", rows, w.columns(place).transpose(0, 2, 1))
+        return g.op("Add", content, self._by_prompt(from_place, len(place)))
 
     def _to_image(self, scores: ir.Value, v: ir.Value, positions: int) -> ir.Value:
-        """Scores [B, T·H, h·w], normalised over T, times the tokens' values [B·T, C] → [B, h·w, C]."""
-        g, tokens = self.g, self.rows // self.heads
-        scores = g.reshape(scores, -1, tokens, self.heads * positions)
+        """Scores [B, H·T, P], normalised over T, times the tokens' values [B·T, C] → [B, P, C]."""
+        g, w = self.g, self.w
+        scores = g.reshape(g.widen(scores), -1, w.heads, self.tokens, positions)
         # ONNX Runtime transposes for a Softmax that is not over the last axis.
-        weights = g.op("Exp", g.op("Sub", scores, g.op("ReduceMax", scores, np.array([1]))))
-        weights = g.op("Div", weights, g.op("ReduceSum", weights, np.array([1])))
+        weights = g.op("Exp", g.op("Sub", scores, g.op("ReduceMax", scores, ints(2))))
+        weights = g.narrow(g.op("Div", weights, g.op("ReduceSum", weights, ints(2))))
         weights = g.reshape(weights, -1, self.rows, positions)
-        values = g.op("MatMul", self._split(self.v(g, v)), self.out.weight)
-        values = g.op("Add", values, self.out.bias / self.heads)  # the weights of each head sum to one
-        values = g.reshape(values, -1, self.rows, self.width)
+        # The weights of each head sum to one, so the output's bias can go to the values of one head's tokens, or to
+        # those of all heads in equal shares.
+        share = w.out.bias / w.heads
+        values = g.op("MatMul", self._by_head(w.v(g, v)), w.out.weight.reshape(w.heads, w.head, -1))
+        values = self._by_prompt(g.op("Add", values, share), len(w.out.bias))
         return g.op("MatMul", g.op("Transpose", weights, perm=[0, 2, 1]), values)

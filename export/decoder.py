@@ -1,7 +1,8 @@
-"""SAM's prompt encoder and two-way mask decoder (Kirillov et al. 2023, appendix A) for batches of single points.
+"""SAM's prompt encoder and two-way mask decoder (Kirillov et al. 2023, appendix A) for batches of prompts.
 
-The embedding is never repeated: see attention.py. Masks are upscaled only for prompts that pass the score filter, only
-where the photo is, and leave the graph as bits.
+What depends on the photo alone is computed once, at the end of the encoder's graph (`add_image_side`); the embedding is
+never repeated (attention.py). Masks are upscaled only for prompts that pass the score filter, only where the photo is,
+and leave the graph as bits.
 """
 
 from __future__ import annotations
@@ -11,26 +12,54 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from .attention import Attention, Projection
+from .attention import AttentionWeights, Projection, TokenAttention
 from .dims import DecoderDims
-from .graph import Graph, ints
+from .graph import Graph, Precision, ints
 from .packing import packed_masks
 from .weights import Array, Weights
 
+LABELS = ("not_a_point", "background", "foreground", "top_left", "bottom_right")  # of points, from -1
 SUBCELLS = 4  # of a transposed convolution with kernel = stride = 2
 
 
-def build_decoder(dims: DecoderDims, weights: Weights) -> Graph:
-    """Points → scores, and bit-packed masks of the prompts that pass the filter.
+def add_image_side(encoder: Graph, dims: DecoderDims, weights: Weights) -> None:
+    """Append to an encoder, after its output `embedding`, what all prompts of a photo share of the decoder.
 
-    Inputs: `embedding` float32 [1, C, h, w]; `points_xy_px` float32 [B, 2], pixels of the square input; `valid_hw`
-    int64 [2], rows and columns of the G×G mask grid that are photo (1…G); `score_min` and `stability_offset` (≥ 0)
-    float32 scalars.
+    Outputs, float32: `image_tokens` [P, C], the embedding as the decoder reads it; `image_keys` [H, head, P],
+    `image_values` [H, P, head] and `image_queries` [H, head, P] of the first layer's cross-attentions.
+    """
+    g, heads, head = encoder, dims.heads, dims.inner // dims.heads
+    position = _position_encoding(dims, weights)
+    positions = len(position)
+    image = g.reshape(g.narrow(g.named_output("embedding")), dims.width, positions)
+    if dims.no_mask:
+        image = g.op("Add", image, weights.take("decoder.no_mask", dims.width)[:, None])
+    read, write = (
+        AttentionWeights.take(weights, f"decoder.layers.0.{name}", dims.width, dims.inner, heads)
+        for name in ("token_to_image", "image_to_token")
+    )
+    sides = {
+        "image_tokens": (g.op("Transpose", image, perm=[1, 0]), [positions, dims.width]),
+        "image_keys": (read.keys_of(g, image, position), [heads, head, positions]),
+        "image_values": (read.values_of(g, image), [heads, positions, head]),
+        "image_queries": (write.queries_of(g, image, position), [heads, head, positions]),
+    }
+    for name, (value, shape) in sides.items():
+        g.output(g.widen(value), name, np.float32, shape)
+
+
+def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
+    """Prompts → scores, and bit-packed masks of the prompts that pass the filter.
+
+    Inputs: the outputs of `add_image_side`; `points_xy_px` float32 [B, K, 2], pixels of the square input, with `labels`
+    int64 [B, K]: -1 no point, 0 background, 1 foreground, 2 and 3 the top left and bottom right corner of a box;
+    `valid_hw` int64 [2], rows and columns of the G×G mask grid that are photo (1…G); `score_min` and
+    `stability_offset` (≥ 0) float32 scalars. K is 2 for SAM, whose single points are followed by one of label -1.
     Outputs: `score` float32 [B, 3]; `index` int64 [M], ascending, prompts with a score ≥ score_min; for these
     `stability` float32 [M, 3], `area` int32 [M, 3], `box_xyxy` int32 [M, 3, 4], `bits` uint8 [M, 3, G, G/8], bit i of
     byte j = cell 8j + i of a row.
     """
-    g = Graph("decoder")
+    g = Graph("decoder", precision)
     net = _Decoder(g, dims, weights)
     valid_hw = g.input("valid_hw", np.int64, [2])
     score_min = g.input("score_min", np.float32, [])
@@ -51,7 +80,9 @@ def build_decoder(dims: DecoderDims, weights: Weights) -> Graph:
     kept, quarters = g.op("Shape", index), g.op("Mul", g.op("Mul", rows, pairs), ints(2 * SUBCELLS))
     logits = net.logits(image, hyper, kept, quarters, dims.masks)
     n, grid = dims.masks, dims.grid_cells
-    stability, area, box, bits = packed_masks(g, logits, valid_hw, kept, rows, pairs, offset, grid, n)
+    with g.in_float32():
+        logits = g.widen(logits)
+        stability, area, box, bits = packed_masks(g, logits, valid_hw, kept, rows, pairs, offset, grid, n)
     g.output(score, "score", np.float32, ["B", n])
     g.output(index, "index", np.int64, ["M"])
     g.output(stability, "stability", np.float32, ["M", n])
@@ -61,13 +92,13 @@ def build_decoder(dims: DecoderDims, weights: Weights) -> Graph:
     return g
 
 
-def build_logits(dims: DecoderDims, weights: Weights) -> Graph:
-    """Points and levels → logits of one mask each.
+def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
+    """Prompts and levels → logits of one mask each.
 
-    Inputs: `embedding` float32 [1, C, h, w]; `points_xy_px` float32 [B, 2]; `level` int64 [B], which of the model's
-    outputs. Output: `logits` float32 [B, G, G].
+    Inputs: the outputs of `add_image_side`, `points_xy_px` and `labels` as of `build_decoder`; `level` int64 [B], which
+    of the model's outputs. Output: `logits` float32 [B, G, G].
     """
-    g = Graph("logits")
+    g = Graph("logits", precision)
     net = _Decoder(g, dims, weights)
     level = g.input("level", np.int64, ["B"])
     tokens, image = net.transformer()
@@ -77,7 +108,7 @@ def build_logits(dims: DecoderDims, weights: Weights) -> Graph:
     logits = net.logits(image, g.op("Unsqueeze", hyper, ints(1)), -1, cells * cells * SUBCELLS, 1)
     logits = g.reshape(logits, -1, cells, cells, 2, 2, 2, 2)
     logits = g.reshape(g.op("Transpose", logits, perm=[0, 1, 3, 5, 2, 4, 6]), -1, grid, grid)
-    g.output(logits, "logits", np.float32, ["B", grid, grid])
+    g.output(g.widen(logits), "logits", np.float32, ["B", grid, grid])
     return g
 
 
@@ -87,28 +118,35 @@ def _ceil_div(g: Graph, extents: ir.Value, axis: int, divisor: int) -> ir.Value:
     return g.op("Div", g.op("Add", extent, ints(divisor - 1)), ints(divisor))
 
 
+def _position_encoding(dims: DecoderDims, weights: Weights) -> Array:
+    """Of the centres of the embedding's cells [P, C]."""
+    frequencies = weights.take("decoder.pe_gaussian", 2, dims.width // 2) * 2 * math.pi
+    centres = (np.arange(dims.embedding_cells) + 0.5) / dims.embedding_cells * 2 - 1
+    xy = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
+    return np.concatenate([np.sin(xy @ frequencies), np.cos(xy @ frequencies)], 1)
+
+
 class _Decoder:
     """The network's parts, written to a graph. B prompts, T tokens each, P = h·w positions, C channels."""
 
     def __init__(self, g: Graph, dims: DecoderDims, weights: Weights) -> None:
         self.g, self.d, self.w = g, dims, weights
-        cells = dims.embedding_cells
-        self.embedding = g.input("embedding", np.float32, [1, dims.width, cells, cells])
-        self.points = g.input("points_xy_px", np.float32, ["B", 2])
+        positions, heads, head = dims.embedding_cells**2, dims.heads, dims.inner // dims.heads
+        self.image = g.input("image_tokens", np.float32, [positions, dims.width])
+        self.keys = g.input("image_keys", np.float32, [heads, head, positions])
+        self.values = g.input("image_values", np.float32, [heads, positions, head])
+        self.queries = g.input("image_queries", np.float32, [heads, head, positions])
+        self.points = g.input("points_xy_px", np.float32, ["B", dims.points, 2])
+        self.labels = g.input("labels", np.int64, ["B", dims.points])
 
     def transformer(self) -> tuple[ir.Value, ir.Value]:
-        """Tokens [B, T, C] and images [B, P, C] after the two-way transformer."""
+        """Tokens after the two-way transformer [B, 1 + masks, C], of the IoU and of the masks that are returned, and
+        images [B, P, C]."""
         g, d = self.g, self.d
-        frequencies = self.w.take("decoder.pe_gaussian", 2, d.width // 2) * 2 * math.pi
-        centres = (np.arange(d.embedding_cells) + 0.5) / d.embedding_cells * 2 - 1
-        xy = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
-        position = np.concatenate([np.sin(xy @ frequencies), np.cos(xy @ frequencies)], 1)
-        pe = self._tokens(frequencies)
-        shared = g.reshape(self.embedding, d.width, len(position))
-        if d.no_mask:
-            shared = g.op("Add", shared, self.w.take("decoder.no_mask", d.width)[:, None])
-        image = g.op("Transpose", shared, perm=[1, 0])
-        tokens = pe
+        position = _position_encoding(d, self.w)
+        pe = tokens = g.narrow(self._tokens())
+        shared, keys, values, queries = (g.narrow(x) for x in (self.image, self.keys, self.values, self.queries))
+        image = shared
         for i in range(d.depth):
             first, layer = i == 0, f"decoder.layers.{i}"
             own = self._attention(f"{layer}.self_attn", d.width)
@@ -121,32 +159,38 @@ class _Decoder:
                 tokens = g.op("Add", tokens, own.among_tokens(q, q, tokens))
             tokens = self._norm(tokens, f"{layer}.norm1")
             q = g.op("Add", tokens, pe)
-            seen = read.from_shared_image(q, shared, position) if first else read.from_image(q, image, position)
+            seen = read.from_shared_image(q, keys, values) if first else read.from_image(q, image, position)
             tokens = self._norm(g.op("Add", tokens, seen), f"{layer}.norm2")
             change = self._mlp(tokens, f"{layer}.mlp", d.width, d.mlp, d.width)
             tokens = self._norm(g.op("Add", tokens, change), f"{layer}.norm3")
             k = g.op("Add", tokens, pe)
             change = (
-                write.to_shared_image(k, tokens, shared, position)
+                write.to_shared_image(k, tokens, queries, len(position))
                 if first
                 else write.to_image(k, tokens, image, position)
             )
             image = self._norm(g.op("Add", change, image), f"{layer}.norm4")
-        last = self._attention("decoder.final_attn", d.inner)
+        # Nothing reads the tokens of the point and of the masks that are not returned any more.
+        kept = ints(0, *range(1 + d.dropped_masks, 1 + d.mask_tokens))
+        tokens, pe = (
+            g.reshape(g.op("Gather", g.reshape(x, -1, d.tokens, d.width), kept, axis=1), -1, d.width)
+            for x in (tokens, pe)
+        )
+        last = self._attention("decoder.final_attn", d.inner, len(kept))
         tokens = g.op("Add", tokens, last.from_image(g.op("Add", tokens, pe), image, position))
-        return g.reshape(self._norm(tokens, "decoder.final_norm"), -1, d.tokens, d.width), image
+        return g.reshape(self._norm(tokens, "decoder.final_norm"), -1, len(kept), d.width), image
 
     def score(self, tokens: ir.Value) -> ir.Value:
-        """Tokens [B, T, C] → predicted IoU [B, masks]."""
+        """Tokens [B, 1 + masks, C] → predicted IoU [B, masks]."""
         g, d = self.g, self.d
         iou_token = g.op("Gather", tokens, 0, axis=1)
         score = self._mlp(iou_token, "decoder.iou_head", d.width, d.width, d.width, d.mask_tokens)
         if d.dropped_masks:
             score = g.op("Slice", score, ints(d.dropped_masks), ints(d.mask_tokens), ints(1))
-        return score
+        return g.widen(score)
 
     def mask_weights(self, tokens: ir.Value) -> ir.Value:
-        """Tokens [M, T, C] → weights of the upscaled channels, one row a mask [M, masks, C/8]."""
+        """Tokens [M, 1 + masks, C] → weights of the upscaled channels, one row a mask [M, masks, C/8]."""
         g, d = self.g, self.d
         c = d.width
         widths = (c, c, c, c // 8)
@@ -154,7 +198,7 @@ class _Decoder:
             [Projection.take(self.w, f"decoder.hyper.{m}.layers.{i}", widths[i], widths[i + 1]) for i in range(3)]
             for m in range(d.mask_tokens)
         ][d.dropped_masks :]
-        x = g.op("Slice", tokens, ints(1 + d.dropped_masks), ints(1 + d.mask_tokens), ints(1))
+        x = g.op("Slice", tokens, ints(1), ints(1 + d.masks), ints(1))
         x = g.op("Transpose", x, perm=[1, 0, 2])
         for i in range(3):
             x = g.op("MatMul", x, np.stack([head[i].weight for head in heads]))
@@ -173,39 +217,52 @@ class _Decoder:
         """
         g, d = self.g, self.d
         c4, c8 = d.width // 4, d.width // 8
-        x = self._upscale(g.reshape(image, -1, d.width), "decoder.up1", d.width, c4)
-        scale, bias = self.w.take("decoder.up_norm.weight", c4), self.w.take("decoder.up_norm.bias", c4)
-        x = g.op("LayerNormalization", g.reshape(x, -1, c4), scale, bias, epsilon=d.norm_eps, axis=-1)
-        x = self._gelu(self._upscale(self._gelu(x), "decoder.up2", c4, c8))
-        x = g.reshape(x, prompts, quarters, SUBCELLS * c8)
+        weight, bias = self._upscaling("decoder.up1", d.width, c4)
+        x = g.op("Gemm", g.reshape(image, -1, d.width), weight, bias)
+        scale, shift = self.w.take("decoder.up_norm.weight", c4), self.w.take("decoder.up_norm.bias", c4)
+        x = self._gelu(g.layer_norm(g.reshape(x, prompts, quarters, c4), scale, shift, d.norm_eps))
+        # Not a Gemm: ONNX Runtime fuses the bias with the Gelu, 3.0 ms a prompt against 3.8 on one thread.
+        weight, bias = self._upscaling("decoder.up2", c4, c8)
+        x = self._gelu(g.op("Add", g.op("MatMul", x, weight), bias))
         # Four quarters a row: a product four times as wide as [C/8, masks].
         spread = g.op("Unsqueeze", g.op("Transpose", hyper, perm=[0, 2, 1]), ints(1, 3))
         spread = g.op("Mul", spread, np.eye(SUBCELLS)[:, None, :, None])
         return g.op("MatMul", x, g.reshape(spread, -1, SUBCELLS * c8, SUBCELLS * masks))
 
-    def _tokens(self, frequencies: Array) -> ir.Value:
-        """Tokens as they enter, which are also their position encodings [B·T, C]: IoU, masks, point, padding."""
+    def _tokens(self) -> ir.Value:
+        """Tokens as they enter, which are also their position encodings: IoU, masks, points. float32 [B·T, C]."""
         g, d = self.g, self.d
-        fixed = [
-            self.w.take("decoder.iou_token", 1, d.width),
-            self.w.take("decoder.mask_tokens", d.mask_tokens, d.width),
-            self.w.take("decoder.foreground", d.width)[None],
-        ]
-        if d.padding_point:
-            fixed.append(self.w.take("decoder.not_a_point", d.width)[None])
-        x = g.op("Mul", g.op("Add", self.points, 0.5), 2 / d.input_px)
-        angle = g.op("MatMul", g.op("Sub", x, 1.0), frequencies)
-        place = g.op("Concat", g.op("Sin", angle), g.op("Cos", angle), axis=-1)
-        is_point = np.eye(d.tokens)[1 + d.mask_tokens][:, None]
-        place = g.op("Mul", g.op("Unsqueeze", place, ints(1)), is_point)
-        return g.reshape(g.op("Add", place, np.concatenate(fixed)), -1, d.width)
+        with g.in_float32():
+            frequencies = self.w.take("decoder.pe_gaussian", 2, d.width // 2) * 2 * math.pi
+            x = g.op("Mul", g.op("Add", self.points, 0.5), 2 / d.input_px)
+            angle = g.op("MatMul", g.op("Sub", x, 1.0), frequencies)
+            place = g.op("Concat", g.op("Sin", angle), g.op("Cos", angle), axis=-1)
+            label = g.op("Add", self.labels, 1)
+            is_point = np.array([0.0, 1, 1, 1, 1])[:, None]
+            place = g.op("Mul", place, g.op("Gather", is_point, label))
+            kinds = np.stack([self._kind(name) for name in LABELS])
+            points = g.op("Add", place, g.op("Gather", kinds, label))
+            fixed = (
+                self.w.take("decoder.iou_token", 1, d.width),
+                self.w.take("decoder.mask_tokens", d.mask_tokens, d.width),
+            )
+            # The shape of the batch comes with the points: padded in front by what is the same in every prompt.
+            before = g.op("Pad", points, ints(0, 1 + d.mask_tokens, 0, 0, 0, 0))
+            tokens = g.op("Add", before, np.concatenate([*fixed, np.zeros((d.points, d.width))]))
+        return g.reshape(tokens, -1, d.width)
 
-    def _attention(self, name: str, inner: int) -> Attention:
-        return Attention(self.g, self.w, name, self.d.width, inner, self.d.heads, self.d.tokens)
+    def _kind(self, name: str) -> Array:
+        """What a point of a label adds to its position; zeros for the labels that a model does not know."""
+        known = LABELS if self.d.labelled else ("foreground",)
+        return self.w.take(f"decoder.{name}", self.d.width) if name in known else np.zeros(self.d.width)
+
+    def _attention(self, name: str, inner: int, tokens: int | None = None) -> TokenAttention:
+        weights = AttentionWeights.take(self.w, name, self.d.width, inner, self.d.heads)
+        return TokenAttention(self.g, weights, tokens or self.d.tokens)
 
     def _norm(self, x: ir.Value, name: str) -> ir.Value:
         scale, bias = (self.w.take(f"{name}.{p}", self.d.width) for p in ("weight", "bias"))
-        return self.g.op("LayerNormalization", x, scale, bias, epsilon=self.d.token_norm_eps, axis=-1)
+        return self.g.layer_norm(x, scale, bias, self.d.token_norm_eps)
 
     def _mlp(self, x: ir.Value, name: str, *widths: int) -> ir.Value:
         """Linear layers with ReLU between, [N, widths[0]] → [N, widths[-1]]."""
@@ -214,11 +271,10 @@ class _Decoder:
             x = Projection.take(self.w, f"{name}.layers.{i}", widths[i], widths[i + 1])(self.g, x)
         return x
 
-    def _upscale(self, x: ir.Value, name: str, c_in: int, c_out: int) -> ir.Value:
-        """Transposed convolution, kernel = stride = 2, positions apart: [N, c_in] → [N, 4 · c_out]."""
+    def _upscaling(self, name: str, c_in: int, c_out: int) -> tuple[Array, Array]:
+        """Weight [c_in, 4 · c_out] and bias of a transposed convolution with kernel = stride = 2, positions apart."""
         weight = self.w.take(f"{name}.weight", c_in, c_out, 2, 2).transpose(0, 2, 3, 1).reshape(c_in, SUBCELLS * c_out)
-        bias = np.tile(self.w.take(f"{name}.bias", c_out), SUBCELLS)
-        return self.g.op("Gemm", x, weight, bias)
+        return weight, np.tile(self.w.take(f"{name}.bias", c_out), SUBCELLS)
 
     def _gelu(self, x: ir.Value) -> ir.Value:
         """x/2 · (1 + erf(x/√2)), in the form that ONNX Runtime fuses (Gelu itself is opset 20)."""

@@ -13,8 +13,8 @@ class DecoderDims:
     """Dimensions of SAM's prompt encoder and two-way mask decoder; `inner` is the width of the cross-attentions.
 
     mask_tokens: masks that the network predicts; the first `dropped_masks` of them are not returned (SAM: its
-    single-mask output). padding_point: a further token without position follows the point. no_mask: a vector is added
-    to the embedding where no mask is given as a prompt.
+    single-mask output). points: a prompt, each one token. labelled: the network knows all labels of points, else
+    foreground only. no_mask: a vector is added to the embedding where no mask is given as a prompt.
     """
 
     input_px: int
@@ -27,7 +27,8 @@ class DecoderDims:
     norm_eps: float
     token_norm_eps: float
     dropped_masks: int = 0
-    padding_point: bool = False
+    points: int = 1
+    labelled: bool = False
     no_mask: bool = False
 
     @property
@@ -47,8 +48,8 @@ class DecoderDims:
 
     @property
     def tokens(self) -> int:
-        """Tokens a prompt: IoU, masks, point, padding."""
-        return 1 + self.mask_tokens + 1 + self.padding_point
+        """Tokens a prompt: IoU, masks, points."""
+        return 1 + self.mask_tokens + self.points
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ SAM_DECODER = DecoderDims(
     norm_eps=1e-6,
     token_norm_eps=1e-5,
     dropped_masks=1,
-    padding_point=True,
+    points=2,
+    labelled=True,
     no_mask=True,
 )

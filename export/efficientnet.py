@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from .dims import TinyDims
-from .graph import Graph
+from .graph import Graph, Precision
+from .photo import photo_input
 from .weights import Array, Weights
 
 
@@ -43,16 +44,17 @@ class _Layers:
         return self.g.op("Add", x, y) if stride == 1 and c_in == c_out else y
 
 
-def build_encoder(dims: TinyDims, weights: Weights) -> Graph:
-    """`image` uint8 [1, S, S, 3] RGB (the photo at the top left, zeros elsewhere) → `embedding` float32
-    [1, C, S/16, S/16]; the normalisation is part of the graph."""
-    g = Graph("encoder")
+def build_encoder(dims: TinyDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
+    """`image` uint8 [1, S, S, 3] RGB, the photo in the first `valid_hw_px` int64 [2] rows and columns → `embedding`
+    float32 [1, C, S/16, S/16]. What is not photo is not looked at: the network was trained with black there."""
+    g = Graph("encoder", precision)
     layers = _Layers(g, weights)
     size, c = dims.input_px, dims.width
-    image = g.input("image", np.uint8, [1, size, size, 3])
-    x = g.op("Transpose", g.cast(image, np.float32), perm=[0, 3, 1, 2])
-    # The mean cannot go into the bias: the padding of the first convolution is zero after the subtraction.
-    x = g.op("Sub", x, dims.pixel_mean)
+    image, inside = photo_input(g, size)
+    with g.in_float32():
+        # The mean cannot go into the bias: the padding of the first convolution is zero after the subtraction.
+        x = g.op("Sub", g.op("Where", inside, image, 0.0), dims.pixel_mean)
+    x = g.op("Transpose", g.narrow(x), perm=[0, 3, 1, 2])
     stem = weights.take("encoder.stem.weight", dims.stem_channels, 3, 3, 3) / dims.pixel_std
     x = layers.conv_of(x, stem, weights.take("encoder.stem.bias", dims.stem_channels), stride=2)
     taps: list[ir.Value] = []
@@ -68,15 +70,16 @@ def build_encoder(dims: TinyDims, weights: Weights) -> Graph:
     low = layers.conv(taps[2], "encoder.lateral32", tap32, c, 1, act=False)
     for i in range(dims.neck_blocks):
         low = layers.block(low, f"encoder.mix32.{i}", c, c, 5, 1, 2)
-    low = g.op(
-        "Resize",
-        low,
-        None,
-        np.array([1, 1, 2, 2], np.float32),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
+    with g.in_float32():
+        low = g.op(
+            "Resize",
+            low,
+            None,
+            np.array([1.0, 1.0, 2.0, 2.0]),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
     x = layers.conv(taps[0], "encoder.lateral8", tap8, c, 4, 2, act=False)
     x = g.op("Add", x, layers.conv(taps[1], "encoder.lateral16", tap16, c, 1, act=False))
     x = g.op("Add", x, low)
@@ -84,7 +87,6 @@ def build_encoder(dims: TinyDims, weights: Weights) -> Graph:
         x = layers.block(x, f"encoder.mix16.{i}", c, c, 5, 1, 2)
     scale, bias = weights.take("encoder.norm.weight", c), weights.take("encoder.norm.bias", c)
     x = g.op("Transpose", x, perm=[0, 2, 3, 1])
-    x = g.op("LayerNormalization", x, scale, bias, epsilon=dims.norm_eps, axis=-1)
-    x = g.op("Transpose", x, perm=[0, 3, 1, 2])
-    g.output(x, "embedding", np.float32, [1, c, size // 16, size // 16])
+    x = g.op("Transpose", g.layer_norm(x, scale, bias, dims.norm_eps), perm=[0, 3, 1, 2])
+    g.output(g.widen(x), "embedding", np.float32, [1, c, size // 16, size // 16])
     return g

@@ -74,6 +74,10 @@ class Graph:
         value.shape = ir.Shape(shape)
         self._outputs.append(value)
 
+    def named_output(self, name: str) -> ir.Value:
+        """The output of this name, to go on from; KeyError if there is none."""
+        return {value.name: value for value in self._outputs}[name]
+
     def op(self, op_type: str, *operands: Operand, **attributes: Any) -> ir.Value:
         """Append a node with one output. Arrays and numbers become constants, of the precision or int64; None is left
         out."""

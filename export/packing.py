@@ -39,10 +39,11 @@ def packed_masks(
     grid: int,
     masks: int,
 ) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-    """Logits of rows × (2 · pairs) cells of the embedding, in the order of the decoder → stability [M, masks], area
-    [M, masks], box_xyxy [M, masks, 4], bits [M, masks, G, G/8]; `prompts` (M), `rows` and `pairs` are int64 [1].
+    """float32 logits of rows × (2 · pairs) cells of the embedding, in the order of the decoder → stability [M, masks],
+    area [M, masks], box_xyxy [M, masks, 4], bits [M, masks, G, G/8]; `prompts` (M), `rows`, `pairs` are int64 [1].
 
-    Every extent is given: ONNX Runtime cannot infer one of an empty tensor (M = 0)."""
+    Every extent is given: ONNX Runtime cannot infer one of an empty tensor (M = 0). float32 in every precision: counts
+    go up to G², beyond what half a float can count."""
     width = PAIR_CELLS * masks
     logits = g.reshape(logits, prompts, rows, pairs, width)
     logits = g.op("Add", logits, _outside(g, valid_hw, rows, pairs, grid, masks))

@@ -65,7 +65,7 @@ class Scene:
         return {"embedding": np.ascontiguousarray(patches.transpose(2, 0, 1))[None]}
 
     def _cells(self, points_xy_px: NDArray[np.float32]) -> NDArray[np.intp]:
-        x, y = np.clip(points_xy_px // 4, 0, SIDE - 1).astype(np.intp).T
+        x, y = np.clip(points_xy_px[:, 0] // 4, 0, SIDE - 1).astype(np.intp).T
         return y * SIDE + x
 
     def decode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

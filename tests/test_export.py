@@ -20,9 +20,10 @@ from safetensors.torch import save_file as save_torch
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import ExportedModel, export_model
-from esam_rt.export.decoder import build_decoder, build_logits
+from esam_rt.export.checkpoint import read_checkpoint
+from esam_rt.export.decoder import add_image_side, build_decoder, build_logits
 from esam_rt.export.dims import DecoderDims, TinyDims
-from esam_rt.export.graph import Graph
+from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.packing import packed_masks
 from esam_rt.export.tiny.model import Decoder, Prediction, TinySam
 from esam_rt.export.weights import Weights
@@ -94,6 +95,31 @@ def embedding(model: TinySam, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return model.encoder(torch.from_numpy(image).permute(0, 3, 1, 2).float()).numpy()
 
 
+def run(graph: Graph, feed: Arrays) -> Arrays:
+    proto = ir.to_proto(graph.model({}, "0"))
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def image_side(
+    dims: DecoderDims, weights: Weights, embedding: NDArray[np.float32], precision: Precision = Precision.FP32
+) -> Arrays:
+    """What `add_image_side` makes of an embedding that stands in for an encoder."""
+    g = Graph("encoder", precision)
+    g.output(g.op("Identity", g.input("given", np.float32, embedding.shape)), "embedding", np.float32, embedding.shape)
+    add_image_side(g, dims, weights)
+    out = run(g, {"given": embedding})
+    del out["embedding"]
+    return out
+
+
+@pytest.fixture(scope="module")
+def side(checkpoint: Path, embedding: NDArray[np.float32]) -> Arrays:
+    return image_side(TinyDims().decoder, read_checkpoint(checkpoint), embedding)
+
+
 def random_points(n: int, size: int = SIZE) -> NDArray[np.float32]:
     return np.random.default_rng(n).uniform(0, size, (n, 2)).astype(np.float32)
 
@@ -102,16 +128,26 @@ def predict(decoder: Decoder, embedding: NDArray[np.float32], points: NDArray[np
     return decoder(torch.from_numpy(embedding[0]), torch.from_numpy(points), size)
 
 
+def prompts(side: Arrays, points: NDArray[np.float32], padding: int = 0) -> Arrays:
+    """Single foreground points, each followed by `padding` points of label -1 anywhere."""
+    anywhere = np.random.default_rng(3).uniform(-50, 2000, (len(points), padding, 2))
+    return {
+        **side,
+        "points_xy_px": np.concatenate([points[:, None], anywhere], 1).astype(np.float32),
+        "labels": np.tile(np.array([1] + [-1] * padding), (len(points), 1)),
+    }
+
+
 def decoder_feed(
-    embedding: NDArray[np.float32],
+    side: Arrays,
     points: NDArray[np.float32],
     valid_hw: tuple[int, int] = (GRID, GRID),
     score_min: float = -np.inf,
     offset: float = 1.0,
+    padding: int = 0,
 ) -> Arrays:
     return {
-        "embedding": embedding,
-        "points_xy_px": points,
+        **prompts(side, points, padding),
         "valid_hw": np.array(valid_hw, np.int64),
         "score_min": np.array(score_min, np.float32),
         "stability_offset": np.array(offset, np.float32),
@@ -135,24 +171,34 @@ def measure(logits: NDArray[np.float32], valid_hw: tuple[int, int], offset: floa
 
 
 def test_embedding(model: TinySam, exported: ExportedModel, image: NDArray[np.uint8], embedding: NDArray) -> None:
+    outside = image.copy()
+    outside[:, 384:] = 200
+    outside[:, :, 500:] = 7
     with OnnxRuntimeEngine(exported.encoder) as encoder:
-        ours = encoder.infer({"image": image})["embedding"]
-    assert ours.shape == (1, 128, 32, 32)
+        ours = encoder.infer({"image": outside, "valid_hw_px": np.array([384, 500])})
+        whole = encoder.infer({"image": image, "valid_hw_px": np.array([384, 512])})["embedding"]
+    black = image.copy()
+    black[:, :, 500:] = 0
+    expected = model.encoder(torch.from_numpy(black).permute(0, 3, 1, 2).float()).numpy()
+    assert expected.shape == (1, 128, 32, 32)
     assert np.abs(embedding).max() > 2
-    np.testing.assert_allclose(ours, embedding, atol=1e-3)
+    np.testing.assert_allclose(ours["embedding"], expected, atol=1e-3)
+    np.testing.assert_allclose(whole, embedding, atol=1e-3)
+    assert np.abs(expected - embedding).max() > 0.1
+    np.testing.assert_array_equal(ours["image_tokens"], ours["embedding"].reshape(128, -1).T)
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])
 def test_scores_and_logits(
-    model: TinySam, decoder: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, embedding: NDArray, n: int
+    model: TinySam, decoder: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, embedding: NDArray, side: Arrays, n: int
 ) -> None:
     points = random_points(n)
     theirs = predict(model.decoder, embedding, points, SIZE)
-    out = decoder.infer(decoder_feed(embedding, points))
+    out = decoder.infer(decoder_feed(side, points))
     np.testing.assert_allclose(out["score"], theirs.iou, atol=1e-4)
     np.testing.assert_array_equal(out["index"], np.arange(n))
     level = np.random.default_rng(0).integers(0, 3, n)
-    ours = logits.infer({"embedding": embedding, "points_xy_px": points, "level": level})["logits"]
+    ours = logits.infer({**prompts(side, points), "level": level})["logits"]
     expected = theirs.logits.numpy()[np.arange(n), level]
     assert ours.shape == (n, GRID, GRID)
     assert 3 < np.abs(expected).max() < 100
@@ -162,11 +208,16 @@ def test_scores_and_logits(
 @pytest.mark.parametrize("valid_hw", [(128, 128), (96, 128), (128, 85), (61, 128), (128, 1), (1, 128), (3, 9)])
 @pytest.mark.parametrize("offset", [1.0, 0.25])
 def test_masks(
-    model: TinySam, decoder: OnnxRuntimeEngine, embedding: NDArray, valid_hw: tuple[int, int], offset: float
+    model: TinySam,
+    decoder: OnnxRuntimeEngine,
+    embedding: NDArray,
+    side: Arrays,
+    valid_hw: tuple[int, int],
+    offset: float,
 ) -> None:
     points = random_points(7)
     theirs = predict(model.decoder, embedding, points, SIZE).logits.numpy()
-    out = decoder.infer(decoder_feed(embedding, points, valid_hw, offset=offset))
+    out = decoder.infer(decoder_feed(side, points, valid_hw, offset=offset))
     bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
     expected = measure(theirs, valid_hw, offset)
     clear = np.abs(theirs) > 1e-3
@@ -182,21 +233,21 @@ def test_masks(
     np.testing.assert_array_equal(out["box_xyxy"], measure(bits - 0.5, valid_hw, 1)["box_xyxy"])
 
 
-def test_score_filter_keeps_none_some_all(model: TinySam, decoder: OnnxRuntimeEngine, embedding: NDArray) -> None:
+def test_score_filter_keeps_none_some_all(decoder: OnnxRuntimeEngine, side: Arrays) -> None:
     points = random_points(16)
-    everything = decoder.infer(decoder_feed(embedding, points))
+    everything = decoder.infer(decoder_feed(side, points))
     best = np.sort(everything["score"].max(1))
     threshold = float((best[7] + best[8]) / 2)
-    some = decoder.infer(decoder_feed(embedding, points, score_min=threshold))
+    some = decoder.infer(decoder_feed(side, points, score_min=threshold))
     kept = np.flatnonzero((everything["score"] >= threshold).any(1))
     assert len(kept) == 8
     np.testing.assert_array_equal(some["index"], kept)
     np.testing.assert_array_equal(some["score"], everything["score"])
     for name in ("stability", "area", "box_xyxy", "bits"):
         np.testing.assert_array_equal(some[name], everything[name][kept])
-    one = decoder.infer(decoder_feed(embedding, points, score_min=float(best[-1])))
+    one = decoder.infer(decoder_feed(side, points, score_min=float(best[-1])))
     np.testing.assert_array_equal(one["index"], [everything["score"].max(1).argmax()])
-    none = decoder.infer(decoder_feed(embedding, points, (96, 128), score_min=1e3))
+    none = decoder.infer(decoder_feed(side, points, (96, 128), score_min=1e3))
     assert none["score"].shape == (16, 3)
     shapes = {name: none[name].shape for name in ("index", "stability", "area", "box_xyxy", "bits")}
     assert shapes == {
@@ -277,7 +328,8 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
         name = f"decoder.iou_head.layers.2.{part}"
         tensors[name] = tensors[name][:4]
     rng = np.random.default_rng(seed)
-    tensors["decoder.no_mask"] = rng.normal(size=64).astype(np.float32)
+    for name in ("no_mask", "background", "top_left", "bottom_right"):
+        tensors[f"decoder.{name}"] = rng.normal(size=64).astype(np.float32)
     dims = DecoderDims(
         input_px=size,
         width=64,
@@ -289,7 +341,8 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
         norm_eps=1e-6,
         token_norm_eps=1e-5,
         dropped_masks=1,
-        padding_point=True,
+        points=2,
+        labelled=True,
         no_mask=True,
     )
     embedding = rng.normal(size=(1, 64, 8, 8)).astype(np.float32)
@@ -297,14 +350,8 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
     expected = predict(theirs, embedding + tensors["decoder.no_mask"][:, None, None], points, size)
     weights = Weights.of_arrays(Path("sam"), tensors)
 
-    def run(graph: Graph, feed: Arrays) -> Arrays:
-        proto = ir.to_proto(graph.model({}, "0"))
-        onnx.checker.check_model(proto, full_check=True)
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        names = [o.name for o in session.get_outputs()]
-        return dict(zip(names, session.run(names, feed), strict=True))
-
-    out = run(build_decoder(dims, weights), decoder_feed(embedding, points, (32, 32)))
+    side = image_side(dims, weights, embedding)
+    out = run(build_decoder(dims, weights), decoder_feed(side, points, (32, 32), padding=1))
     weights.check_all_taken()
     np.testing.assert_allclose(out["score"], expected.iou[:, 1:4], atol=1e-4)
     bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
@@ -312,24 +359,25 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
     clear = np.abs(wanted) > 1e-3
     np.testing.assert_array_equal(bits & clear, (wanted > 0) & clear)
     level = np.array([0, 1, 2, 1, 0])
-    out = run(build_logits(dims, weights), {"embedding": embedding, "points_xy_px": points, "level": level})
+    out = run(build_logits(dims, weights), {**prompts(side, points, 1), "level": level})
     np.testing.assert_allclose(out["logits"], wanted[np.arange(5), level], atol=1e-3)
 
 
 def test_float16_checkpoint(
-    model: TinySam, checkpoint: Path, tmp_path: Path, embedding: NDArray, logits: OnnxRuntimeEngine
+    model: TinySam, checkpoint: Path, tmp_path: Path, embedding: NDArray, side: Arrays, logits: OnnxRuntimeEngine
 ) -> None:
     save_file(to_arrays(model, np.float16), tmp_path / "half.safetensors")
     half = export_model("tiny", tmp_path / "half.safetensors", tmp_path)
     rounded = TinySam().eval().requires_grad_(False)
     rounded.load_state_dict({k: v.half().float() for k, v in model.state_dict().items()})
     points = random_points(3)
-    feed = {"embedding": embedding, "points_xy_px": points, "level": np.zeros(3, np.int64)}
+    level = {"level": np.zeros(3, np.int64)}
+    half_side = image_side(TinyDims().decoder, read_checkpoint(tmp_path / "half.safetensors"), embedding)
     with OnnxRuntimeEngine(half.logits) as engine:
-        ours = engine.infer(feed)["logits"]
+        ours = engine.infer(prompts(half_side, points) | level)["logits"]
     expected = predict(rounded.decoder, embedding, points, SIZE).logits[:, 0]
     np.testing.assert_allclose(ours, expected, atol=1e-3)
-    assert np.abs(ours - logits.infer(feed)["logits"]).max() > 1e-3
+    assert np.abs(ours - logits.infer(prompts(side, points) | level)["logits"]).max() > 1e-3
 
 
 def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> None:
