@@ -1,116 +1,257 @@
-"""Prompts per second of the exported decoder in ONNX Runtime against the PyTorch decoder of `tiny`.
+"""Prompts per second of the exported decoder in ONNX Runtime against the same decoder in PyTorch.
 
-`python -m benchmarks.decoder [--json FILE]`: the same random weights and points, one process, turn by turn. PyTorch
-returns logits and scores; ONNX Runtime also thresholds, measures and packs the masks, once of all prompts and once of
-the half with the higher scores (what a score filter leaves to upscale). Wall time is the median over the rounds. CPU
-time is the least over the rounds: with one thread it is the figure to trust on a machine that has other work to do.
+`python -m benchmarks.decoder [--model sam|tiny] [--json FILE]`. `sam` is the decoder of ViT-B, L, H and MobileSAM,
+against transformers' `SamModel`; `tiny` that of the model that ships, against its training code. The same random
+weights, embedding and points, one process, turn by turn. PyTorch returns logits and scores; ONNX Runtime also
+thresholds, measures and packs the masks, once of all prompts and once of the half with the higher scores (what a score
+filter leaves to upscale). Medians over the rounds. Memory is the growth of the resident set from a loaded network to
+the peak of decoding, each side and batch in a process of its own.
+
+PyTorch is best at small batches on a CPU; SAM's own mask generation asks for 64 prompts at a time, so both are stated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.export import export_model
-from esam_rt.export.tiny.model import TinySam
+from esam_rt.export.decoder import add_image_side, build_decoder
+from esam_rt.export.dims import SAM_DECODER, TINY, DecoderDims
+from esam_rt.export.graph import Graph
+from esam_rt.export.names import HUGGING_FACE, OURS, Naming
+from esam_rt.export.weights import Weights
+
+SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
+Arrays = dict[str, NDArray[Any]]
+Predict = Callable[[NDArray[np.float32], NDArray[np.float32]], tuple[torch.Tensor, torch.Tensor]]
 
 
-def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall and CPU seconds of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - wall, time.process_time() - cpu
+@dataclass(frozen=True)
+class Network:
+    """One decoder: dimensions, tensors, and PyTorch's embedding, points [B, 2] → logits [B, 3, G, G], scores [B, 3]."""
+
+    dims: DecoderDims
+    tensors: Arrays
+    naming: Naming
+    predict: Predict
+
+    def weights(self) -> Weights:
+        """For the exporter."""
+        return Weights.of_arrays(Path("random weights"), self.tensors, self.naming)
 
 
-def compare(model: TinySam, decoder: Path, batch: int, threads: int, rounds: int) -> dict[str, Any]:
-    """One batch size and thread number: prompts per second of the three ways, and the greatest difference of scores."""
+def sam() -> Network:
+    """SAM's decoder in transformers; random weights with logits of both signs."""
+    from transformers import SamConfig, SamModel
+
+    torch.manual_seed(0)
+    norm = {"layer_norm_eps": SAM_DECODER.token_norm_eps}
+    model = SamModel(SamConfig(vision_config={"num_hidden_layers": 1}, mask_decoder_config=norm))
+    model = model.eval().requires_grad_(False)
+    for name, p in model.named_parameters():
+        p.mul_(5 if "hypernetworks" in name or "upscale_conv" in name else 3 if "transformer" in name else 1)
+
+    def predict(embedding: NDArray[np.float32], points: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        xy, label = torch.from_numpy(points)[None, :, None], torch.ones(1, len(points), 1, dtype=torch.int)
+        sparse, dense = model.prompt_encoder(xy, label, None, None)
+        out = model.mask_decoder(
+            image_embeddings=torch.from_numpy(embedding),
+            image_positional_embeddings=position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        return out[0][0], out[1][0]
+
+    position = model.get_image_wide_positional_embeddings()
+    tensors = {k: v.numpy() for k, v in model.state_dict().items() if not k.startswith("vision_encoder.")}
+    return Network(SAM_DECODER, tensors, HUGGING_FACE, predict)
+
+
+def tiny() -> Network:
+    """The decoder of `tiny`."""
+    from esam_rt.export.tiny.model import TinySam
+
+    torch.manual_seed(0)
+    model = TinySam().eval().requires_grad_(False)
+
+    def predict(embedding: NDArray[np.float32], points: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        out = model.decoder(torch.from_numpy(embedding[0]), torch.from_numpy(points), model.dims.input_px)
+        return out.logits, out.iou
+
+    return Network(TINY.decoder, {k: v.numpy() for k, v in model.state_dict().items()}, OURS, predict)
+
+
+NETWORKS = {"sam": sam, "tiny": tiny}
+
+
+def write(graph: Graph, path: Path) -> Path:
+    """Save a graph."""
+    path.write_bytes(ir.to_proto(graph.model({}, "0")).SerializeToString())
+    return path
+
+
+def export(network: Network, folder: Path) -> tuple[Path, Path]:
+    """The decoder, and a graph embedding → the photo's side of it."""
+    dims, weights = network.dims, network.weights()
+    shape = [1, dims.width, dims.embedding_cells, dims.embedding_cells]
+    side = Graph("encoder")
+    side.output(side.op("Identity", side.input("given", np.float32, shape)), "embedding", np.float32, shape)
+    add_image_side(side, dims, weights)
+    return write(build_decoder(dims, weights), folder / "decoder.onnx"), write(side, folder / "side.onnx")
+
+
+class Ours:
+    """The exported decoder."""
+
+    def __init__(self, network: Network, embedding: NDArray[np.float32], threads: int) -> None:
+        with TemporaryDirectory() as folder:
+            decoder, side = export(network, Path(folder))
+            self._engine = OnnxRuntimeEngine(decoder, threads=threads)
+            with OnnxRuntimeEngine(side, threads=threads) as engine:
+                self._side = engine.infer({"given": embedding})
+        del self._side["embedding"]
+        self._dims = network.dims
+
+    def __call__(self, points: NDArray[np.float32], score_min: float = -np.inf) -> Arrays:
+        """Decode single foreground points [B, 2]."""
+        xy = np.zeros((len(points), self._dims.points, 2), np.float32)
+        xy[:, 0] = points
+        labels = np.full(xy.shape[:2], -1)
+        labels[:, 0] = 1
+        return self._engine.infer(
+            {
+                **self._side,
+                "points_xy_px": xy,
+                "labels": labels,
+                "valid_hw": np.array([self._dims.grid_cells] * 2),
+                "score_min": np.array(score_min, np.float32),
+                "stability_offset": np.array(1, np.float32),
+            }
+        )
+
+
+def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """An embedding and points."""
     rng = np.random.default_rng(0)
-    embedding = rng.normal(size=(1, model.dims.width, 32, 32)).astype(np.float32)
-    points = rng.uniform(0, model.dims.input_px, (batch, 2)).astype(np.float32)
-    image, prompts = torch.from_numpy(embedding[0]), torch.from_numpy(points)
+    cells = network.dims.embedding_cells
+    embedding = rng.normal(size=(1, network.dims.width, cells, cells)).astype(np.float32)
+    return embedding, rng.uniform(0, network.dims.input_px, (batch, 2)).astype(np.float32)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str, Any]:
+    """One batch size: prompts per second of the three ways, greatest difference of scores, least IoU of the masks."""
+    embedding, points = inputs(network, batch)
     torch.set_num_threads(threads)
-    with OnnxRuntimeEngine(decoder, threads=threads) as engine, torch.inference_mode():
-        theirs = model.decoder(image, prompts, model.dims.input_px)
-        median = float(theirs.iou.amax(1).median())
-
-        def ours(score_min: float) -> dict[str, NDArray[Any]]:
-            return engine.infer(
-                {
-                    "embedding": embedding,
-                    "points_xy_px": points,
-                    "valid_hw": np.array([96, 128]),
-                    "score_min": np.array(score_min, np.float32),
-                    "stability_offset": np.array(1, np.float32),
-                }
-            )
-
-        difference = float(np.abs(ours(-np.inf)["score"] - theirs.iou.numpy()).max())
+    ours = Ours(network, embedding, threads)
+    with torch.inference_mode():
+        logits, score = network.predict(embedding, points)
+        out = ours(points)
+        bits, masks = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool), (logits > 0).numpy()
+        union = (bits | masks).sum((2, 3))
+        iou = np.where(union, (bits & masks).sum((2, 3)) / np.maximum(union, 1), 1)
+        difference = float(np.abs(out["score"] - score.numpy()).max())
+        median = float(score.amax(1).median())
+        del logits, out, bits, masks
         ways: dict[str, Callable[[], object]] = {
-            "pytorch": lambda: model.decoder(image, prompts, model.dims.input_px),
-            "onnxruntime": lambda: ours(-np.inf),
-            "onnxruntime, half kept": lambda: ours(median),
+            "pytorch": lambda: network.predict(embedding, points),
+            "ours": lambda: ours(points),
+            "ours, half kept": lambda: ours(points, median),
         }
-        times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        times: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, call in ways.items():
                 times[way].append(seconds(call))
-    rate = {way: round(batch / float(np.median([wall for wall, _ in t])), 1) for way, t in times.items()}
-    cpu_rate = {way: round(batch / min(cpu for _, cpu in t), 1) for way, t in times.items()}
     return {
         "batch": batch,
-        "threads": threads,
-        "prompts_per_s": rate,
-        "prompts_per_cpu_s": cpu_rate,
+        "prompts_per_s": {way: round(batch / statistics.median(t), 1) for way, t in times.items()},
         "score_difference": difference,
+        "least_mask_iou": round(float(iou.min()), 6),
     }
+
+
+def growth_mb(model: str, side: str, batch: int, threads: int) -> int:
+    """Growth of the resident set of this process while decoding."""
+    network = NETWORKS[model]()
+    embedding, points = inputs(network, batch)
+    torch.set_num_threads(threads)
+    ours = Ours(network, embedding, threads)
+    before = status_mb("VmRSS")
+    with torch.inference_mode():
+        for _ in range(3):
+            _ = ours(points) if side == "ours" else network.predict(embedding, points)
+    return round(status_mb("VmHWM") - before)
+
+
+def status_mb(key: str) -> float:
+    """VmRSS, the resident set, or VmHWM, its peak; unlike ru_maxrss not that of the process which started this one."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(f"{key}:"))
+
+
+def memory_mb(model: str, side: str, batch: int, threads: int) -> int:
+    """Growth while decoding, in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(growth_mb, model, side, batch, threads).result()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--prompts", type=int, default=320, help="prompts of each way and batch size")
+    parser.add_argument("--model", choices=NETWORKS, default="sam")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of each way and batch size")
     parser.add_argument("--json", type=Path, help="write the figures here")
     a = parser.parse_args()
-    torch.manual_seed(0)
-    model = TinySam().eval().requires_grad_(False)
+    network = NETWORKS[a.model]()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "tiny.safetensors"
-        save_file({name: tensor.numpy() for name, tensor in model.state_dict().items()}, checkpoint)
-        decoder = export_model("tiny", checkpoint, Path(folder)).decoder
+    print("       | prompts a second            |       | MB              | least")
+    print(" batch |  PyTorch     ours half kept | ratio |  PyTorch   ours |  IoU")
+    for batch in a.batches:
+        row = compare(network, batch, a.threads, max(5, a.prompts // batch))
+        row["memory_mb"] = {side: memory_mb(a.model, side, batch, a.threads) for side in ("pytorch", "ours")}
+        rows.append(row)
+        theirs, ours, half = row["prompts_per_s"].values()
         print(
-            f"{'threads':>7} {'batch':>5} | {'PyTorch':>8} {'ours':>8} {'half kept':>9} prompts/s | ratio | of CPU time"
+            f"{batch:6} | {theirs:8.1f} {ours:8.1f} {half:9.1f} | {ours / theirs:5.1f} | "
+            f"{row['memory_mb']['pytorch']:8} {row['memory_mb']['ours']:6} | {row['least_mask_iou']:.4f}",
+            flush=True,
         )
-        for threads in a.threads:
-            for batch in a.batches:
-                row = compare(model, decoder, batch, threads, max(4, a.prompts // batch))
-                rows.append(row)
-                wall, cpu = (list(row[k].values()) for k in ("prompts_per_s", "prompts_per_cpu_s"))
-                print(
-                    f"{threads:7} {batch:5} | {wall[0]:8.1f} {wall[1]:8.1f} {wall[2]:9.1f} {'':9} | "
-                    f"{wall[1] / wall[0]:5.1f} | {cpu[0]:.1f} {cpu[1]:.1f} {cpu[2]:.1f}: {cpu[1] / cpu[0]:.1f}",
-                    flush=True,
-                )
-    ratios = {}
-    for threads in a.threads:
-        rates = [row["prompts_per_s"] for row in rows if row["threads"] == threads]
-        best = {way: max(rate[way] for rate in rates) for way in rates[0]}
-        ratios[threads] = round(best["onnxruntime"] / best["pytorch"], 2)
-        print(f"{threads} threads, best batch of each: {ratios[threads]} times as many prompts per second as PyTorch")
-    result = {"rows": rows, "ratio_by_threads": ratios}
-    print(json.dumps(result))
+    rate = {way: {row["batch"]: row["prompts_per_s"][way] for row in rows} for way in rows[0]["prompts_per_s"]}
+    best = {way: max(by_batch, key=lambda b: by_batch[b]) for way, by_batch in rate.items()}
+    result = {
+        "model": a.model,
+        "threads": a.threads,
+        "rows": rows,
+        "best_batch": best,
+        "ratio_best_of_each": round(rate["ours"][best["ours"]] / rate["pytorch"][best["pytorch"]], 2),
+    }
+    print(f"best batch of each ({best['ours']} and {best['pytorch']}): {result['ratio_best_of_each']} times PyTorch")
+    if SAM_BATCH in rate["pytorch"]:
+        result["ratio_to_pytorch_at_64"] = round(rate["ours"][best["ours"]] / rate["pytorch"][SAM_BATCH], 2)
+        print(f"ours at {best['ours']}, PyTorch at SAM's {SAM_BATCH}: {result['ratio_to_pytorch_at_64']} times")
     if a.json:
         a.json.write_text(json.dumps(result, indent=2) + "\n")
 
