@@ -18,7 +18,7 @@ from .settings import Filters
 
 CELL_PX = 4  # pixels of the input a cell of the mask grid
 PATCH_PX = 16  # pixels of the input a position of the embedding
-NO_POINT, FOREGROUND = -1, 1  # labels of SAM's points
+NO_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = LABELS = (-1, 0, 1, 2, 3)  # of SAM's points
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,16 @@ class Sam:
         first_point: int,
         filters: Filters,
         levels: tuple[Level, ...] = tuple(Level),
+        labels: NDArray[np.integer] | None = None,
     ) -> MaskSet:
-        """High-confidence masks of the prompts [N, 2], x before y in [0, 1]² of the photo, by level (E-SAM eq. 1).
+        """High-confidence masks of N prompts, by level (E-SAM eq. 1).
 
-        Of each prompt its masks at `levels` and its best one. Prompts are numbered from first_point. filters: complete.
+        points_01: of [0, 1]² of the photo, x before y; [N, 2], a foreground point each, or [N, K, 2] with `labels`
+        [N, K]: -1 none, 0 background, 1 foreground, 2 and 3 the top left and the bottom right corner of a box; K is the
+        row's points_per_prompt. Of each prompt its masks at `levels` and its best one. Prompts are numbered from
+        first_point. filters: complete. InputError for points that the model does not take.
         """
+        points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
         h, w = photo.geometry.grid_hw
         parts = [MaskSet.empty(h, w)]
         batch = self.row.decode_batch
@@ -122,7 +127,8 @@ class Sam:
             out = self._decoder.infer(
                 {
                     **photo.image_side,
-                    **self._points(photo, points_01[start : start + batch]),
+                    "points_xy_px": points_xy_px[start : start + batch],
+                    "labels": labels[start : start + batch],
                     "valid_hw": np.array([h, w], np.int64),
                     "score_min": np.array(filters.score_min, np.float32),
                     "stability_offset": np.array(filters.stability_offset, np.float32),
@@ -132,9 +138,14 @@ class Sam:
         return MaskSet.concatenate(parts)
 
     def logits(
-        self, photo: EncodedPhoto, points_01: NDArray[np.float32], output: NDArray[np.uint8]
+        self,
+        photo: EncodedPhoto,
+        points_01: NDArray[np.float32],
+        output: NDArray[np.uint8],
+        labels: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
-        """Logits float32 [N, H, W] on the working grid of given outputs of given prompts."""
+        """Logits float32 [N, H, W] on the working grid of given outputs of given prompts; prompts as of `decode`."""
+        points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
         h, w = photo.geometry.grid_hw
         result = np.empty((len(points_01), h, w), np.float32)
         batch = self.row.decode_batch
@@ -142,19 +153,36 @@ class Sam:
             part = slice(start, start + batch)
             feed: dict[str, NDArray[Any]] = {
                 **photo.image_side,
-                **self._points(photo, points_01[part]),
+                "points_xy_px": points_xy_px[part],
+                "labels": labels[part],
                 "level": output[part].astype(np.int64),
             }
             result[part] = self._logits.infer(feed)["logits"][:, :h, :w]
         return result
 
-    def _points(self, photo: EncodedPhoto, points_01: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The decoder's inputs for single foreground points [N, 2]; the other points of a prompt are padding."""
-        points_xy_px = np.zeros((len(points_01), self.row.points_per_prompt, 2), np.float32)
-        points_xy_px[:, 0] = photo.geometry.to_input_px(points_01)
-        labels = np.full(points_xy_px.shape[:2], NO_POINT, np.int64)
-        labels[:, 0] = FOREGROUND
-        return {"points_xy_px": points_xy_px, "labels": labels}
+    def _prompts(
+        self, geometry: Geometry, points_01: NDArray[np.float32], labels: NDArray[np.integer] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The decoder's points [N, K, 2] in pixels of the input, and labels [N, K]; lone points are padded."""
+        k = self.row.points_per_prompt
+        if labels is None:
+            points_xy_px = np.zeros((len(points_01), k, 2), np.float32)
+            points_xy_px[:, 0] = geometry.to_input_px(points_01)
+            padded = np.full((len(points_01), k), NO_POINT, np.int64)
+            padded[:, 0] = FOREGROUND
+            return points_xy_px, padded
+        known = LABELS if k > 1 else (FOREGROUND,)  # a model of single points was trained with those alone
+        if (
+            points_01.shape != (len(labels), k, 2)
+            or labels.shape != (len(labels), k)
+            or not np.isin(labels, known).all()
+        ):
+            raise InputError(
+                f"Prompts: model {self.row.name} expects points [N, {k}, 2] with labels [N, {k}] of "
+                f"{', '.join(map(str, known))}; got {list(points_01.shape)} with {list(labels.shape)} of "
+                f"{', '.join(map(str, np.unique(labels)))}."
+            )
+        return geometry.to_input_px(points_01), labels.astype(np.int64)
 
     def close(self) -> None:
         """Close the engines."""

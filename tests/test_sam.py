@@ -1,0 +1,80 @@
+"""Prompts as the engines are fed them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from esam_rt.errors import InputError
+from esam_rt.sam import EncodedPhoto, Geometry, Sam
+from esam_rt.settings import Filters
+
+from .scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
+
+FILTERS = Filters(score_min=0.5, stability_min=0.5, stability_offset=1.0)
+GEOMETRY = Geometry.of((INPUT_PX // 2, INPUT_PX), INPUT_PX)
+
+
+def spied(points_per_prompt: int) -> tuple[Sam, EncodedPhoto, list[dict[str, NDArray[Any]]]]:
+    """A model that keeps what its decoder and its logits are fed."""
+    feeds: list[dict[str, NDArray[Any]]] = []
+    scene = Scene.of_label_maps(quadrants())
+
+    def spy(answer: Any) -> FakeEngine:
+        return FakeEngine(lambda feed: (feeds.append(dict(feed)), answer(feed))[1])
+
+    row = replace(ROW, points_per_prompt=points_per_prompt, decode_batch=3)
+    sam = Sam(row, spy(scene.encode), spy(scene.decode), spy(scene.logits), "0" * 64)
+    photo = EncodedPhoto(np.zeros((1, 3, SIDE // 4, SIDE // 4), np.float32), GEOMETRY, {"image_keys": np.ones(3)})
+    return sam, photo, feeds
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_lone_point_is_followed_by_padding(k: int) -> None:
+    sam, photo, feeds = spied(k)
+    points = np.random.default_rng(0).uniform(0, 1, (5, 2)).astype(np.float32)
+    sam.decode(photo, points, 0, FILTERS)
+    sam.logits(photo, points, np.zeros(5, np.uint8))
+    for first, second in (feeds[:2], feeds[2:]):
+        assert [len(first["points_xy_px"]), len(second["points_xy_px"])] == [3, 2]
+        xy = np.concatenate([first["points_xy_px"], second["points_xy_px"]])
+        np.testing.assert_allclose(xy[:, 0], points * [INPUT_PX, INPUT_PX // 2])
+        assert not xy[:, 1:].any()
+        assert np.concatenate([first["labels"], second["labels"]]).tolist() == [[1, -1][:k]] * 5
+        assert first["image_keys"].sum() == 3
+
+
+def test_boxes_and_labelled_points_reach_the_decoder() -> None:
+    sam, photo, feeds = spied(2)
+    points = np.array([[[0.1, 0.2], [0.5, 1.0]], [[0.3, 0.3], [0.6, 0.6]]], np.float32)
+    labels = np.array([[2, 3], [1, 0]], np.int8)
+    masks = sam.decode(photo, points, 0, FILTERS, labels=labels)
+    sam.logits(photo, points, np.zeros(2, np.uint8), labels)
+    for feed in feeds:
+        np.testing.assert_allclose(feed["points_xy_px"], points * [INPUT_PX, INPUT_PX // 2])
+        assert feed["labels"].dtype == np.int64
+        np.testing.assert_array_equal(feed["labels"], labels)
+    assert set(masks.point) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("k", "shape", "labels", "message"),
+    [
+        (1, (1, 1, 2), [[2]], "expects points .N, 1, 2. with labels .N, 1. of 1; got .* of 2"),
+        (2, (1, 2, 2), [[1, 4]], "of -1, 0, 1, 2, 3; got .* of 1, 4"),
+        (2, (1, 2), [[1, -1]], r"got \[1, 2\] with \[1, 2\]"),
+        (2, (2, 2, 2), [[1, -1]], r"got \[2, 2, 2\] with \[1, 2\]"),
+        (2, (1, 3, 2), [[1, 1, 1]], r"got \[1, 3, 2\]"),
+    ],
+)
+def test_prompts_that_a_model_does_not_take(
+    k: int, shape: tuple[int, ...], labels: list[list[int]], message: str
+) -> None:
+    sam, photo, feeds = spied(k)
+    with pytest.raises(InputError, match=message):
+        sam.decode(photo, np.zeros(shape, np.float32), 0, FILTERS, labels=np.array(labels))
+    assert not feeds
