@@ -154,3 +154,49 @@ SAM_DECODER = DecoderDims(
     labelled=True,
     no_mask=True,
 )
+
+
+@dataclass(frozen=True)
+class TinyVitStage:
+    """One attention stage of TinyViT: a merging of patches with `stride`, then `depth` blocks that attend in windows of
+    `window`² positions."""
+
+    width: int
+    depth: int
+    heads: int
+    window: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class TinyVitDims:
+    """Dimensions of MobileSAM's encoder, TinyViT-5M (Wu et al. 2022; Zhang et al. 2023). Pixels, channels, positions.
+
+    conv_width, conv_depth, conv_expand: the first stage, inverted residuals at stride 4. Unlike TinyViT, MobileSAM
+    merges no patches before the last stage. pixel_mean, pixel_std: of the 0…255 RGB values.
+    """
+
+    input_px: int = 1024
+    conv_width: int = 64
+    conv_depth: int = 2
+    conv_expand: int = 4
+    stages: tuple[TinyVitStage, ...] = (
+        TinyVitStage(width=128, depth=2, heads=4, window=7, stride=2),
+        TinyVitStage(width=160, depth=6, heads=5, window=14, stride=2),
+        TinyVitStage(width=320, depth=2, heads=10, window=7, stride=1),
+    )
+    mlp_ratio: int = 4
+    neck: int = 256
+    batch_norm_eps: float = 1e-5
+    norm_eps: float = 1e-5
+    neck_norm_eps: float = 1e-6
+    pixel_mean: tuple[float, float, float] = SAM_MEAN
+    pixel_std: tuple[float, float, float] = SAM_STD
+
+    @property
+    def embedding_cells(self) -> int:
+        """Side of the embedding."""
+        return self.input_px // EMBEDDING_STRIDE
+
+
+VIT_T = TinyVitDims()

@@ -1,0 +1,198 @@
+"""MobileSAM's encoder: TinyViT-5M (Wu et al. 2022, distilled by Zhang et al. 2023) and SAM's neck.
+
+Batch norms are folded into their convolutions. Tokens are `[P, C]`, P = h·w positions row by row; images are
+`[1, C, h, w]`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from .attention import Projection
+from .dims import TinyVitDims, TinyVitStage
+from .graph import ATTENTION_OPSET, OPSET, Graph, Precision, ints
+from .photo import photo_input
+from .weights import Array, Weights
+
+STEM_STRIDE = 4
+
+
+def build_tinyvit_encoder(dims: TinyVitDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
+    """`image` uint8 [1, S, S, 3] RGB, the photo in the first `valid_hw_px` int64 [2] rows and columns → `embedding`
+    float32 [1, C, S/16, S/16]. What is not photo is not looked at: SAM pads with zeros after the normalisation.
+
+    Bfloat16 convolutions came with opset 22: that precision has opset 23, the others 18.
+    """
+    g = Graph("encoder", precision, ATTENTION_OPSET if precision is Precision.BF16 else OPSET)
+    net = _Encoder(g, dims, weights)
+    x = net.first_stage(net.photo())
+    side, width, layer = dims.input_px // STEM_STRIDE, dims.conv_width, "encoder.layers.0"
+    for number, stage in enumerate(dims.stages, 1):
+        x = net.merging(x, f"{layer}.downsample", width, stage)
+        side, width, layer = side // stage.stride, stage.width, f"encoder.layers.{number}"
+        x = net.tokens_of(x, width)
+        for i in range(stage.depth):
+            x = net.block(x, f"{layer}.blocks.{i}", stage, side)
+        if number < len(dims.stages):
+            x = net.image_of(x, width, side)
+    embedding = net.neck(x, width, side)
+    g.output(g.widen(embedding), "embedding", np.float32, [1, dims.neck, side, side])
+    return g
+
+
+class _Encoder:
+    """The network's parts, written to a graph."""
+
+    def __init__(self, g: Graph, dims: TinyVitDims, weights: Weights) -> None:
+        self.g, self.d, self.w = g, dims, weights
+
+    def photo(self) -> ir.Value:
+        """The inputs → image [1, 3, S, S] less the mean of its pixels, zeros outside the photo."""
+        g, size = self.g, self.d.input_px
+        image, inside = photo_input(g, size)
+        # Channels first: with the mask repeated along the last axis, `Where` takes 23 ms at 1024² instead of 2.
+        image = g.op("Transpose", image, perm=[0, 3, 1, 2])
+        with g.in_float32():
+            image = g.op("Sub", image, np.reshape(self.d.pixel_mean, (3, 1, 1)))
+            image = g.op("Where", g.reshape(inside, 1, 1, size, size), image, 0.0)
+        return g.narrow(image)
+
+    def first_stage(self, x: ir.Value) -> ir.Value:
+        """Patches of 4², then inverted residuals: [1, 3, S, S] → [1, C, S/4, S/4]."""
+        g, c, hidden = self.g, self.d.conv_width, self.d.conv_width * self.d.conv_expand
+        x = self.gelu(self.conv(x, "encoder.patch_embed.seq.0", 3, c // 2, 3, 2, scale=1 / np.array(self.d.pixel_std)))
+        x = self.conv(x, "encoder.patch_embed.seq.2", c // 2, c, 3, 2)
+        for i in range(self.d.conv_depth):
+            name = f"encoder.layers.0.blocks.{i}"
+            y = self.gelu(self.conv(x, f"{name}.conv1", c, hidden, 1))
+            y = self.gelu(self.conv(y, f"{name}.conv2", hidden, hidden, 3, groups=hidden))
+            x = self.gelu(g.op("Add", x, self.conv(y, f"{name}.conv3", hidden, c, 1)))
+        return x
+
+    def merging(self, x: ir.Value, name: str, c_in: int, stage: TinyVitStage) -> ir.Value:
+        """From one stage to the next: [1, c_in, h, w] → [1, C, h/stride, w/stride]."""
+        c = stage.width
+        x = self.gelu(self.conv(x, f"{name}.conv1", c_in, c, 1))
+        x = self.gelu(self.conv(x, f"{name}.conv2", c, c, 3, stage.stride, groups=c))
+        return self.conv(x, f"{name}.conv3", c, c, 1)
+
+    def block(self, x: ir.Value, name: str, stage: TinyVitStage, side: int) -> ir.Value:
+        """Attention in windows, a depthwise convolution, two linear layers: [P, C] → the same."""
+        g, c, hidden = self.g, stage.width, stage.width * self.d.mlp_ratio
+        x = g.op("Add", x, self.attention(x, f"{name}.attn", stage, side))
+        x = self.tokens_of(self.conv(self.image_of(x, c, side), f"{name}.local_conv", c, c, 3, groups=c), c)
+        scale, bias = self.affine(f"{name}.mlp.norm", c)
+        y = g.layer_norm(x, scale, bias, self.d.norm_eps)
+        y = self.gelu(Projection.take(self.w, f"{name}.mlp.fc1", c, hidden)(g, y))
+        return g.op("Add", x, Projection.take(self.w, f"{name}.mlp.fc2", hidden, c)(g, y))
+
+    def attention(self, x: ir.Value, name: str, stage: TinyVitStage, side: int) -> ir.Value:
+        """Attention within windows, [P, C] → the same.
+
+        The network fills windows that reach beyond the image with zeros before its norm, which makes them the norm's
+        bias. Here the norm has none, so that zeros stay zeros through a linear layer without bias and the filling can
+        wait until after it, beside the one transpose to windows and heads. The biases go on: those of the keys nowhere,
+        since a softmax cancels what all of a window's positions share; those of the values past weights of sum one
+        into the output's; those of the queries of the filling matter to nothing that is kept.
+        """
+        g, c, heads, window = self.g, stage.width, stage.heads, stage.window
+        head, windows = c // heads, -(-side // window)
+        scale, shift = self.affine(f"{name}.norm", c)
+        qkv = Projection.take(self.w, f"{name}.qkv", c, 3 * c)
+        q, k, v = self._by_head(Projection(qkv.weight, shift @ qkv.weight + qkv.bias), heads)
+        x = g.layer_norm(x, scale, np.zeros(c), self.d.norm_eps)
+        queries = self._to_windows(q.scaled(1 / math.sqrt(head))(g, x), stage, side)
+        keys = self._to_windows(g.op("MatMul", x, k.weight), stage, side)
+        values = self._to_windows(g.op("MatMul", x, v.weight), stage, side)
+        scores = g.op("MatMul", queries, g.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        mixed = g.op("MatMul", g.softmax(g.op("Add", scores, self._place_bias(name, stage))), values)
+        mixed = g.reshape(mixed, windows, windows, heads, window, window, head)
+        mixed = g.reshape(g.op("Transpose", mixed, perm=[0, 3, 1, 4, 2, 5]), windows * window, windows * window, c)
+        if side % window:
+            mixed = g.op("Slice", mixed, ints(0, 0), ints(side, side), ints(0, 1))
+        out = Projection.take(self.w, f"{name}.proj", c, c)
+        return Projection(out.weight, v.bias @ out.weight + out.bias)(g, g.reshape(mixed, -1, c))
+
+    def neck(self, tokens: ir.Value, width: int, side: int) -> ir.Value:
+        """[P, C] → embedding [1, neck, side, side]."""
+        g, c, eps = self.g, self.d.neck, self.d.neck_norm_eps
+        x = g.op("MatMul", tokens, self.w.take("encoder.neck.conv1.weight", c, width, 1, 1).reshape(c, width).T)
+        x = self.image_of(g.layer_norm(x, *self.affine("encoder.neck.norm1", c), eps), c, side)
+        x = g.op("Conv", x, self.w.take("encoder.neck.conv2.weight", c, c, 3, 3), kernel_shape=[3, 3], pads=[1] * 4)
+        return self.image_of(g.layer_norm(self.tokens_of(x, c), *self.affine("encoder.neck.norm2", c), eps), c, side)
+
+    def conv(
+        self,
+        x: ir.Value,
+        name: str,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        scale: Array | float = 1.0,
+    ) -> ir.Value:
+        """Convolution `c` with zeros around the image and batch norm `bn`; `scale` multiplies its input's channels."""
+        weight = self.w.take(f"{name}.c.weight", c_out, c_in // groups, kernel, kernel)
+        gain, bias = self.affine(f"{name}.bn", c_out)
+        mean, variance = (self.w.take(f"{name}.bn.running_{part}", c_out) for part in ("mean", "var"))
+        gain = gain / np.sqrt(variance + self.d.batch_norm_eps)
+        weight = weight * gain[:, None, None, None] * np.reshape(scale, (-1, 1, 1))
+        return self.g.op(
+            "Conv",
+            x,
+            weight,
+            bias - mean * gain,
+            kernel_shape=[kernel] * 2,
+            strides=[stride] * 2,
+            pads=[kernel // 2] * 4,
+            group=groups,
+        )
+
+    def gelu(self, x: ir.Value) -> ir.Value:
+        """x/2 · (1 + erf(x/√2)), in the form that ONNX Runtime fuses (Gelu itself is opset 20)."""
+        g = self.g
+        erf = g.op("Erf", g.op("Div", x, math.sqrt(2)))
+        return g.op("Mul", g.op("Mul", x, g.op("Add", erf, 1.0)), 0.5)
+
+    def affine(self, name: str, width: int) -> tuple[Array, Array]:
+        """Scale and bias of a norm."""
+        return self.w.take(f"{name}.weight", width), self.w.take(f"{name}.bias", width)
+
+    def tokens_of(self, image: ir.Value, width: int) -> ir.Value:
+        """[1, C, h, w] → [P, C]."""
+        return self.g.reshape(self.g.op("Transpose", image, perm=[0, 2, 3, 1]), -1, width)
+
+    def image_of(self, tokens: ir.Value, width: int, side: int) -> ir.Value:
+        """[P, C] → [1, C, side, side]."""
+        return self.g.op("Transpose", self.g.reshape(tokens, 1, side, side, width), perm=[0, 3, 1, 2])
+
+    def _by_head(self, qkv: Projection, heads: int) -> list[Projection]:
+        """Query, key and value layers; the checkpoint has them side by side within each head."""
+        c = len(qkv.weight)
+        weights = qkv.weight.reshape(c, heads, 3, -1)
+        biases = qkv.bias.reshape(heads, 3, -1)
+        return [Projection(weights[:, :, i].reshape(c, c), biases[:, i].reshape(c)) for i in range(3)]
+
+    def _to_windows(self, x: ir.Value, stage: TinyVitStage, side: int) -> ir.Value:
+        """[P, C] → windows, by head, filled with zeros [windows², heads, N, head]."""
+        g, window, heads = self.g, stage.window, stage.heads
+        windows = -(-side // window)
+        x = g.reshape(x, side, side, stage.width)
+        if filling := windows * window - side:
+            x = g.op("Pad", x, ints(0, 0, 0, filling, filling, 0))
+        x = g.reshape(x, windows, window, windows, window, heads, -1)
+        x = g.op("Transpose", x, perm=[0, 2, 4, 1, 3, 5])
+        return g.reshape(x, windows**2, heads, window**2, -1)
+
+    def _place_bias(self, name: str, stage: TinyVitStage) -> Array:
+        """What is added to the scores of a window's positions [heads, N, N]: one number a distance in rows and columns,
+        row by row."""
+        positions = stage.window**2
+        table = self.w.take(f"{name}.attention_biases", stage.heads, positions)
+        y, x = np.divmod(np.arange(positions), stage.window)
+        rows, columns = np.abs(y[:, None] - y), np.abs(x[:, None] - x)
+        return table[:, rows * stage.window + columns]
