@@ -6,6 +6,7 @@ type of the precision, norms and softmax are float32 between casts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,8 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 from .weights import LaterArray
 
 OPSET = 18
-ATTENTION_OPSET = 23  # the first with the operator Attention
-IR_VERSIONS = {OPSET: 9, ATTENTION_OPSET: 11}  # the oldest that a reader of the opset understands without a warning
+NEW_OPSET = 23  # the first with the operator Attention; convolutions of bfloat16 came with 22
+IR_VERSIONS = {OPSET: 9, NEW_OPSET: 11}  # the oldest that a reader of the opset understands without a warning
 
 Operand: TypeAlias = ir.Value | NDArray[Any] | LaterArray | float | None
 
@@ -51,10 +52,11 @@ def ints(*values: int) -> NDArray[np.int64]:
 
 
 class Graph:
-    """One ONNX graph in the making. opset: OPSET or ATTENTION_OPSET."""
+    """One ONNX graph in the making. opset: OPSET or NEW_OPSET; default: the oldest that has the precision."""
 
-    def __init__(self, name: str, precision: Precision = Precision.FP32, opset: int = OPSET) -> None:
-        self.name, self.precision, self.opset = name, precision, opset
+    def __init__(self, name: str, precision: Precision = Precision.FP32, opset: int | None = None) -> None:
+        self.name, self.precision = name, precision
+        self.opset = opset or (NEW_OPSET if precision is Precision.BF16 else OPSET)
         self._float_type = precision.dtype
         self._tape = ir.tape.Tape()
         self._inputs: list[ir.Value] = []
@@ -122,6 +124,11 @@ class Graph:
     def softmax(self, x: ir.Value) -> ir.Value:
         """Softmax over the last axis, in float32."""
         return self.narrow(self.op("Softmax", self.widen(x), axis=-1))
+
+    def gelu(self, x: ir.Value) -> ir.Value:
+        """x/2 · (1 + erf(x/√2)), in the form that ONNX Runtime fuses (Gelu itself is opset 20)."""
+        erf = self.op("Erf", self.op("Div", x, math.sqrt(2)))
+        return self.op("Mul", self.op("Mul", x, self.op("Add", erf, 1.0)), 0.5)
 
     def model(self, metadata: Mapping[str, str], producer_version: str) -> ir.Model:
         """The finished model."""

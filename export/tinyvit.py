@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from .attention import Projection
 from .dims import TinyVitDims, TinyVitStage
-from .graph import ATTENTION_OPSET, OPSET, Graph, Precision, ints
+from .graph import Graph, Precision, ints
 from .photo import photo_input
 from .weights import Array, Weights
 
@@ -22,11 +22,8 @@ STEM_STRIDE = 4
 
 def build_tinyvit_encoder(dims: TinyVitDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
     """`image` uint8 [1, S, S, 3] RGB, the photo in the first `valid_hw_px` int64 [2] rows and columns → `embedding`
-    float32 [1, C, S/16, S/16]. What is not photo is not looked at: SAM pads with zeros after the normalisation.
-
-    Bfloat16 convolutions came with opset 22: that precision has opset 23, the others 18.
-    """
-    g = Graph("encoder", precision, ATTENTION_OPSET if precision is Precision.BF16 else OPSET)
+    float32 [1, C, S/16, S/16]. What is not photo is not looked at: SAM pads with zeros after the normalisation."""
+    g = Graph("encoder", precision)
     net = _Encoder(g, dims, weights)
     x = net.first_stage(net.photo())
     side, width, layer = dims.input_px // STEM_STRIDE, dims.conv_width, "encoder.layers.0"
@@ -63,20 +60,20 @@ class _Encoder:
     def first_stage(self, x: ir.Value) -> ir.Value:
         """Patches of 4², then inverted residuals: [1, 3, S, S] → [1, C, S/4, S/4]."""
         g, c, hidden = self.g, self.d.conv_width, self.d.conv_width * self.d.conv_expand
-        x = self.gelu(self.conv(x, "encoder.patch_embed.seq.0", 3, c // 2, 3, 2, scale=1 / np.array(self.d.pixel_std)))
+        x = g.gelu(self.conv(x, "encoder.patch_embed.seq.0", 3, c // 2, 3, 2, scale=1 / np.array(self.d.pixel_std)))
         x = self.conv(x, "encoder.patch_embed.seq.2", c // 2, c, 3, 2)
         for i in range(self.d.conv_depth):
             name = f"encoder.layers.0.blocks.{i}"
-            y = self.gelu(self.conv(x, f"{name}.conv1", c, hidden, 1))
-            y = self.gelu(self.conv(y, f"{name}.conv2", hidden, hidden, 3, groups=hidden))
-            x = self.gelu(g.op("Add", x, self.conv(y, f"{name}.conv3", hidden, c, 1)))
+            y = g.gelu(self.conv(x, f"{name}.conv1", c, hidden, 1))
+            y = g.gelu(self.conv(y, f"{name}.conv2", hidden, hidden, 3, groups=hidden))
+            x = g.gelu(g.op("Add", x, self.conv(y, f"{name}.conv3", hidden, c, 1)))
         return x
 
     def merging(self, x: ir.Value, name: str, c_in: int, stage: TinyVitStage) -> ir.Value:
         """From one stage to the next: [1, c_in, h, w] → [1, C, h/stride, w/stride]."""
-        c = stage.width
-        x = self.gelu(self.conv(x, f"{name}.conv1", c_in, c, 1))
-        x = self.gelu(self.conv(x, f"{name}.conv2", c, c, 3, stage.stride, groups=c))
+        g, c = self.g, stage.width
+        x = g.gelu(self.conv(x, f"{name}.conv1", c_in, c, 1))
+        x = g.gelu(self.conv(x, f"{name}.conv2", c, c, 3, stage.stride, groups=c))
         return self.conv(x, f"{name}.conv3", c, c, 1)
 
     def block(self, x: ir.Value, name: str, stage: TinyVitStage, side: int) -> ir.Value:
@@ -86,7 +83,7 @@ class _Encoder:
         x = self.tokens_of(self.conv(self.image_of(x, c, side), f"{name}.local_conv", c, c, 3, groups=c), c)
         scale, bias = self.affine(f"{name}.mlp.norm", c)
         y = g.layer_norm(x, scale, bias, self.d.norm_eps)
-        y = self.gelu(Projection.take(self.w, f"{name}.mlp.fc1", c, hidden)(g, y))
+        y = g.gelu(Projection.take(self.w, f"{name}.mlp.fc1", c, hidden)(g, y))
         return g.op("Add", x, Projection.take(self.w, f"{name}.mlp.fc2", hidden, c)(g, y))
 
     def attention(self, x: ir.Value, name: str, stage: TinyVitStage, side: int) -> ir.Value:
@@ -151,12 +148,6 @@ class _Encoder:
             pads=[kernel // 2] * 4,
             group=groups,
         )
-
-    def gelu(self, x: ir.Value) -> ir.Value:
-        """x/2 · (1 + erf(x/√2)), in the form that ONNX Runtime fuses (Gelu itself is opset 20)."""
-        g = self.g
-        erf = g.op("Erf", g.op("Div", x, math.sqrt(2)))
-        return g.op("Mul", g.op("Mul", x, g.op("Add", erf, 1.0)), 0.5)
 
     def affine(self, name: str, width: int) -> tuple[Array, Array]:
         """Scale and bias of a norm."""
