@@ -1,33 +1,140 @@
-"""Checkpoint files → Weights."""
+"""Checkpoint files → Weights. What a file is, its content says, not its name."""
 
 from __future__ import annotations
 
+import json
+import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from esam_rt.errors import ModelError
 
-from .weights import Weights
+from .file_tensor import FLOATS, HEADER_BYTES_MAX, FileTensor, unreadable
+from .names import NAMINGS, Naming, naming_of
+from .safetensors_file import read_safetensors
+from .torch_file import FETCH_ANEW, read_torch
+from .weights import StoredTensor, Weights
 
-DTYPES = {"F16": "float16", "F32": "float32"}
+EXPECTED = "a checkpoint: a .pth file of PyTorch, a safetensors file or a folder of Hugging Face"
+SAFETENSORS, INDEX, PYTORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+PREFIX = "module."  # of torch.nn.DataParallel
+HEAD_BYTES = 512
+ONNX_FIELDS = {b"\x12", b"\x3a", b"\x42"}  # tags that follow the version: producer, graph, operator sets
 
 
 def read_checkpoint(path: Path) -> Weights:
-    """Read a safetensors file of float16 or float32 tensors; ModelError if it is missing, broken or of other dtypes."""
-    if not path.is_file():
-        raise ModelError(f"{path}: found no such file, expected a safetensors checkpoint.")
-    tensors: dict[str, NDArray[Any]] = {}
+    """Open the checkpoint of a model, whose tensors (float16, bfloat16 or float32) are read when they are taken.
+
+    path: a `.pth` file of `torch.save`, a safetensors file, or a folder as Hugging Face's `save_pretrained` writes it;
+    with the names of SAM, of Hugging Face's SamModel or ours. ModelError if it is missing, broken or something else.
+    """
+    tensors: dict[str, FileTensor] = {}
+    for file in checkpoint_files(path):
+        more = _tensors(file)
+        if twice := sorted(tensors.keys() & more.keys()):
+            raise ModelError(f"{file}: found tensor {twice[0]!r:.80} of another file again; {FETCH_ANEW}.")
+        tensors |= more
+    if all(name.startswith(PREFIX) for name in tensors):
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    naming = _naming(path, tensors)
+    tensors = {name: tensor for name, tensor in tensors.items() if not naming.is_ignored(name)}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            expected = " or ".join(FLOATS)
+            raise ModelError(f"{path}: tensor {name}: found dtype {tensor.dtype}, expected {expected}.")
+    return Weights(path, {name: StoredTensor(t.shape, t.read) for name, t in tensors.items()}, naming)
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors: the file itself, or those of a folder; ModelError if there are none.
+
+    They are not opened yet, but for the index of shards.
+    """
+    if not stat.S_ISDIR(_mode(path)):
+        return [path]
+    for name in (SAFETENSORS, INDEX, PYTORCH):
+        if (path / name).exists():
+            return _shards(path / INDEX) if name == INDEX else [path / name]
+    raise ModelError(f"{path}: found a folder without {SAFETENSORS}, {INDEX} or {PYTORCH}, expected {EXPECTED}.")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index of shards names, all in its folder."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                found = file.get_slice(name).get_dtype()
-                if found not in DTYPES:
-                    expected = " or ".join(DTYPES.values())
-                    raise ModelError(f"{path}: tensor {name}: found dtype {found}, expected {expected}.")
-                tensors[name] = file.get_tensor(name)
-    except (SafetensorError, OSError) as e:
-        raise ModelError(f"{path}: expected a whole safetensors file, found one that cannot be read ({e}).") from e
-    return Weights.of_arrays(path, tensors)
+        names = set(json.loads(_start(index, HEADER_BYTES_MAX))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ModelError(
+            f"{index}: found no table of tensors and files, expected the index of shards; {FETCH_ANEW}."
+        ) from e
+    for name in names:
+        is_plain = isinstance(name, str) and name.isprintable() and Path(name).name == name
+        if not is_plain or not name.endswith(".safetensors") or (index.parent / name).is_symlink():
+            raise ModelError(
+                f"{index}: found shard {name!r:.80}, expected safetensors files in the same folder, no links."
+            )
+    return [index.parent / name for name in sorted(names)]
+
+
+def _tensors(file: Path) -> dict[str, FileTensor]:
+    """The tensors of one file by the names that it gives them."""
+    head = _start(file, HEAD_BYTES)
+    # First, since the length of a header may look like the start of anything else.
+    if head[6:9] == b"\0\0{":
+        return read_safetensors(file)
+    if head.startswith(b"PK\3\4"):
+        return read_torch(file)
+    raise ModelError(f"{file}: found {_other_kind(head)}, expected {EXPECTED}.")
+
+
+def _other_kind(head: bytes) -> str:
+    """What a file is that begins so, and what to do."""
+    if not head:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a pointer of Git LFS in place of the file (run git lfs pull)"
+    if head.lstrip().startswith(b"<"):
+        return "a web page in place of the file (download it again, in a browser if need be)"
+    if head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}:
+        return (
+            "a pickle, as PyTorch wrote before 1.6, which can run code when it is loaded (if you trust it, save it "
+            "anew: torch.save(torch.load(path), path))"
+        )
+    if head[:1] == b"\x08" and head[2:3] in ONNX_FIELDS:
+        return "an ONNX model (give the checkpoint that it was made of)"
+    return f"a file that begins with {head[:8]!r}"
+
+
+def _naming(path: Path, names: Collection[str]) -> Naming:
+    """The naming that the checkpoint follows."""
+    if odd := next((name for name in names if not name.isprintable()), None):
+        raise ModelError(f"{path}: found tensor {odd!r:.80}, expected printable names; {FETCH_ANEW}.")
+    naming = naming_of(names)
+    if naming is None:
+        found = ", ".join(name[:80] for name in list(names)[:3]) or "nothing"
+        known = ", ".join(naming.title for naming in NAMINGS)
+        raise ModelError(
+            f"{path}: found {len(names)} tensors ({found} …), expected the names of one of {known}: is this the "
+            "checkpoint of another model?"
+        )
+    return naming
+
+
+def _mode(path: Path) -> int:
+    """Kind of file; links are followed."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: found no such file, expected {EXPECTED}.") from e
+    except OSError as e:
+        raise unreadable(path, e) from e
+
+
+def _start(path: Path, size: int) -> bytes:
+    """The first bytes of a regular file, at most `size`; nothing else is opened: a pipe could make us wait for ever."""
+    if not stat.S_ISREG(_mode(path)):
+        raise ModelError(f"{path}: found a folder, pipe or device, expected {EXPECTED}.")
+    try:
+        with path.open("rb") as f:
+            return f.read(size)
+    except OSError as e:
+        raise unreadable(path, e) from e

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 class Naming:
     """How one kind of checkpoint calls what the graphs ask for.
 
-    signature: a tensor that only this kind has. rules: (pattern, replacement), of which the first whose pattern matches
-    the whole of our name gives the file's; without one the names are the same. ignored: patterns of the file's tensors
-    that the graphs have no use for.
+    signature: pattern of tensors that only this kind has. rules: (pattern, replacement), of which the first whose
+    pattern matches the whole of our name gives the file's; without one the names are the same. ignored: patterns of the
+    file's tensors that the graphs have no use for.
     """
 
     title: str
@@ -28,17 +28,21 @@ class Naming:
                 return match.expand(replacement)
         return name
 
+    def is_signature(self, name_in_file: str) -> bool:
+        """Whether only this kind has a tensor of that name."""
+        return re.fullmatch(self.signature, name_in_file) is not None
+
     def is_ignored(self, name_in_file: str) -> bool:
         """Whether the graphs have no use for a tensor of the file."""
         return any(re.fullmatch(pattern, name_in_file) for pattern in self.ignored)
 
 
-OURS = Naming("esam-rt", "decoder.iou_token")
+OURS = Naming("esam-rt", r"decoder\..+")
 
 # Our names are SAM's up to the prefix wherever SAM has a telling one.
 SAM = Naming(
     "Segment Anything",
-    "mask_decoder.output_upscaling.0.weight",
+    r"mask_decoder\.output_upscaling\..+",
     rules=(
         (r"encoder\.patch\.(.+)", r"image_encoder.patch_embed.proj.\1"),
         (r"encoder\.neck\.conv1\.(.+)", r"image_encoder.neck.0.\1"),
@@ -82,12 +86,13 @@ SAM = Naming(
         r"image_encoder\.(norm_head|head)\..+",  # MobileSAM: the classifier that its encoder began as
         r".+\.num_batches_tracked",
         r".+\.attention_bias_idxs",
+        r"pixel_(mean|std)",
     ),
 )
 
 HUGGING_FACE = Naming(
     "Hugging Face SamModel",
-    "mask_decoder.upscale_conv1.weight",
+    r"mask_decoder\.upscale_.+",
     rules=(
         (r"encoder\.patch\.(.+)", r"vision_encoder.patch_embed.projection.\1"),
         (r"encoder\.neck\.norm([12])\.(.+)", r"vision_encoder.neck.layer_norm\1.\2"),
@@ -121,5 +126,5 @@ NAMINGS = (SAM, HUGGING_FACE, OURS)
 
 
 def naming_of(names: Collection[str]) -> Naming | None:
-    """The naming of a checkpoint with tensors of these names, None where no signature is among them."""
-    return next((naming for naming in NAMINGS if naming.signature in names), None)
+    """The naming of a checkpoint with tensors of these names, None where none has the signature of one."""
+    return next((naming for naming in NAMINGS if any(naming.is_signature(name) for name in names)), None)

@@ -388,6 +388,7 @@ def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> Non
         assert {p.key: p.value for p in proto.metadata_props} == {
             "esam_rt.exporter_version": EXPORTER_VERSION,
             "esam_rt.model": "tiny",
+            "esam_rt.precision": "fp32",
             "esam_rt.checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         }
         used = {name for node in proto.graph.node for name in node.input}
@@ -436,11 +437,14 @@ def test_wrong_tensors(checkpoint: Path, tmp_path: Path, change: dict[str, NDArr
     assert not (tmp_path / "out").exists()
 
 
-def test_bfloat16_is_refused(model: TinySam, tmp_path: Path) -> None:
+def test_bfloat16_checkpoint(model: TinySam, tmp_path: Path) -> None:
     path = tmp_path / "bf16.safetensors"
-    save_torch({k: v.bfloat16() for k, v in model.state_dict().items()}, path)
-    with pytest.raises(ModelError, match="found dtype BF16, expected float16 or float32"):
-        export_model("tiny", path, tmp_path / "out")
+    rounded = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    save_torch(rounded, path)
+    weights = read_checkpoint(path)
+    for name, tensor in rounded.items():
+        np.testing.assert_array_equal(weights.take(name, *tensor.shape), tensor.double())
+    weights.check_all_taken()
 
 
 @pytest.mark.parametrize("kind", ["truncated", "cut header", "text", "empty", "missing", "folder"])
