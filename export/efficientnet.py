@@ -50,11 +50,8 @@ def build_encoder(dims: TinyDims, weights: Weights, precision: Precision = Preci
     g = Graph("encoder", precision)
     layers = _Layers(g, weights)
     size, c = dims.input_px, dims.width
-    image, inside = photo_input(g, size)
-    with g.in_float32():
-        # The mean cannot go into the bias: the padding of the first convolution is zero after the subtraction.
-        x = g.op("Sub", g.op("Where", inside, image, 0.0), dims.pixel_mean)
-    x = g.op("Transpose", g.narrow(x), perm=[0, 3, 1, 2])
+    # The mean cannot go into the bias: the padding of the first convolution is zero after the subtraction.
+    x = photo_input(g, size, [dims.pixel_mean] * 3, outside=-dims.pixel_mean)
     stem = weights.take("encoder.stem.weight", dims.stem_channels, 3, 3, 3) / dims.pixel_std
     x = layers.conv_of(x, stem, weights.take("encoder.stem.bias", dims.stem_channels), stride=2)
     taps: list[ir.Value] = []

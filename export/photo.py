@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from .graph import Graph, ints
 
 
-def photo_input(g: Graph, input_px: int) -> tuple[ir.Value, ir.Value]:
+def photo_input(g: Graph, input_px: int, mean: Sequence[float], outside: float = 0.0) -> ir.Value:
     """Inputs `image` uint8 [1, S, S, 3] and `valid_hw_px` int64 [2], the rows and columns that are photo.
 
-    Returns float32 [1, S, S, 3], 0…255, and bool [1, S, S, 1], true on the photo.
+    Returns [1, 3, S, S]: the pixels less `mean`, `outside` where there is no photo. The first layer divides by the
+    standard deviation: its weights do.
     """
     image = g.input("image", np.uint8, [1, input_px, input_px, 3])
     height, width = g.ops("Split", g.input("valid_hw_px", np.int64, [2]), ints(1, 1), num_outputs=2)
-    y, x = np.arange(input_px).reshape(1, -1, 1, 1), np.arange(input_px).reshape(1, 1, -1, 1)
-    return g.cast(image, np.float32), g.op("And", g.op("Less", y, height), g.op("Less", x, width))
+    # Channels first: with the mask repeated along the last axis, `Where` takes 23 ms at 1024² instead of 2.
+    image = g.op("Transpose", g.cast(image, np.float32), perm=[0, 3, 1, 2])
+    y, x = np.arange(input_px).reshape(1, 1, -1, 1), np.arange(input_px).reshape(1, 1, 1, -1)
+    inside = g.op("And", g.op("Less", y, height), g.op("Less", x, width))
+    with g.in_float32():
+        image = g.op("Where", inside, g.op("Sub", image, np.reshape(mean, (3, 1, 1))), outside)
+    return g.narrow(image)
