@@ -18,6 +18,7 @@ from esam_rt.errors import (
     SettingsError,
     did_you_mean,
 )
+from esam_rt.graph_files import check_graph_file
 
 from .base import Tensor, check_feed
 
@@ -59,8 +60,7 @@ class OnnxRuntimeEngine:
                 f"Device {device}: this ONNX Runtime has {', '.join(available)} but not {provider}; get it with: "
                 f"pip uninstall onnxruntime && pip install 'esam-rt[{EXTRAS[device]}]'"
             )
-        if not path.is_file():
-            raise ModelError(f"{path}: found no such file, expected an exported ONNX model.")
+        check_graph_file(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised; the log on stderr would say it twice
         # Spinning threads hold cores that superpixels and kernels need: with another process on the same two cores, the
