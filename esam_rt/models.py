@@ -14,14 +14,28 @@ EXPORTER_VERSION = "2"
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A published checkpoint."""
+
+    url: str
+    size_bytes: int
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """As published."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """One model; the mask grid has `input_px / 4` cells a side.
 
     score_min, stability_min, stability_offset (logits): its filters, as SAM's. theta_o, amg_nms: IoU thresholds of the
     NMS over object masks and of automatic mask generation; E-SAM's and SAM's unless the model needs others.
     decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. points_per_prompt: that the
-    decoder takes; a single point is followed by padding. checkpoint: the file that
-    ships, or None.
+    decoder takes; a single point is followed by padding. checkpoint: the file that ships, or None. remote: the
+    published one, or None.
     """
 
     name: str
@@ -36,6 +50,7 @@ class ModelRow:
     theta_o: float = 0.8
     amg_nms: float = 0.7
     checkpoint: Path | None = None
+    remote: Remote | None = None
 
     def own_settings(self) -> dict[str, float]:
         """The settings that a model decides where the user does not."""
@@ -46,6 +61,25 @@ class ModelRow:
             "mmg.theta_o": self.theta_o,
             "amg.nms": self.amg_nms,
         }
+
+
+META = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+def _sam(name: str, description: str, remote: Remote) -> ModelRow:
+    """A model with SAM's input and filters. At 4 prompts a call the decoder is within 6 % of its best rate and takes
+    half the memory of 8 (benchmarks/decoder.py)."""
+    return ModelRow(
+        name=name,
+        description=description,
+        licence="Apache-2.0",
+        input_px=1024,
+        score_min=0.88,
+        stability_min=0.95,
+        stability_offset=1.0,
+        decode_batch=4,
+        remote=remote,
+    )
 
 
 MODELS = {
@@ -66,6 +100,42 @@ MODELS = {
             decode_batch=16,
             points_per_prompt=1,
             checkpoint=WEIGHTS / "tiny.safetensors",
+        ),
+        _sam(
+            "vit_t",
+            "MobileSAM: TinyViT encoder",
+            Remote(
+                "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+                40_728_226,
+                "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            ),
+        ),
+        _sam(
+            "vit_b",
+            "SAM ViT-B",
+            Remote(
+                f"{META}sam_vit_b_01ec64.pth",
+                375_042_383,
+                "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            ),
+        ),
+        _sam(
+            "vit_l",
+            "SAM ViT-L",
+            Remote(
+                f"{META}sam_vit_l_0b3195.pth",
+                1_249_524_607,
+                "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            ),
+        ),
+        _sam(
+            "vit_h",
+            "SAM ViT-H",
+            Remote(
+                f"{META}sam_vit_h_4b8939.pth",
+                2_564_550_879,
+                "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            ),
         ),
     )
 }
