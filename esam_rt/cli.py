@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
-from .errors import EsamError, SettingsError
+from .errors import EsamError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
+    from .artifacts import Listener
     from .runner import RunSummary
     from .settings import Settings
 
@@ -140,18 +151,82 @@ def run(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A name that `esam-rt models` lists.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights: .pth, .safetensors or a Hugging Face folder. Default: the published.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    attention: Annotated[
+        str | None, typer.Option(help="Of a ViT: concat, bias or fused (opset 23). Default: the fastest on a CPU.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: the cache, where run looks.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
+) -> None:
+    """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder and logits."""
+    with _exit_codes():
+        from .artifacts import checkpoint_of, checkpoint_sha256, export_to, onnx_model
+        from .export import AttentionForm, Precision
+        from .models import get_model
+
+        row = get_model(model)
+        _check_choice("--precision", precision, Precision)
+        if attention is not None:
+            _check_choice("--attention", attention, AttentionForm)
+        start = time.perf_counter()
+        with _Steps(shown=stderr.is_terminal and not quiet and not as_json) as steps:
+            listener = steps.listener()
+            file = checkpoint_of(row, checkpoint, listener)
+            steps.begin(f"reading {file.name}")
+            digest = checkpoint_sha256(file)
+            if out is None:
+                files = onnx_model(row, file, precision, attention, listener).files
+            else:
+                files = export_to(row.name, file, out, precision, attention, listener)
+        published = row.remote is not None and digest == row.remote.sha256
+        if as_json:
+            result = {
+                "model": model,
+                "precision": precision,
+                "checkpoint": str(file),
+                "checkpoint_sha256": digest,
+                "published": published,
+                "files": [str(f) for f in files],
+            }
+            typer.echo(json.dumps(result))
+        elif not quiet:
+            ours = "the weights that ship" if file == row.checkpoint else "not the published file: weights of your own"
+            kind = "the published file" if published else ours
+            stdout.print(f"{file} ({kind})", soft_wrap=True, highlight=False, markup=False)
+            for f in files:
+                stdout.print(f"{f.stat().st_size / 1e6:9.1f} MB  {f}", soft_wrap=True, highlight=False, markup=False)
+            stdout.print(f"{len(files)} files in {time.perf_counter() - start:.1f} s.", highlight=False)
+
+
+@app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the models."""
+    """List the models, and what the cache has of them."""
+    from .artifacts import cache_folder, exported
     from .models import MODELS
 
+    rows: list[dict[str, Any]] = []
+    for m in MODELS.values():
+        there = m.remote is not None and (cache_folder() / "checkpoints" / m.remote.file_name).is_file()
+        size = m.remote.size_bytes if m.remote else m.checkpoint.stat().st_size if m.checkpoint else 0
+        rows.append(
+            {key: getattr(m, key) for key in ("name", "description", "licence", "input_px")}
+            | {"checkpoint_bytes": size, "checkpoint": "ships" if m.checkpoint else "in the cache" if there else ""}
+            | {"url": m.remote.url if m.remote else None, "exported": exported(m)}
+        )
     if as_json:
-        keys = ("name", "description", "licence", "input_px")
-        rows = [{key: getattr(m, key) for key in keys} for m in MODELS.values()]
         typer.echo(json.dumps(rows))
         return
-    table = Table("model", "input", "description", "licence", box=None)
-    for m in MODELS.values():
-        table.add_row(m.name, f"{m.input_px} px", m.description, m.licence)
+    table = Table("model", "input", "checkpoint", "here", "exported", "description", "licence", box=None)
+    for row in rows:
+        megabytes = f"{row['checkpoint_bytes'] / 1e6:,.0f} MB"
+        here, made = row["checkpoint"] or "-", " ".join(row["exported"]) or "-"
+        table.add_row(row["name"], f"{row['input_px']} px", megabytes, here, made, row["description"], row["licence"])
     stdout.print(table)
 
 
@@ -200,6 +275,44 @@ def _settings(preset: str, config: Path | None, changes: list[str]) -> Settings:
             raise SettingsError(f"--set {change}: expected NAME=VALUE, such as --set emr.delta=0.1.")
         overrides[name.strip()] = value.strip()
     return settings.with_overrides(overrides)
+
+
+def _check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    if value not in list(choices):
+        raise SettingsError(f"{option} {value}: unknown.{did_you_mean(value, choices)}")
+
+
+class _Steps:
+    """Progress of an export on stderr: bytes of a download, then one line a step."""
+
+    def __init__(self, shown: bool) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=stderr, transient=True, disable=not shown)
+        self._shown = shown
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Steps:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def listener(self) -> Listener:
+        """What the cache tells."""
+        from .artifacts import Listener
+
+        return Listener(self._downloaded, lambda name: self.begin(f"writing {name}"))
+
+    def begin(self, step: str) -> None:
+        """A step that has begun."""
+        if self._shown:
+            stderr.print(step, highlight=False, markup=False)
+
+    def _downloaded(self, there: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task("downloading", total=total)
+        self._progress.update(self._task, completed=there)
 
 
 class _Bar:

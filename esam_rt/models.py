@@ -87,8 +87,8 @@ MODELS = {
     for row in (
         ModelRow(
             name="tiny",
-            description="EfficientNet-Lite0 encoder, SAM decoder of width 128; ships, for trying the runtime",
-            licence="Apache-2.0; trained on data with research terms, see the model card",
+            description="small network that ships, for trying the runtime",
+            licence="Apache-2.0, data: see its card",
             input_px=512,
             # Calibrated with benchmarks/quality.py: its scores and logits are lower than SAM's, and its masks of one
             # entity differ more from each other.

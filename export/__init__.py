@@ -2,55 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-import onnx_ir as ir
-
+from esam_rt.artifacts import checkpoint_sha256
 from esam_rt.errors import SettingsError, did_you_mean
-from esam_rt.files import write_bytes
-from esam_rt.models import EXPORTER_VERSION, sha256_of
+from esam_rt.models import EXPORTER_VERSION
 
 from .checkpoint import read_checkpoint
 from .decoder import add_image_side, build_decoder, build_logits
-from .dims import TINY
+from .dims import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
 from .efficientnet import build_encoder
+from .files import write_graph
+from .graph import Graph, Precision
+from .tinyvit import build_tinyvit_encoder
+from .vit import AttentionForm, build_vit_encoder
+from .weights import Weights
 
-__all__ = ["MODELS", "ExportedModel", "export_model"]
+__all__ = ["AttentionForm", "ExportedModel", "Precision", "build_graphs", "export_model"]
 
-MODELS = {"tiny": TINY}
+Progress: TypeAlias = Callable[[str], None]
+"""Called with the name of each file before it is written."""
+
+
+VITS = {"vit_b": VIT_B, "vit_l": VIT_L, "vit_h": VIT_H}
+DECODERS = {"tiny": TINY.decoder} | dict.fromkeys(("vit_t", *VITS), SAM_DECODER)
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The ONNX files of a model; their inputs and outputs: `build_encoder`, `build_decoder`, `build_logits`."""
+    """The ONNX files of a model; their inputs and outputs: `build_decoder`, `build_logits`, and the encoder's builder
+    with `add_image_side`. files: all that belongs to them, the data of large weights too."""
 
     encoder: Path
     decoder: Path
     logits: Path
+    files: tuple[Path, ...]
 
 
-def export_model(name: str, checkpoint: Path, out_dir: Path) -> ExportedModel:
+def export_model(
+    name: str,
+    checkpoint: Path,
+    out_dir: Path,
+    precision: Precision = Precision.FP32,
+    attention: AttentionForm | None = None,
+    progress: Progress | None = None,
+) -> ExportedModel:
     """Write encoder.onnx, decoder.onnx and logits.onnx of model `name` to `out_dir`, which is made if needed.
 
-    The same checkpoint gives the same bytes. SettingsError for an unknown name, ModelError for a checkpoint that is
-    missing, broken or of another architecture, OutputError for a folder that cannot be written.
+    attention: how a ViT's relative positions enter; default: bias, the fastest on a CPU. The same checkpoint gives the
+    same bytes. SettingsError for an unknown name or an attention form that the model does not have, ModelError for a
+    checkpoint that is missing, broken or of another architecture, OutputError for a folder that cannot be written.
     """
-    if name not in MODELS:
-        raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")
-    dims = MODELS[name]
     weights = read_checkpoint(checkpoint)
-    encoder = build_encoder(dims, weights)
-    add_image_side(encoder, dims.decoder, weights)
-    graphs = (encoder, build_decoder(dims.decoder, weights), build_logits(dims.decoder, weights))
-    weights.check_all_taken()
     metadata = {
         "esam_rt.exporter_version": EXPORTER_VERSION,
         "esam_rt.model": name,
-        "esam_rt.checkpoint_sha256": sha256_of(checkpoint),
+        "esam_rt.precision": precision,
+        "esam_rt.checkpoint_sha256": checkpoint_sha256(checkpoint),
     }
-    paths = [out_dir / f"{graph.name}.onnx" for graph in graphs]
-    for graph, path in zip(graphs, paths, strict=True):
-        model = ir.to_proto(graph.model(metadata, EXPORTER_VERSION))
-        write_bytes(path, model.SerializeToString(deterministic=True))
-    return ExportedModel(*paths)
+    files: list[Path] = []
+    graphs = list(build_graphs(name, weights, precision, attention))
+    weights.check_all_taken()
+    for graph in graphs:
+        path = out_dir / f"{graph.name}.onnx"
+        if progress is not None:
+            progress(path.name)
+        files += write_graph(graph, path, metadata, EXPORTER_VERSION)
+    encoder, decoder, logits = (out_dir / f"{graph.name}.onnx" for graph in graphs)
+    return ExportedModel(encoder, decoder, logits, tuple(files))
+
+
+def build_graphs(
+    name: str, weights: Weights, precision: Precision = Precision.FP32, attention: AttentionForm | None = None
+) -> Iterator[Graph]:
+    """Encoder, decoder and logits of model `name`. Errors as of `export_model`."""
+    if name not in DECODERS:
+        raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, DECODERS)}")
+    decoder = DECODERS[name]
+    encoder = _encoder(name, weights, precision, attention)
+    add_image_side(encoder, decoder, weights)
+    yield encoder
+    yield build_decoder(decoder, weights, precision)
+    yield build_logits(decoder, weights, precision)
+
+
+def _encoder(name: str, weights: Weights, precision: Precision, attention: AttentionForm | None) -> Graph:
+    """The encoder of a known model."""
+    if name in VITS:
+        return build_vit_encoder(VITS[name], weights, precision, attention or AttentionForm.BIAS)
+    if attention is not None:
+        raise SettingsError(f"Model {name} has no choice of attention forms, only {', '.join(VITS)} have.")
+    return (
+        build_encoder(TINY, weights, precision) if name == "tiny" else build_tinyvit_encoder(VIT_T, weights, precision)
+    )

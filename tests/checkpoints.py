@@ -17,6 +17,8 @@ from transformers import SamConfig, SamModel
 
 from esam_rt.export.file_tensor import FileTensor
 
+from .tinyvit_torch import TinyVit
+
 # From the modules of transformers to those of segment-anything, one after the other.
 RENAMES = (
     (r"^vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
@@ -110,3 +112,31 @@ def assert_same_tensors(found: Mapping[str, FileTensor], state: Mapping[str, Ten
         assert ours.tobytes() == expected.tobytes(), name
         ours.fill(1)
         assert found[name].read().tobytes() == expected.tobytes()
+
+
+def whole_vit_b(seed: int = 0) -> SamModel:
+    """SamModel of ViT-B's size with random weights: relative positions that matter, logits of both signs, scores of
+    about one."""
+    torch.manual_seed(seed)
+    model = SamModel(SamConfig(mask_decoder_config={"layer_norm_eps": 1e-5})).eval().requires_grad_(False)
+    gains = {"hypernetworks": 5, "upscale_conv": 5, "mask_decoder": 3}
+    for name, p in model.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:
+            p.normal_(0, 0.2)
+        elif p.ndim == 1:
+            p.add_(0.2 * torch.randn(p.shape))
+        elif gain := next((gain for part, gain in gains.items() if part in name), None):
+            p.mul_(gain)
+        else:
+            p.normal_(0, 1.5 / p[0].numel() ** 0.5)
+    model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(1)
+    model.prompt_encoder.shared_embedding.positional_embedding.copy_(model.shared_image_embedding.positional_embedding)
+    return model
+
+
+def mobile_sam_state_dict(sam: SamModel, seed: int = 0) -> dict[str, Tensor]:
+    """MobileSAM's tensors: a random TinyViT, prompts and decoder of `sam`."""
+    torch.manual_seed(seed)
+    encoder = {f"image_encoder.{name}": tensor for name, tensor in TinyVit().state_dict().items()}
+    rest = {name: t for name, t in sam_state_dict(sam).items() if not name.startswith("image_encoder.")}
+    return encoder | rest

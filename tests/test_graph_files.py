@@ -87,6 +87,21 @@ def test_data_that_comes_back_changed(large: None, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(files, "check_graph_file", damaged)
     with pytest.raises(ModelError, match=r"product\.onnx\.data: tensor weight came back changed"):
         write_graph(graph(), tmp_path / "product.onnx", {}, "7")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_export_outlives_one_that_fails(large: None, tmp_path: Path) -> None:
+    def fail() -> np.ndarray:
+        raise ModelError("sam.pth: found bytes that differ from their checksum")
+
+    path = tmp_path / "product.onnx"
+    earlier = {p: p.read_bytes() for p in write_graph(graph(), path, {}, "7")}
+    later = Graph("product")
+    x = later.input("x", np.float32, [1, SIDE])
+    later.output(later.op("MatMul", x, LaterArray("weight", (SIDE, SIDE), fail)), "y", np.float32, [1, SIDE])
+    with pytest.raises(ModelError, match="differ from their checksum"):
+        write_graph(later, path, {}, "8")
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == earlier
 
 
 @pytest.mark.parametrize("is_large", [True, False])

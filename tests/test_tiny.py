@@ -84,7 +84,7 @@ def test_a_whole_cache_is_not_locked(cache: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_checkpoint_that_is_none(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="found no such file"):
         EntitySegmenter("tiny", checkpoint=tmp_path / "missing.safetensors")
     (tmp_path / "page.safetensors").write_text("<!doctype html>")
     with pytest.raises(ModelError, match=r"page\.safetensors"):
