@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +32,8 @@ from esam_rt.export.dims import SAM_DECODER, TINY, DecoderDims
 from esam_rt.export.graph import Graph
 from esam_rt.export.names import HUGGING_FACE, OURS, Naming
 from esam_rt.export.weights import Weights
+
+from .measure import in_fresh_process, seconds, status_mb
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]
@@ -154,13 +153,6 @@ def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[n
     return embedding, rng.uniform(0, network.dims.input_px, (batch, 2)).astype(np.float32)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str, Any]:
     """One batch size: prompts per second of the three ways, greatest difference of scores, least IoU of the masks."""
     embedding, points = inputs(network, batch)
@@ -205,18 +197,6 @@ def growth_mb(model: str, side: str, batch: int, threads: int) -> int:
     return round(status_mb("VmHWM") - before)
 
 
-def status_mb(key: str) -> float:
-    """VmRSS, the resident set, or VmHWM, its peak; unlike ru_maxrss not that of the process which started this one."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(f"{key}:"))
-
-
-def memory_mb(model: str, side: str, batch: int, threads: int) -> int:
-    """Growth while decoding, in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(growth_mb, model, side, batch, threads).result()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=NETWORKS, default="sam")
@@ -231,7 +211,9 @@ def main() -> None:
     print(" batch |  PyTorch     ours half kept | ratio |  PyTorch   ours |  IoU")
     for batch in a.batches:
         row = compare(network, batch, a.threads, max(5, a.prompts // batch))
-        row["memory_mb"] = {side: memory_mb(a.model, side, batch, a.threads) for side in ("pytorch", "ours")}
+        row["memory_mb"] = {
+            side: in_fresh_process(growth_mb, a.model, side, batch, a.threads) for side in ("pytorch", "ours")
+        }
         rows.append(row)
         theirs, ours, half = row["prompts_per_s"].values()
         print(

@@ -1,0 +1,29 @@
+"""What the benchmarks measure with: seconds of a call, memory of a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def status_mb(key: str) -> float:
+    """VmRSS, the resident set, or VmHWM, its peak; unlike ru_maxrss not that of the process which started this one."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(f"{key}:"))
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """The result of `function`, which a process of its own computes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
