@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.export.decoder import add_image_side, build_decoder
-from esam_rt.export.dims import SAM_DECODER, TINY, DecoderDims
+from esam_rt.export.dims import SAM_DECODER, TINY, VIT_B, DecoderDims
 from esam_rt.export.graph import Graph
 from esam_rt.export.names import HUGGING_FACE, OURS, Naming
 from esam_rt.export.weights import Weights
 
 from .measure import in_fresh_process, seconds, status_mb
+from .reference import sam_model
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]
@@ -56,12 +57,8 @@ class Network:
 
 def sam() -> Network:
     """SAM's decoder in transformers; random weights with logits of both signs."""
-    from transformers import SamConfig, SamModel
-
     torch.manual_seed(0)
-    norm = {"layer_norm_eps": SAM_DECODER.token_norm_eps}
-    model = SamModel(SamConfig(vision_config={"num_hidden_layers": 1}, mask_decoder_config=norm))
-    model = model.eval().requires_grad_(False)
+    model = sam_model(replace(VIT_B, depth=1))
     for name, p in model.named_parameters():
         p.mul_(5 if "hypernetworks" in name or "upscale_conv" in name else 3 if "transformer" in name else 1)
 

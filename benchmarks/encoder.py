@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.export import VITS, AttentionForm, Precision
@@ -31,8 +33,10 @@ from esam_rt.export.names import HUGGING_FACE, SAM
 from esam_rt.export.tinyvit import build_tinyvit_encoder
 from esam_rt.export.vit import build_vit_encoder
 from esam_rt.export.weights import Weights
+from tests.tinyvit_torch import TinyVit
 
 from .measure import in_fresh_process, seconds, status_mb
+from .reference import vision_config
 
 EAGER, SDPA = "pytorch eager", "pytorch sdpa"
 PHOTO_HW_PX = (768, 1024)
@@ -40,18 +44,8 @@ PHOTO_HW_PX = (768, 1024)
 
 def pytorch_vit(dims: VitDims, attention: str) -> torch.nn.Module:
     """transformers' encoder; random weights that let the photo through, with relative positions that matter."""
-    from transformers import SamVisionConfig
-    from transformers.models.sam.modeling_sam import SamVisionEncoder
-
     torch.manual_seed(0)
-    config = SamVisionConfig(
-        hidden_size=dims.width,
-        num_hidden_layers=dims.depth,
-        num_attention_heads=dims.heads,
-        global_attn_indexes=list(dims.global_blocks),
-        mlp_dim=dims.mlp_ratio * dims.width,
-        attn_implementation=attention.removeprefix("pytorch "),
-    )
+    config = SamVisionConfig(**vision_config(dims), attn_implementation=attention.removeprefix("pytorch "))
     model = SamVisionEncoder(config).eval().requires_grad_(False)
     for name, p in model.named_parameters():
         if "rel_pos" in name or "pos_embed" in name:
@@ -63,8 +57,6 @@ def pytorch_vit(dims: VitDims, attention: str) -> torch.nn.Module:
 
 def pytorch_tinyvit() -> torch.nn.Module:
     """MobileSAM's encoder with random weights."""
-    from tests.tinyvit_torch import TinyVit
-
     torch.manual_seed(0)
     return TinyVit().eval().requires_grad_(False)
 

@@ -1,0 +1,269 @@
+"""Is the export of a real checkpoint right? Hash, parity with PyTorch, and answers that were published.
+
+`python -m benchmarks.real_weights vit_b [--checkpoint FILE] [--car car.png] [--coco 000000039769.jpg] [--json FILE]`.
+Each check passes, fails, or is skipped with the reason; the exit code is 1 if one failed.
+
+- hash: the checkpoint is the published file.
+- parity: embedding, scores and logits against transformers' `SamModel` in PyTorch with the same weights, on a photo.
+- points and boxes: scores of ViT-B on the photo of transformers' own SAM tests
+  (huggingface.co/ybelkada/segment-anything, assets/car.png).
+- mask generation: scores of ViT-H's automatic masks of COCO val2017 000000039769.jpg, of transformers' pipeline test.
+  Ours are filtered on the mask grid instead of the photo's resolution, so a mask near a threshold may differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from esam_rt.artifacts import checkpoint_of
+from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.errors import EsamError
+from esam_rt.export import VITS, ExportedModel, build_graphs, export_model
+from esam_rt.export.checkpoint import read_checkpoint
+from esam_rt.export.names import HUGGING_FACE
+from esam_rt.export.weights import StoredTensor, Weights
+from esam_rt.models import MODELS, ModelRow, sha256_of
+from esam_rt.prompts import point_grid
+from esam_rt.sam import EncodedPhoto, Geometry, Sam
+from esam_rt.settings import Filters
+
+# iou_scores that transformers' SAM tests expect of facebook/sam-vit-base on car.png, in pixels of the photo.
+CAR_POINTS = {(400, 650): (0.9105, 0.9825, 0.9675), (220, 470): (0.7646, 0.7943, 0.7774)}
+CAR_BOXES = {(620, 900, 1000, 1255): (0.9773, 0.9881, 0.9522), (75, 275, 1725, 850): (0.5996, 0.7661, 0.7937)}
+CAR_TOLERANCE = 0.005  # of resizing: their processor's and Pillow's bilinear filters differ in the last bits
+# Scores of the masks that facebook/sam-vit-huge finds in 000000039769.jpg, in the same tests.
+CATS = (1.0444, 1.0210, 1.0167, 1.0132, 1.0053, 0.9967, 0.9930, 0.9909, 0.9879, 0.9834, 0.9716, 0.9612, 0.9599)
+CATS_TOLERANCE = 0.01
+PARITY = 1e-4  # relative error
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: passed, failed or skipped, and the figures or the reason."""
+
+    name: str
+    state: str
+    found: str
+
+
+class SkippedError(Exception):
+    """Why a check could not be made."""
+
+
+def check(name: str, make: Callable[[], tuple[bool, str]]) -> Check:
+    """Run one check and print it."""
+    try:
+        passed, found = make()
+        result = Check(name, "passed" if passed else "failed", found)
+    except SkippedError as e:
+        result = Check(name, "skipped", str(e))
+    print(f"{result.state:8} {name}: {result.found}", flush=True)
+    return result
+
+
+def encode(sam: Sam, path: Path) -> EncodedPhoto:
+    """A photo resized by Pillow's bilinear filter, as SAM's own preprocessing does."""
+    photo = Image.open(path).convert("RGB")
+    geometry = Geometry.of((photo.height, photo.width), sam.row.input_px)
+    h, w = geometry.resized_hw
+    return sam.encode(np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR)))
+
+
+def hash_check(row: ModelRow, checkpoint: Path) -> tuple[bool, str]:
+    """The published file?"""
+    if row.remote is None:
+        raise SkippedError(f"{row.name} has no published checkpoint")
+    if checkpoint.is_dir():
+        raise SkippedError(f"{checkpoint} is a folder")
+    digest = sha256_of(checkpoint)
+    return digest == row.remote.sha256, f"SHA-256 {digest}, published {row.remote.sha256}"
+
+
+class Listening(Weights):
+    """Weights that keep which of our names were asked for, and how to read them."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(weights.source, weights._tensors, weights._naming)
+        self.asked: dict[str, StoredTensor] = {}
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        tensor = super()._find(name, shape)
+        self.asked[name] = StoredTensor(shape, lambda: tensor.read().reshape(shape))
+        return tensor
+
+
+def pytorch_model(name: str, checkpoint: Path) -> Any:
+    """transformers' SamModel with the tensors of the checkpoint."""
+    try:
+        import torch
+
+        from .reference import sam_model
+    except ImportError as e:
+        raise SkippedError(f"{e.name} is not installed: pip install torch transformers") from e
+    if name not in VITS:
+        raise SkippedError(f"transformers' SamModel has no encoder as that of {name}")
+    model = sam_model(VITS[name])
+    listening = Listening(read_checkpoint(checkpoint))
+    list(build_graphs(name, listening))
+    state = {
+        HUGGING_FACE.of_file(ours): torch.from_numpy(tensor.read().astype(np.float32))
+        for ours, tensor in listening.asked.items()
+    }
+    shared = "shared_image_embedding.positional_embedding"
+    state["prompt_encoder.shared_embedding.positional_embedding"] = state[shared]
+    own = model.state_dict()
+    missing, unexpected = model.load_state_dict({k: v.reshape(own[k].shape) for k, v in state.items()}, strict=False)
+    if unexpected or any("mask_embed" not in key for key in missing):
+        raise AssertionError(f"tensors that SamModel lacks {unexpected} or that the export never read {missing}")
+    return model.requires_grad_(False)
+
+
+def parity_check(sam: Sam, name: str, checkpoint: Path) -> tuple[bool, str]:
+    """Embedding, scores and logits of twelve points against PyTorch."""
+    model = pytorch_model(name, checkpoint)
+    import skimage.data
+    import torch
+
+    photo = sam.encode(skimage.data.astronaut())
+    side = sam.row.input_px
+    h, w = photo.geometry.resized_hw
+    import cv2
+
+    pixels = cv2.resize(skimage.data.astronaut(), (w, h), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    mean, std = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
+    padded = np.zeros((1, 3, side, side), np.float32)
+    padded[0, :, :h, :w] = ((pixels - mean) / std).transpose(2, 0, 1)
+    points = np.random.default_rng(0).uniform(0.05, 0.95, (12, 2)).astype(np.float32)
+    with torch.inference_mode():
+        embedding = model.get_image_embeddings(torch.from_numpy(padded))
+        xy = torch.from_numpy(photo.geometry.to_input_px(points))[None, :, None]
+        out = model(image_embeddings=embedding, input_points=xy, input_labels=torch.ones(1, 12, 1, dtype=torch.int))
+    output = np.arange(12, dtype=np.uint8) % 3
+    logits = sam.logits(photo, points, output)
+    expected = out.pred_masks[0].numpy()[np.arange(12), output][:, : logits.shape[1], : logits.shape[2]]
+    figures = {
+        "embedding": relative_error(photo.embedding, embedding.numpy()),
+        "scores": relative_error(scores_of(sam, photo, points, None), out.iou_scores[0].numpy()),
+        "logits": relative_error(logits, expected),
+    }
+    ious = ((logits > 0) & (expected > 0)).sum((1, 2)) / np.maximum(((logits > 0) | (expected > 0)).sum((1, 2)), 1)
+    found = ", ".join(f"{k} {v:.1e}" for k, v in figures.items())
+    return max(figures.values()) <= PARITY, f"relative error: {found}; least IoU of masks {ious.min():.5f}"
+
+
+def relative_error(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:
+    """Greatest difference over the greatest magnitude."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def scores_of(
+    sam: Sam, photo: EncodedPhoto, points_01: NDArray[np.float32], labels: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """Scores [N, 3] in the order of the model's outputs, nothing filtered but empty masks (NaN)."""
+    everything = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    masks = sam.decode(photo, points_01, 0, everything, labels=labels)
+    scores = np.full((len(points_01), 3), np.nan, np.float32)
+    scores[masks.point, masks.output] = masks.score
+    return scores
+
+
+def car_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
+    """Points and boxes whose scores were published."""
+    if sam.row.name != "vit_b":
+        raise SkippedError("the published answers are of vit_b")
+    if path is None:
+        raise SkippedError("no --car FILE")
+    with Image.open(path) as photo:
+        size = np.float32(photo.size)
+    encoded = encode(sam, path)
+    points = np.zeros((len(CAR_POINTS), 2, 2), np.float32)
+    points[:, 0] = np.float32(list(CAR_POINTS)) / size
+    boxes = np.float32(list(CAR_BOXES)).reshape(-1, 2, 2) / size
+    found = np.concatenate(
+        [
+            scores_of(sam, encoded, points, np.tile([1, -1], (len(points), 1))),
+            scores_of(sam, encoded, boxes, np.tile([2, 3], (len(boxes), 1))),
+        ]
+    )
+    expected = np.float32([*CAR_POINTS.values(), *CAR_BOXES.values()])
+    difference = float(np.abs(found - expected).max())
+    return difference <= CAR_TOLERANCE, f"greatest difference of {expected.size} scores {difference:.4f}"
+
+
+def cats_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
+    """Scores of automatic mask generation that were published."""
+    if sam.row.name != "vit_h":
+        raise SkippedError("the published answers are of vit_h")
+    if path is None:
+        raise SkippedError("no --coco FILE (000000039769.jpg)")
+    encoded = encode(sam, path)
+    filters = Filters(score_min=0.88, stability_min=0.95, stability_offset=1.0)
+    masks = sam.decode(encoded, point_grid(32), 0, filters)
+    kept: list[int] = []
+    for i in masks.by_score():
+        if all(box_iou(masks.box_xyxy[i], masks.box_xyxy[j]) <= 0.7 for j in kept):
+            kept.append(int(i))
+    ours = masks.score[kept]
+    missing = [score for score in CATS if np.abs(ours - score).min() > CATS_TOLERANCE]
+    return not missing, f"{len(CATS) - len(missing)} of {len(CATS)} published scores found, missing {missing}"
+
+
+def box_iou(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
+    """IoU of two boxes."""
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    both = float(np.prod(np.maximum(high - low, 0)))
+    return both / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both)
+
+
+@contextmanager
+def loaded(row: ModelRow, files: ExportedModel, checkpoint: Path) -> Iterator[Sam]:
+    """The model's engines on the CPU."""
+    engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.logits)]
+    sam = Sam(row, *engines, "" if checkpoint.is_dir() else sha256_of(checkpoint))
+    yield sam
+    sam.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=[name for name, row in MODELS.items() if row.checkpoint is None])
+    parser.add_argument("--checkpoint", type=Path, help="default: the downloaded file")
+    parser.add_argument("--car", type=Path, help="car.png of transformers' SAM tests")
+    parser.add_argument("--coco", type=Path, help="000000039769.jpg of COCO val2017")
+    parser.add_argument("--json", type=Path, help="write the checks here")
+    a = parser.parse_args()
+    row = MODELS[a.model]
+    if absent := [str(photo) for photo in (a.car, a.coco) if photo and not photo.is_file()]:
+        parser.error(f"no such photo: {', '.join(absent)}")
+    try:
+        checkpoint = checkpoint_of(row, a.checkpoint)
+        with TemporaryDirectory() as folder:
+            files = export_model(a.model, checkpoint, Path(folder))
+            with loaded(row, files, checkpoint) as sam:
+                checks = [
+                    check("hash", lambda: hash_check(row, checkpoint)),
+                    check("parity", lambda: parity_check(sam, a.model, checkpoint)),
+                    check("points and boxes", lambda: car_check(sam, a.car)),
+                    check("mask generation", lambda: cats_check(sam, a.coco)),
+                ]
+    except EsamError as e:
+        sys.exit(f"error: {e}")
+    if a.json:
+        a.json.write_text(json.dumps([asdict(c) for c in checks], indent=2) + "\n")
+    sys.exit(any(c.state == "failed" for c in checks))
+
+
+if __name__ == "__main__":
+    main()
