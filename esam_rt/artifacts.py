@@ -12,7 +12,6 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from .download import Progress, fetch_checkpoint
 from .errors import ModelError, OutputError
 from .files import write_json
 from .models import EXPORTER_VERSION, ModelRow, sha256_of
@@ -35,9 +34,9 @@ class OnnxModel:
 
 @dataclass(frozen=True)
 class Listener:
-    """What to tell while a model is fetched and exported."""
+    """What to tell while a model is fetched (bytes there, bytes of the whole) and exported (name of each file)."""
 
-    downloaded: Progress | None = None
+    downloaded: Callable[[int, int], None] | None = None
     writing: Callable[[str], None] | None = None
 
 
@@ -52,9 +51,11 @@ def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: Liste
 
     Errors as of `fetch_checkpoint`.
     """
-    if checkpoint is not None:
-        return checkpoint
-    return row.checkpoint or fetch_checkpoint(row, cache_folder() / "checkpoints", listener.downloaded)
+    if given := checkpoint or row.checkpoint:
+        return given
+    from .download import fetch_checkpoint  # 0.1 s and 16 MB that no other run needs
+
+    return fetch_checkpoint(row, cache_folder() / "checkpoints", listener.downloaded)
 
 
 def checkpoint_sha256(checkpoint: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esam_rt import artifacts
+from esam_rt import artifacts, download
 from esam_rt.artifacts import Listener, checkpoint_of, checkpoint_sha256, exported, onnx_model
 from esam_rt.errors import ModelError, SettingsError
 from esam_rt.export import files as export_files
@@ -86,7 +86,7 @@ def test_which_checkpoint(cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(arguments)
         return tmp_path / "published.pth"
 
-    monkeypatch.setattr(artifacts, "fetch_checkpoint", fetch)
+    monkeypatch.setattr(download, "fetch_checkpoint", fetch)
     assert checkpoint_of(TINY) == WEIGHTS / "tiny.safetensors"
     assert checkpoint_of(MODELS["vit_b"], tmp_path / "mine.pth") == tmp_path / "mine.pth"
     assert asked == []
