@@ -175,10 +175,8 @@ class _Encoder:
         if self.form is not AttentionForm.FUSED:
             return g.op("MatMul", g.softmax(g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))), v)
         v = g.op("Pad", v, ints(0, 0, 0, 0, 0, 0, 0, 2 * w))
-        float32 = ir.DataType.FLOAT.value
-        return g.op(
-            "Slice", g.op("Attention", q, k, v, scale=1.0, softmax_precision=float32), ints(0), ints(self.head), ints(3)
-        )
+        # Without softmax_precision, which TensorRT's parser refuses; its fused attention sums in float32 anyway.
+        return g.op("Slice", g.op("Attention", q, k, v, scale=1.0), ints(0), ints(self.head), ints(3))
 
     def attend_in_chunks(
         self, queries: Sequence[ir.Value], q: ir.Value, k: ir.Value, v: ir.Value, a: _Attention
