@@ -27,11 +27,12 @@ import torch
 from numpy.typing import NDArray
 
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.export.decoder import add_image_side, build_decoder
+from esam_rt.export.decoder import add_image_side, build_decoder, build_masks
 from esam_rt.export.dims import SAM_DECODER, TINY, VIT_B, DecoderDims
 from esam_rt.export.graph import Graph
 from esam_rt.export.names import HUGGING_FACE, OURS, Naming
 from esam_rt.export.weights import Weights
+from esam_rt.sam import IMAGE_SIDE, PROMPT_SIDE
 
 from .measure import in_fresh_process, seconds, status_mb
 from .reference import sam_model
@@ -102,25 +103,27 @@ def write(graph: Graph, path: Path) -> Path:
     return path
 
 
-def export(network: Network, folder: Path) -> tuple[Path, Path]:
-    """The decoder, and a graph embedding → the photo's side of it."""
+def export(network: Network, folder: Path) -> tuple[Path, Path, Path]:
+    """The decoder, its masks, and a graph embedding → the photo's side of it."""
     dims, weights = network.dims, network.weights()
     shape = [1, dims.width, dims.embedding_cells, dims.embedding_cells]
-    side = Graph("encoder")
+    side = Graph("side")
     side.output(side.op("Identity", side.input("given", np.float32, shape)), "embedding", np.float32, shape)
     add_image_side(side, dims, weights)
-    return write(build_decoder(dims, weights), folder / "decoder.onnx"), write(side, folder / "side.onnx")
+    graphs = (build_decoder(dims, weights), build_masks(dims, weights), side)
+    decoder, masks, photo = (write(graph, folder / f"{graph.name}.onnx") for graph in graphs)
+    return decoder, masks, photo
 
 
 class Ours:
-    """The exported decoder."""
+    """The exported decoder and its masks."""
 
     def __init__(self, network: Network, embedding: NDArray[np.float32], threads: int) -> None:
         with TemporaryDirectory() as folder:
-            decoder, side = export(network, Path(folder))
-            self._engine = OnnxRuntimeEngine(decoder, threads=threads)
+            decoder, masks, side = export(network, Path(folder))
+            self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, masks))
             with OnnxRuntimeEngine(side, threads=threads) as engine:
-                self._side = engine.infer({"given": embedding})
+                self._side = engine.infer({"given": embedding}, keep=IMAGE_SIDE)
         del self._side["embedding"]
         self._dims = network.dims
 
@@ -130,16 +133,16 @@ class Ours:
         xy[:, 0] = points
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
-        return self._engine.infer(
-            {
-                **self._side,
-                "points_xy_px": xy,
-                "labels": labels,
-                "valid_hw": np.array([self._dims.grid_cells] * 2),
-                "score_min": np.array(score_min, np.float32),
-                "stability_offset": np.array(1, np.float32),
-            }
-        )
+        prompts = self._decoder.infer({**self._side, "points_xy_px": xy, "labels": labels}, keep=PROMPT_SIDE)
+        score = prompts.pop("score")
+        cells = self._dims.embedding_cells
+        asked = {
+            "index": np.flatnonzero(score.max(1) >= score_min),
+            "cells": np.arange(cells * cells).reshape(cells, cells),
+            "valid_hw": np.array([self._dims.grid_cells] * 2),
+            "stability_offset": np.array(1, np.float32),
+        }
+        return self._masks.infer(prompts | asked) | {"score": score}
 
 
 def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

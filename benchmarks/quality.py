@@ -15,7 +15,8 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from rich.progress import track
 from rich.table import Table
 
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
-from esam_rt.sam import Geometry, Sam
+from esam_rt.engines import Tensor
+from esam_rt.sam import PROMPT_SIDE, Engines, Geometry, Sam
 from esam_rt.segmenter import METHODS, load_sam
 from esam_rt.settings import Superpixels as SuperpixelSettings
 from esam_rt.sources import read_photo
@@ -37,39 +39,79 @@ from esam_rt.superpixels import SuperpixelMap, superpixels
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
-class CachingDecoder:
-    """A decoder engine that answers a batch of prompts it has seen from memory, with any score filter.
+@dataclass(eq=False)
+class _Batch:
+    """A batch of prompts that was decoded: what the decoder was fed, its scores, and all masks by stability offset."""
 
-    Every answer of the network is kept unfiltered; `clear` between photos.
+    feed: Mapping[str, Any]
+    score: NDArray[np.float32]
+    masks: dict[float, dict[str, NDArray[Any]]] = field(default_factory=dict)
+
+
+class CachingEngines:
+    """Engines that answer a batch of prompts they have seen from memory, with any score filter; `clear` between photos.
+
+    In place of the decoder's tokens and images, which are large, the batch is handed on; they are kept of the last one
+    only, and computed again where they are needed.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self._seen: dict[tuple[bytes, float], dict[str, NDArray[Any]]] = {}
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+        self._seen: dict[bytes, _Batch] = {}
+        self._last: tuple[_Batch, dict[str, Any]] | None = None
 
-    def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """As the engine's own."""
-        key = feed["points_xy_px"].tobytes(), float(feed["stability_offset"])
+    def engines(self) -> Engines:
+        """To be used in place of the given ones."""
+        decoder, masks, logits = (_Answering(answer) for answer in (self._decode, self._upscale, self._logits))
+        return replace(self._engines, decoder=decoder, masks=masks, logits=logits)
+
+    def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        key = feed["points_xy_px"].tobytes()
         if key not in self._seen:
-            self._seen[key] = self._engine.infer({**feed, "score_min": np.array(-1e9, np.float32)})
-        out = self._seen[key]
-        keep = (out["score"] >= feed["score_min"]).any(axis=1)
-        kept = {name: out[name][keep] for name in ("index", "stability", "area", "box_xyxy", "bits")}
-        return {"score": out["score"], **kept}
+            out = self._engines.decoder.infer(feed, keep=PROMPT_SIDE)
+            self._seen[key] = _Batch(feed, out.pop("score"))
+            self._last = self._seen[key], out
+        return {"score": self._seen[key].score} | dict.fromkeys(PROMPT_SIDE, self._seen[key])
+
+    def _upscale(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        offset, batch = float(feed["stability_offset"]), feed["tokens"]
+        if offset not in batch.masks:
+            everything = {"index": np.arange(len(batch.score))}
+            batch.masks[offset] = self._engines.masks.infer({**feed, **self._made_of(batch), **everything})
+        return {name: array[feed["index"]] for name, array in batch.masks[offset].items()}
+
+    def _logits(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return self._engines.logits.infer({**feed, **self._made_of(feed["tokens"])})
+
+    def _made_of(self, batch: _Batch) -> dict[str, Any]:
+        """The decoder's tokens and images."""
+        if self._last is None or self._last[0] is not batch:
+            out = self._engines.decoder.infer(batch.feed, keep=PROMPT_SIDE)
+            del out["score"]
+            self._last = batch, out
+        return self._last[1]
 
     def clear(self) -> None:
         """Forget the photo."""
         self._seen.clear()
+        self._last = None
+
+
+class _Answering:
+    """`Engine` around a function."""
+
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+
+    def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+        self._answer = answer
+
+    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+        """The function's answer."""
+        return self._answer(feed)
 
     def close(self) -> None:
-        """Close the engine."""
-        self._engine.close()
-
-
-def caching(sam: Sam) -> tuple[Sam, CachingDecoder]:
-    """The same model with a decoder that remembers."""
-    decoder = CachingDecoder(sam._decoder)
-    return Sam(sam.row, sam._encoder, decoder, sam._logits, sam.checkpoint_sha256), decoder  # type: ignore[arg-type]
+        """Nothing is open here."""
 
 
 class CachingSuperpixels:
@@ -112,14 +154,15 @@ def run(
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(photos / "entities.json"))
     images = sorted(truth.loadImgs(truth.getImgIds()), key=lambda entry: entry["id"])[:limit:every]
-    cached, decoder = caching(sam)
+    cache = CachingEngines(sam.engines)
+    cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
     pixels = segmenter.superpixels = CachingSuperpixels()  # type: ignore[assignment]
     segmenters = {name: EntitySegmenter(cached, settings=s, method=m) for name, (m, s) in variants.items()}
     detections: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     coverage: dict[str, list[float]] = {name: [] for name in variants}
     for entry in track(images, console=Console(stderr=True), description="photos"):
         frame = read_photo(photos / "images" / entry["file_name"], entry["file_name"])
-        decoder.clear()
+        cache.clear()
         pixels.clear()
         for name, segment in segmenters.items():
             result: EntityMap = segment(frame.image_hwc_rgb)

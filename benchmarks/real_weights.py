@@ -36,7 +36,7 @@ from esam_rt.export.names import HUGGING_FACE
 from esam_rt.export.weights import StoredTensor, Weights
 from esam_rt.models import MODELS, ModelRow, sha256_of
 from esam_rt.prompts import point_grid
-from esam_rt.sam import EncodedPhoto, Geometry, Sam
+from esam_rt.sam import EncodedPhoto, Engines, Geometry, Sam
 from esam_rt.settings import Filters
 
 # iou_scores that transformers' SAM tests expect of facebook/sam-vit-base on car.png, in pixels of the photo.
@@ -230,8 +230,8 @@ def box_iou(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
 @contextmanager
 def loaded(row: ModelRow, files: ExportedModel, checkpoint: Path) -> Iterator[Sam]:
     """The model's engines on the CPU."""
-    engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.logits)]
-    sam = Sam(row, *engines, "" if checkpoint.is_dir() else sha256_of(checkpoint))
+    engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.masks, files.logits)]
+    sam = Sam(row, Engines(*engines), "" if checkpoint.is_dir() else sha256_of(checkpoint))
     yield sam
     sam.close()
 

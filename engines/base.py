@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.errors import EngineError
+
+
+class Kept(Protocol):
+    """An output that stays where the engine computed it, to be fed to another engine of the same backend and device."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As a NumPy dtype."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+        ...
+
+
+Array: TypeAlias = NDArray[Any] | Kept
 
 
 @dataclass(frozen=True)
@@ -21,11 +38,11 @@ class Tensor:
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
 
-    def accepts(self, array: NDArray[Any]) -> bool:
+    def accepts(self, array: Array) -> bool:
         """Whether dtype and shape of `array` fit."""
         return (
             array.dtype == self.dtype
-            and array.ndim == len(self.shape)
+            and len(array.shape) == len(self.shape)
             and all(want is None or want == got for want, got in zip(self.shape, array.shape, strict=True))
         )
 
@@ -43,8 +60,11 @@ class Engine(Protocol):
         """What `infer` returns."""
         ...
 
-    def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run once. EngineError for a missing, unknown or misshapen input, or when closed."""
+    def infer(self, feed: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
+        """Run once: all outputs by name, NumPy arrays but for those in `keep`, which are `Kept`.
+
+        EngineError for a missing, unknown or misshapen input, one kept by another backend, or when closed.
+        """
         ...
 
     def close(self) -> None:
@@ -56,7 +76,7 @@ class Engine(Protocol):
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
 
 
-def check_feed(engine: str, inputs: tuple[Tensor, ...], feed: Mapping[str, NDArray[Any]]) -> None:
+def check_feed(engine: str, inputs: tuple[Tensor, ...], feed: Mapping[str, Array]) -> None:
     """Names, dtypes and shapes of a feed, checked before launch; EngineError says expected and got."""
     expected = {t.name for t in inputs}
     if missing := sorted(expected - feed.keys()):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
 from esam_rt.errors import (
     DeviceError,
@@ -20,19 +21,32 @@ from esam_rt.errors import (
 )
 from esam_rt.graph_files import check_graph_file
 
-from .base import Tensor, check_feed
+from .base import Array, Tensor, check_feed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(bfloat16)": ml_dtypes.bfloat16,
     "tensor(uint8)": np.uint8,
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
 OUT_OF_MEMORY = ("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """An output in ONNX Runtime's own memory, on the CPU or the GPU; see `Kept`."""
+
+    value: Any
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape())
 
 
 class OnnxRuntimeEngine:
@@ -68,7 +82,7 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._name = path.name
+        self._name, self._device = path.name, device
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 path, options, providers=[provider], enable_fallback=False
@@ -85,21 +99,34 @@ class OnnxRuntimeEngine:
         self.inputs = tuple(_tensor(path, t) for t in self._session.get_inputs())
         self.outputs = tuple(_tensor(path, t) for t in self._session.get_outputs())
 
-    def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feed: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
         """Run once; see `Engine`. DeviceError when the device is out of memory."""
         session = self._session  # a close() meanwhile does not pull it away
         if session is None:
             raise EngineError(f"{self._name}: used after close().")
         check_feed(self._name, self.inputs, feed)
-        names = [t.name for t in self.outputs]
         try:
-            # asarray: ONNX Runtime takes a scalar as an array of no dimensions only.
-            outputs = session.run(names, {name: np.asarray(array) for name, array in feed.items()})
+            binding = session.io_binding()
+            for name, array in feed.items():
+                if isinstance(array, _Kept):
+                    binding.bind_ortvalue_input(name, array.value)
+                elif isinstance(array, np.ndarray | np.generic):
+                    # asarray: ONNX Runtime takes a scalar as an array of no dimensions only.
+                    binding.bind_cpu_input(name, np.ascontiguousarray(array).reshape(array.shape))
+                else:
+                    raise EngineError(f"{self._name}: input {name}: was kept by another backend.")
+            for t in self.outputs:
+                binding.bind_output(t.name, self._device if t.name in keep else "cpu")
+            session.run_with_iobinding(binding)
+            values = dict(zip((t.name for t in self.outputs), binding.get_outputs(), strict=True))
+            return {
+                t.name: _Kept(values[t.name], t.dtype) if t.name in keep else values[t.name].numpy()
+                for t in self.outputs
+            }
         except _runtime_errors() as e:
             if _is_out_of_memory(e):
                 raise DeviceError(f"{self._name}: out of memory; use smaller batches or a smaller model: {e}") from e
             raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
-        return dict(zip(names, outputs, strict=True))
 
     def close(self) -> None:
         """Release the session; see `Engine`."""

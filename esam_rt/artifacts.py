@@ -17,16 +17,17 @@ from .files import write_json
 from .models import EXPORTER_VERSION, ModelRow, sha256_of
 
 MANIFEST = "manifest.json"
-GRAPHS = ("encoder.onnx", "decoder.onnx", "logits.onnx")
+GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
 REMEMBERED_BYTES = 64 << 20  # larger checkpoints are not hashed anew at every start
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """The three graphs of a model, all their files, and the SHA-256 of the checkpoint that they were made of."""
+    """The graphs of a model, all their files, and the SHA-256 of the checkpoint that they were made of."""
 
     encoder: Path
     decoder: Path
+    masks: Path
     logits: Path
     checkpoint_sha256: str
     files: tuple[Path, ...]
@@ -99,8 +100,9 @@ def onnx_model(
             raise OutputError(
                 f"{folder}: cannot be made ({e.strerror}); expected a writable cache folder. Set ESAM_RT_CACHE to one."
             ) from e
-    encoder, decoder, logits = (folder / name for name in GRAPHS)
-    return OnnxModel(encoder, decoder, logits, digest, tuple(folder / name for name in _manifest(folder)))
+    files = tuple(folder / name for name in _manifest(folder))
+    encoder, decoder, masks, logits = (folder / name for name in GRAPHS)
+    return OnnxModel(encoder, decoder, masks, logits, digest, files)
 
 
 def export_to(

@@ -164,7 +164,7 @@ def export(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
-    """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder and logits."""
+    """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder, masks and logits."""
     with _exit_codes():
         from .artifacts import checkpoint_of, checkpoint_sha256, export_to, onnx_model
         from .export import AttentionForm, Precision

@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import ModelError, SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
-EXPORTER_VERSION = "2"
+EXPORTER_VERSION = "3"
 """Raised whenever the same checkpoint gives other graphs; part of the cache's key and of every file's metadata."""
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines import Engine
+from .engines import Engine, Kept
 from .errors import InputError
 from .masks import Level, MaskSet
 from .models import ModelRow
@@ -18,6 +18,8 @@ from .settings import Filters
 
 CELL_PX = 4  # pixels of the input a cell of the mask grid
 PATCH_PX = 16  # pixels of the input a position of the embedding
+IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
+PROMPT_SIDE = ("tokens", "images")  # the decoder's outputs for masks and logits
 NO_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = LABELS = (-1, 0, 1, 2, 3)  # of SAM's points
 
 
@@ -59,11 +61,12 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPhoto:
-    """embedding: float32 [1, C, h, w]. image_side: the encoder's other outputs, which every decoder call is fed."""
+    """embedding: float32 [1, C, h, w]. image_side: the encoder's other outputs, which every decoder call is fed; they
+    stay on the device."""
 
     embedding: NDArray[np.float32]
     geometry: Geometry
-    image_side: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    image_side: Mapping[str, Kept] = field(default_factory=dict)
 
     def features_at(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
         """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
@@ -79,16 +82,24 @@ class EncodedPhoto:
         return np.ascontiguousarray((top * (1 - fy) + bottom * fy).T, np.float32)
 
 
+@dataclass(frozen=True)
+class Engines:
+    """The networks of a model, all of one backend on one device."""
+
+    encoder: Engine
+    decoder: Engine
+    masks: Engine
+    logits: Engine
+
+
 class Sam:
-    """Encoder and decoder engines of one model. Stateless between photos, so threads and settings may share it.
+    """The engines of one model. Stateless between photos, so threads and settings may share it.
 
     checkpoint_sha256: of the file that the engines were made of, hex.
     """
 
-    def __init__(self, row: ModelRow, encoder: Engine, decoder: Engine, logits: Engine, checkpoint_sha256: str) -> None:
-        self.row = row
-        self.checkpoint_sha256 = checkpoint_sha256
-        self._encoder, self._decoder, self._logits = encoder, decoder, logits
+    def __init__(self, row: ModelRow, engines: Engines, checkpoint_sha256: str) -> None:
+        self.row, self.engines, self.checkpoint_sha256 = row, engines, checkpoint_sha256
 
     def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
         """Scale, pad and encode a photo uint8 [H, W, 3]."""
@@ -100,7 +111,8 @@ class Sam:
         padded = np.zeros((1, side, side, 3), np.uint8)
         resized = cv2.resize(image_hwc_rgb, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         padded[0, :h, :w] = resized
-        out = self._encoder.infer({"image": padded, "valid_hw_px": np.array([h, w], np.int64)})
+        valid_hw_px = np.array([h, w], np.int64)
+        out = self.engines.encoder.infer({"image": padded, "valid_hw_px": valid_hw_px}, keep=IMAGE_SIDE)
         return EncodedPhoto(out.pop("embedding"), geometry, out)
 
     def decode(
@@ -121,20 +133,27 @@ class Sam:
         """
         points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
         h, w = photo.geometry.grid_hw
+        side = self.row.input_px // PATCH_PX
+        cells = np.arange(side * side).reshape(side, side)[: -(-h // 4), : 2 * -(-w // 8)]
         parts = [MaskSet.empty(h, w)]
         batch = self.row.decode_batch
         for start in range(0, len(points_01), batch):
-            out = self._decoder.infer(
-                {
-                    **photo.image_side,
-                    "points_xy_px": points_xy_px[start : start + batch],
-                    "labels": labels[start : start + batch],
-                    "valid_hw": np.array([h, w], np.int64),
-                    "score_min": np.array(filters.score_min, np.float32),
-                    "stability_offset": np.array(filters.stability_offset, np.float32),
-                }
-            )
-            parts.append(_select(out, photo.geometry, first_point + start, filters, levels))
+            part = slice(start, start + batch)
+            prompts = self._decode(photo, points_xy_px[part], labels[part])
+            score = prompts.pop("score")
+            index = np.flatnonzero(score.max(axis=1) >= filters.score_min)
+            if len(index):
+                out = self.engines.masks.infer(
+                    {
+                        **prompts,
+                        "index": index,
+                        "cells": cells,
+                        "valid_hw": np.array([h, w], np.int64),
+                        "stability_offset": np.array(filters.stability_offset, np.float32),
+                    }
+                )
+                out |= {"score": score[index], "point": index + first_point + start}
+                parts.append(_select(out, photo.geometry, filters, levels))
         return MaskSet.concatenate(parts)
 
     def logits(
@@ -151,14 +170,19 @@ class Sam:
         batch = self.row.decode_batch
         for start in range(0, len(points_01), batch):
             part = slice(start, start + batch)
-            feed: dict[str, NDArray[Any]] = {
-                **photo.image_side,
-                "points_xy_px": points_xy_px[part],
-                "labels": labels[part],
-                "level": output[part].astype(np.int64),
-            }
-            result[part] = self._logits.infer(feed)["logits"][:, :h, :w]
+            prompts = self._decode(photo, points_xy_px[part], labels[part])
+            del prompts["score"]
+            result[part] = self.engines.logits.infer({**prompts, "level": output[part].astype(np.int64)})["logits"][
+                :, :h, :w
+            ]
         return result
+
+    def _decode(
+        self, photo: EncodedPhoto, points_xy_px: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> dict[str, Any]:
+        """Of a batch of prompts: `score`, and `tokens` and `images`, which stay on the device."""
+        feed = {**photo.image_side, "points_xy_px": points_xy_px, "labels": labels}
+        return self.engines.decoder.infer(feed, keep=PROMPT_SIDE)
 
     def _prompts(
         self, geometry: Geometry, points_01: NDArray[np.float32], labels: NDArray[np.integer] | None
@@ -186,16 +210,13 @@ class Sam:
 
     def close(self) -> None:
         """Close the engines."""
-        for engine in (self._encoder, self._decoder, self._logits):
+        for engine in (self.engines.encoder, self.engines.decoder, self.engines.masks, self.engines.logits):
             engine.close()
 
 
-def _select(
-    out: dict[str, NDArray[Any]], geometry: Geometry, first_point: int, filters: Filters, levels: tuple[Level, ...]
-) -> MaskSet:
+def _select(out: dict[str, NDArray[Any]], geometry: Geometry, filters: Filters, levels: tuple[Level, ...]) -> MaskSet:
     """Sort the three masks of each prompt by area (eq. 1), filter, cut the bits to the working grid."""
-    index, area, stability = out["index"], out["area"], out["stability"]
-    score = out["score"][index]
+    score, area, stability = out["score"], out["area"], out["stability"]
     rank = np.argsort(np.argsort(-area, axis=1, kind="stable"), axis=1)
     best = np.arange(3) == np.argmax(score, axis=1)[:, None]
     keep = (score >= filters.score_min) & (stability >= filters.stability_min) & (area >= filters.min_area)
@@ -214,7 +235,7 @@ def _select(
         box_xyxy=out["box_xyxy"][row, output].astype(np.int16),
         score=score[row, output].astype(np.float32),
         stability=stability[row, output].astype(np.float32),
-        point=(index[row] + first_point).astype(np.int32),
+        point=out["point"][row].astype(np.int32),
         level=rank[row, output].astype(np.uint8),
         output=output.astype(np.uint8),
         best=best[row, output],

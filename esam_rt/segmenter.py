@@ -24,7 +24,7 @@ from .mmg import multi_level_masks, nms
 from .models import get_model
 from .prompts import point_grid
 from .render import render_labels
-from .sam import EncodedPhoto, Geometry, Sam, check_photo
+from .sam import EncodedPhoto, Engines, Geometry, Sam, check_photo
 from .settings import Settings
 from .superpixels import SuperpixelMap, superpixels
 from .usr import fill_gaps, new_prompts
@@ -182,7 +182,8 @@ def load_sam(model: str, device: str = "cpu", threads: int | None = None, checkp
 
     row = get_model(model)
     files = onnx_model(row, checkpoint)
-    encoder, decoder, logits = (
-        OnnxRuntimeEngine(path, device=device, threads=threads) for path in (files.encoder, files.decoder, files.logits)
+    encoder, decoder, masks, logits = (
+        OnnxRuntimeEngine(path, device=device, threads=threads)
+        for path in (files.encoder, files.decoder, files.masks, files.logits)
     )
-    return Sam(row, encoder, decoder, logits, files.checkpoint_sha256)
+    return Sam(row, Engines(encoder, decoder, masks, logits), files.checkpoint_sha256)

@@ -12,7 +12,7 @@ from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.models import EXPORTER_VERSION
 
 from .checkpoint import read_checkpoint
-from .decoder import add_image_side, build_decoder, build_logits
+from .decoder import add_image_side, build_decoder, build_logits, build_masks
 from .dims import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
 from .efficientnet import build_encoder
 from .files import write_graph
@@ -33,11 +33,12 @@ DECODERS = {"tiny": TINY.decoder} | dict.fromkeys(("vit_t", *VITS), SAM_DECODER)
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The ONNX files of a model; their inputs and outputs: `build_decoder`, `build_logits`, and the encoder's builder
-    with `add_image_side`. files: all that belongs to them, the data of large weights too."""
+    """The ONNX files of a model; their inputs and outputs: `build_decoder`, `build_masks`, `build_logits`, and the
+    encoder's builder with `add_image_side`. files: all that belongs to them, the data of large weights too."""
 
     encoder: Path
     decoder: Path
+    masks: Path
     logits: Path
     files: tuple[Path, ...]
 
@@ -50,7 +51,7 @@ def export_model(
     attention: AttentionForm | None = None,
     progress: Progress | None = None,
 ) -> ExportedModel:
-    """Write encoder.onnx, decoder.onnx and logits.onnx of model `name` to `out_dir`, which is made if needed.
+    """Write encoder.onnx, decoder.onnx, masks.onnx and logits.onnx of model `name` to `out_dir`, made if need be.
 
     attention: how a ViT's relative positions enter; default: bias, the fastest on a CPU. The same checkpoint gives the
     same bytes. SettingsError for an unknown name or an attention form that the model does not have, ModelError for a
@@ -71,22 +72,22 @@ def export_model(
         if progress is not None:
             progress(path.name)
         files += write_graph(graph, path, metadata, EXPORTER_VERSION)
-    encoder, decoder, logits = (out_dir / f"{graph.name}.onnx" for graph in graphs)
-    return ExportedModel(encoder, decoder, logits, tuple(files))
+    encoder, decoder, masks, logits = (out_dir / f"{graph.name}.onnx" for graph in graphs)
+    return ExportedModel(encoder, decoder, masks, logits, tuple(files))
 
 
 def build_graphs(
     name: str, weights: Weights, precision: Precision = Precision.FP32, attention: AttentionForm | None = None
 ) -> Iterator[Graph]:
-    """Encoder, decoder and logits of model `name`. Errors as of `export_model`."""
+    """Encoder, decoder, masks and logits of model `name`. Errors as of `export_model`."""
     if name not in DECODERS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, DECODERS)}")
     decoder = DECODERS[name]
     encoder = _encoder(name, weights, precision, attention)
     add_image_side(encoder, decoder, weights)
     yield encoder
-    yield build_decoder(decoder, weights, precision)
-    yield build_logits(decoder, weights, precision)
+    for build in (build_decoder, build_masks, build_logits):
+        yield build(decoder, weights, precision)
 
 
 def _encoder(name: str, weights: Weights, precision: Precision, attention: AttentionForm | None) -> Graph:

@@ -1,8 +1,9 @@
 """SAM's prompt encoder and two-way mask decoder (Kirillov et al. 2023, appendix A) for batches of prompts.
 
 What depends on the photo alone is computed once, at the end of the encoder's graph (`add_image_side`); the embedding is
-never repeated (attention.py). Masks are upscaled only for prompts that pass the score filter, only where the photo is,
-and leave the graph as bits.
+never repeated (attention.py). Prompts get their scores first (`build_decoder`); masks are then upscaled only for those
+that pass the caller's filter, only where the photo is, and leave as bits (`build_masks`) or as logits (`build_logits`).
+No graph has a shape that depends on its numbers, which engines cannot plan for.
 """
 
 from __future__ import annotations
@@ -49,73 +50,70 @@ def add_image_side(encoder: Graph, dims: DecoderDims, weights: Weights) -> None:
 
 
 def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
-    """Prompts → scores, and bit-packed masks of the prompts that pass the filter.
+    """Prompts → scores, and what their masks are made of.
 
     Inputs: the outputs of `add_image_side`; `points_xy_px` float32 [B, K, 2], pixels of the square input, with `labels`
-    int64 [B, K]: -1 no point, 0 background, 1 foreground, 2 and 3 the top left and bottom right corner of a box;
-    `valid_hw` int64 [2], rows and columns of the G×G mask grid that are photo (1…G); `score_min` and
-    `stability_offset` (≥ 0) float32 scalars. K is 2 for SAM, whose single points are followed by one of label -1.
-    Outputs: `score` float32 [B, 3]; `index` int64 [M], ascending, prompts with a score ≥ score_min; for these
-    `stability` float32 [M, 3], `area` int32 [M, 3], `box_xyxy` int32 [M, 3, 4], `bits` uint8 [M, 3, G, G/8], bit i of
-    byte j = cell 8j + i of a row.
+    int64 [B, K]: -1 no point, 0 background, 1 foreground, 2 and 3 the top left and bottom right corner of a box. K is 2
+    for SAM, whose single points are followed by one of label -1.
+    Outputs: `score` float32 [B, masks]; in the precision `tokens` [B, 1 + masks, C] and `images` [B, P, C].
     """
     g = Graph("decoder", precision)
     net = _Decoder(g, dims, weights)
+    tokens, images = net.transformer()
+    g.output(net.score(tokens), "score", np.float32, ["B", dims.masks])
+    g.output(tokens, "tokens", precision.dtype, ["B", 1 + dims.masks, dims.width])
+    g.output(images, "images", precision.dtype, ["B", dims.embedding_cells**2, dims.width])
+    return g
+
+
+def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
+    """Prompts that passed the filter → bit-packed masks.
+
+    Inputs: `tokens` and `images` as of `build_decoder`; `index` int64 [M], M ≥ 1, the prompts that are wanted; `cells`
+    int64 [rows, columns], the positions 0…P - 1 of the embedding's top left corner that hold photo (a quarter less to
+    upscale for one of 4:3), columns even, since a byte spans two; `valid_hw` int64 [2], rows and columns of the mask
+    grid G×G that are photo (1…G); `stability_offset` float32 [] ≥ 0.
+    Outputs: `stability` float32 [M, masks], `area` int32 [M, masks], `box_xyxy` int32 [M, masks, 4], `bits` uint8
+    [M, masks, 4 · rows, columns / 2], bit i of byte j = cell 8j + i of a row.
+    """
+    g = Graph("masks", precision)
+    net = _Masks(g, dims, weights)
+    index = g.input("index", np.int64, ["M"])
+    cells = g.input("cells", np.int64, ["rows", "columns"])
     valid_hw = g.input("valid_hw", np.int64, [2])
-    score_min = g.input("score_min", np.float32, [])
     offset = g.input("stability_offset", np.float32, [])
-    tokens, image = net.transformer()
-    score = net.score(tokens)
-    best = g.op("ReduceMax", score, ints(1), keepdims=0)
-    index = g.op("Squeeze", g.op("NonZero", g.op("GreaterOrEqual", best, score_min)), ints(0))
-    # Whole cells of the embedding that hold photo: a quarter less to upscale for a 4:3 photo. An even number of
-    # columns, since a byte spans two.
-    cells = dims.embedding_cells
-    rows, pairs = _ceil_div(g, valid_hw, 0, 4), _ceil_div(g, valid_hw, 1, 8)
-    end = g.op("Concat", rows, g.op("Mul", pairs, ints(2)), axis=0)
-    photo = g.op("Slice", np.arange(cells * cells).reshape(cells, cells), ints(0, 0), end, ints(0, 1))
-    first = g.op("Unsqueeze", g.op("Mul", index, cells * cells), ints(1, 2))
-    image = g.op("Gather", g.reshape(image, -1, dims.width), g.op("Add", first, photo), axis=0)
-    hyper = net.mask_weights(g.op("Gather", tokens, index, axis=0))
-    kept, quarters = g.op("Shape", index), g.op("Mul", g.op("Mul", rows, pairs), ints(2 * SUBCELLS))
-    logits = net.logits(image, hyper, kept, quarters, dims.masks)
-    n, grid = dims.masks, dims.grid_cells
+    first = g.op("Unsqueeze", g.op("Mul", index, dims.embedding_cells**2), ints(1, 2))
+    images = g.op("Gather", g.reshape(net.images, -1, dims.width), g.op("Add", first, cells), axis=0)
+    hyper = net.mask_weights(g.op("Gather", net.tokens, index, axis=0))
+    rows = g.op("Shape", cells, start=0, end=1)
+    pairs = g.op("Div", g.op("Shape", cells, start=1, end=2), ints(2))
+    logits = net.logits(images, hyper, g.op("Mul", g.op("Mul", rows, pairs), ints(2 * SUBCELLS)), dims.masks)
+    n = dims.masks
     with g.in_float32():
-        logits = g.widen(logits)
-        stability, area, box, bits = packed_masks(g, logits, valid_hw, kept, rows, pairs, offset, grid, n)
-    g.output(score, "score", np.float32, ["B", n])
-    g.output(index, "index", np.int64, ["M"])
+        stability, area, box, bits = packed_masks(g, g.widen(logits), valid_hw, rows, pairs, offset, dims.grid_cells, n)
     g.output(stability, "stability", np.float32, ["M", n])
     g.output(area, "area", np.int32, ["M", n])
     g.output(box, "box_xyxy", np.int32, ["M", n, 4])
-    g.output(bits, "bits", np.uint8, ["M", n, grid, grid // 8])
+    g.output(bits, "bits", np.uint8, ["M", n, "bit_rows", "bit_columns"])
     return g
 
 
 def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
     """Prompts and levels → logits of one mask each.
 
-    Inputs: the outputs of `add_image_side`, `points_xy_px` and `labels` as of `build_decoder`; `level` int64 [B], which
-    of the model's outputs. Output: `logits` float32 [B, G, G].
+    Inputs: `tokens` and `images` as of `build_decoder`; `level` int64 [B], which of the model's outputs. Output:
+    `logits` float32 [B, G, G].
     """
     g = Graph("logits", precision)
-    net = _Decoder(g, dims, weights)
+    net = _Masks(g, dims, weights)
     level = g.input("level", np.int64, ["B"])
-    tokens, image = net.transformer()
-    hyper = net.mask_weights(tokens)
-    hyper = g.op("GatherND", hyper, g.op("Unsqueeze", level, ints(1)), batch_dims=1)
+    hyper = g.op("GatherND", net.mask_weights(net.tokens), g.op("Unsqueeze", level, ints(1)), batch_dims=1)
     cells, grid = dims.embedding_cells, dims.grid_cells
-    logits = net.logits(image, g.op("Unsqueeze", hyper, ints(1)), -1, cells * cells * SUBCELLS, 1)
+    logits = net.logits(net.images, g.op("Unsqueeze", hyper, ints(1)), cells * cells * SUBCELLS, 1)
     logits = g.reshape(logits, -1, cells, cells, 2, 2, 2, 2)
     logits = g.reshape(g.op("Transpose", logits, perm=[0, 1, 3, 5, 2, 4, 6]), -1, grid, grid)
     g.output(g.widen(logits), "logits", np.float32, ["B", grid, grid])
     return g
-
-
-def _ceil_div(g: Graph, extents: ir.Value, axis: int, divisor: int) -> ir.Value:
-    """ceil(extents[axis] / divisor) as int64 [1]."""
-    extent = g.op("Slice", extents, ints(axis), ints(axis + 1))
-    return g.op("Div", g.op("Add", extent, ints(divisor - 1)), ints(divisor))
 
 
 def _position_encoding(dims: DecoderDims, weights: Weights) -> Array:
@@ -141,7 +139,7 @@ class _Decoder:
 
     def transformer(self) -> tuple[ir.Value, ir.Value]:
         """Tokens after the two-way transformer [B, 1 + masks, C], of the IoU and of the masks that are returned, and
-        images [B, P, C]."""
+        images [B, P, C], the embedding as each prompt sees it."""
         g, d = self.g, self.d
         position = _position_encoding(d, self.w)
         pe = tokens = g.narrow(self._tokens())
@@ -189,46 +187,6 @@ class _Decoder:
             score = g.op("Slice", score, ints(d.dropped_masks), ints(d.mask_tokens), ints(1))
         return g.widen(score)
 
-    def mask_weights(self, tokens: ir.Value) -> ir.Value:
-        """Tokens [M, 1 + masks, C] → weights of the upscaled channels, one row a mask [M, masks, C/8]."""
-        g, d = self.g, self.d
-        c = d.width
-        widths = (c, c, c, c // 8)
-        heads = [
-            [Projection.take(self.w, f"decoder.hyper.{m}.layers.{i}", widths[i], widths[i + 1]) for i in range(3)]
-            for m in range(d.mask_tokens)
-        ][d.dropped_masks :]
-        x = g.op("Slice", tokens, ints(1), ints(1 + d.masks), ints(1))
-        x = g.op("Transpose", x, perm=[1, 0, 2])
-        for i in range(3):
-            x = g.op("MatMul", x, np.stack([head[i].weight for head in heads]))
-            x = g.op("Add", x, np.stack([head[i].bias for head in heads])[:, None])
-            x = g.op("Relu", x) if i < 2 else x
-        return g.op("Transpose", x, perm=[1, 0, 2])
-
-    def logits(
-        self, image: ir.Value, hyper: ir.Value, prompts: int | ir.Value, quarters: int | ir.Value, masks: int
-    ) -> ir.Value:
-        """Images [M, …, C] and mask weights [M, masks, C/8] → logits [M, quarters, 4 · masks]; M = `prompts`, and
-        `quarters` is four times the cells of an image.
-
-        A transposed convolution with kernel = stride = 2 is a product with [in, 4 · out]; its rearrangement to pixels
-        waits until only the masks are left of the channels. Order: cell, its 4 quarters, their 4 quarters, masks.
-        """
-        g, d = self.g, self.d
-        c4, c8 = d.width // 4, d.width // 8
-        weight, bias = self._upscaling("decoder.up1", d.width, c4)
-        x = g.op("Gemm", g.reshape(image, -1, d.width), weight, bias)
-        scale, shift = self.w.take("decoder.up_norm.weight", c4), self.w.take("decoder.up_norm.bias", c4)
-        x = g.gelu(g.layer_norm(g.reshape(x, prompts, quarters, c4), scale, shift, d.norm_eps))
-        # Not a Gemm: ONNX Runtime fuses the bias with the Gelu, 3.0 ms a prompt against 3.8 on one thread.
-        weight, bias = self._upscaling("decoder.up2", c4, c8)
-        x = g.gelu(g.op("Add", g.op("MatMul", x, weight), bias))
-        # Four quarters a row: a product four times as wide as [C/8, masks].
-        spread = g.op("Unsqueeze", g.op("Transpose", hyper, perm=[0, 2, 1]), ints(1, 3))
-        spread = g.op("Mul", spread, np.eye(SUBCELLS)[:, None, :, None])
-        return g.op("MatMul", x, g.reshape(spread, -1, SUBCELLS * c8, SUBCELLS * masks))
-
     def _tokens(self) -> ir.Value:
         """Tokens as they enter, which are also their position encodings: IoU, masks, points. float32 [B·T, C]."""
         g, d = self.g, self.d
@@ -270,6 +228,53 @@ class _Decoder:
             x = self.g.op("Relu", x) if i else x
             x = Projection.take(self.w, f"{name}.layers.{i}", widths[i], widths[i + 1])(self.g, x)
         return x
+
+
+class _Masks:
+    """The upscaling of masks, written to a graph: inputs `tokens` and `images`."""
+
+    def __init__(self, g: Graph, dims: DecoderDims, weights: Weights) -> None:
+        self.g, self.d, self.w = g, dims, weights
+        self.tokens = g.input("tokens", g.precision.dtype, ["B", 1 + dims.masks, dims.width])
+        self.images = g.input("images", g.precision.dtype, ["B", dims.embedding_cells**2, dims.width])
+
+    def mask_weights(self, tokens: ir.Value) -> ir.Value:
+        """Tokens [M, 1 + masks, C] → weights of the upscaled channels, one row a mask [M, masks, C/8]."""
+        g, d = self.g, self.d
+        c = d.width
+        widths = (c, c, c, c // 8)
+        heads = [
+            [Projection.take(self.w, f"decoder.hyper.{m}.layers.{i}", widths[i], widths[i + 1]) for i in range(3)]
+            for m in range(d.mask_tokens)
+        ][d.dropped_masks :]
+        x = g.op("Slice", tokens, ints(1), ints(1 + d.masks), ints(1))
+        x = g.op("Transpose", x, perm=[1, 0, 2])
+        for i in range(3):
+            x = g.op("MatMul", x, np.stack([head[i].weight for head in heads]))
+            x = g.op("Add", x, np.stack([head[i].bias for head in heads])[:, None])
+            x = g.op("Relu", x) if i < 2 else x
+        return g.op("Transpose", x, perm=[1, 0, 2])
+
+    def logits(self, images: ir.Value, hyper: ir.Value, quarters: int | ir.Value, masks: int) -> ir.Value:
+        """Images [M, …, C] and mask weights [M, masks, C/8] → logits [M, quarters, 4 · masks]; `quarters` is four times
+        the cells of an image.
+
+        A transposed convolution with kernel = stride = 2 is a product with [in, 4 · out]; its rearrangement to pixels
+        waits until only the masks are left of the channels. Order: cell, its 4 quarters, their 4 quarters, masks.
+        """
+        g, d = self.g, self.d
+        c4, c8 = d.width // 4, d.width // 8
+        weight, bias = self._upscaling("decoder.up1", d.width, c4)
+        x = g.op("Gemm", g.reshape(images, -1, d.width), weight, bias)
+        scale, shift = self.w.take("decoder.up_norm.weight", c4), self.w.take("decoder.up_norm.bias", c4)
+        x = g.gelu(g.layer_norm(g.reshape(x, -1, quarters, c4), scale, shift, d.norm_eps))
+        # Not a Gemm: ONNX Runtime fuses the bias with the Gelu, 3.0 ms a prompt against 3.8 on one thread.
+        weight, bias = self._upscaling("decoder.up2", c4, c8)
+        x = g.gelu(g.op("Add", g.op("MatMul", x, weight), bias))
+        # Four quarters a row: a product four times as wide as [C/8, masks].
+        spread = g.op("Unsqueeze", g.op("Transpose", hyper, perm=[0, 2, 1]), ints(1, 3))
+        spread = g.op("Mul", spread, np.eye(SUBCELLS)[:, None, :, None])
+        return g.op("MatMul", x, g.reshape(spread, -1, SUBCELLS * c8, SUBCELLS * masks))
 
     def _upscaling(self, name: str, c_in: int, c_out: int) -> tuple[Array, Array]:
         """Weight [c_in, 4 · c_out] and bias of a transposed convolution with kernel = stride = 2, positions apart."""

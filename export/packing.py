@@ -32,7 +32,6 @@ def packed_masks(
     g: Graph,
     logits: ir.Value,
     valid_hw: ir.Value,
-    prompts: ir.Value,
     rows: ir.Value,
     pairs: ir.Value,
     offset: ir.Value,
@@ -40,12 +39,11 @@ def packed_masks(
     masks: int,
 ) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
     """float32 logits of rows × (2 · pairs) cells of the embedding, in the order of the decoder → stability [M, masks],
-    area [M, masks], box_xyxy [M, masks, 4], bits [M, masks, G, G/8]; `prompts` (M), `rows`, `pairs` are int64 [1].
+    area [M, masks], box_xyxy [M, masks, 4], bits [M, masks, 4 · rows, pairs]; `rows`, `pairs` are int64 [1].
 
-    Every extent is given: ONNX Runtime cannot infer one of an empty tensor (M = 0). float32 in every precision: counts
-    go up to G², beyond what half a float can count."""
+    float32 in every precision: counts go up to G², beyond what half a float can count."""
     width = PAIR_CELLS * masks
-    logits = g.reshape(logits, prompts, rows, pairs, width)
+    logits = g.reshape(logits, -1, rows, pairs, width)
     logits = g.op("Add", logits, _outside(g, valid_hw, rows, pairs, grid, masks))
 
     def above(threshold: ir.Value | float) -> ir.Value:
@@ -62,20 +60,19 @@ def packed_masks(
     tally = g.op("MatMul", above(0.0), _tally(masks))
     split = ints(4 * masks, 4 * masks, 8 * masks)
     bits, by_row, by_column = g.ops("Split", tally, split, num_outputs=3, axis=-1)
-    bits = g.reshape(g.cast(bits, np.uint8), prompts, rows, pairs, 4, masks)
+    bits = g.reshape(bits, -1, rows, pairs, 4, masks)
     four_rows = g.op("Mul", rows, ints(4))
-    bits = g.reshape(g.op("Transpose", bits, perm=[0, 4, 1, 3, 2]), prompts, masks, four_rows, pairs)
-    after = g.op("Sub", ints(grid, grid // 8), g.op("Concat", four_rows, pairs, axis=0))
-    bits = g.op("Pad", bits, g.op("Concat", ints(0, 0, 0, 0, 0, 0), after, axis=0))
+    bits = g.reshape(g.op("Transpose", bits, perm=[0, 4, 1, 3, 2]), -1, masks, four_rows, pairs)
 
-    by_row = g.reshape(g.op("ReduceSum", by_row, ints(2), keepdims=0), prompts, four_rows, masks)
+    by_row = g.reshape(g.op("ReduceSum", by_row, ints(2), keepdims=0), -1, four_rows, masks)
     by_column = g.op("ReduceSum", by_column, ints(1), keepdims=0)
-    by_column = g.reshape(by_column, prompts, g.op("Mul", pairs, ints(8)), masks)
+    by_column = g.reshape(by_column, -1, g.op("Mul", pairs, ints(8)), masks)
     area = g.op("ReduceSum", by_row, ints(1), keepdims=0)
     nonempty = g.op("Min", area, 1.0)
     (x0, x1), (y0, y1) = (_extent(g, profile, grid, nonempty) for profile in (by_column, by_row))
     box = g.op("Concat", *(g.op("Unsqueeze", v, ints(2)) for v in (x0, y0, x1, y1)), axis=2)
-    return stability, g.cast(area, np.int32), g.cast(box, np.int32), bits
+    # TensorRT knows uint8 at its borders only: the cast comes last.
+    return stability, g.cast(area, np.int32), g.cast(box, np.int32), g.cast(bits, np.uint8)
 
 
 def _outside(g: Graph, valid_hw: ir.Value, rows: ir.Value, pairs: ir.Value, grid: int, masks: int) -> ir.Value:
@@ -93,7 +90,7 @@ def _extent(g: Graph, profile: ir.Value, grid: int, nonempty: ir.Value) -> tuple
     """Counts [M, n, masks] along an axis → first cell and one past the last [M, masks], zeros for an empty mask."""
     length = g.op("Shape", profile, start=1, end=2)
     present = g.op("Min", profile, 1.0)
-    up = g.op("Slice", np.arange(1.0, grid + 1)[:, None], ints(0), length)
+    up = g.op("Slice", np.arange(1.0, grid + 1)[:, None], ints(0), length, ints(0))
     end = g.op("ReduceMax", g.op("Mul", present, up), ints(1), keepdims=0)
     down = g.op("Sub", grid + 1.0, up)
     start = g.op("Sub", float(grid), g.op("ReduceMax", g.op("Mul", present, down), ints(1), keepdims=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from esam_rt.engines import Tensor
 from esam_rt.models import ModelRow
-from esam_rt.sam import Sam
+from esam_rt.sam import IMAGE_SIDE, Engines, Sam
 
 INPUT_PX = 256
 SIDE = INPUT_PX // 4
@@ -26,8 +26,13 @@ class FakeEngine:
     outputs: tuple[Tensor, ...] = ()
 
     def __init__(self, function: Any) -> None:
-        self.infer = function
+        self._function = function
         self.closed = False
+
+    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+        out: dict[str, Any] = self._function(feed)
+        assert set(keep) <= out.keys()
+        return out
 
     def close(self) -> None:
         self.closed = True
@@ -57,43 +62,56 @@ class Scene:
         return cls(masks, scores.astype(np.float32))
 
     def sam(self) -> Sam:
-        return Sam(ROW, FakeEngine(self.encode), FakeEngine(self.decode), FakeEngine(self.logits), "0" * 64)
+        return Sam(ROW, self.engines(), "0" * 64)
+
+    def engines(self) -> Engines:
+        answers = (self.encode, self.decode, self.upscale, self.logits)
+        return Engines(*map(FakeEngine, answers))
 
     def encode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         image = feed["image"].astype(np.float32) / 255
         patches = image[0].reshape(INPUT_PX // 16, 16, INPUT_PX // 16, 16, 3).mean((1, 3))
-        return {"embedding": np.ascontiguousarray(patches.transpose(2, 0, 1))[None]}
+        embedding = np.ascontiguousarray(patches.transpose(2, 0, 1))[None]
+        return {"embedding": embedding} | dict.fromkeys(IMAGE_SIDE, np.zeros(1))
 
     def _cells(self, points_xy_px: NDArray[np.float32]) -> NDArray[np.intp]:
         x, y = np.clip(points_xy_px[:, 0] // 4, 0, SIDE - 1).astype(np.intp).T
         return y * SIDE + x
 
     def decode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The tokens are the cells of the prompts."""
         cells = self._cells(feed["points_xy_px"])
+        return {"score": self.score[cells], "tokens": cells, "images": np.zeros(1)}
+
+    def upscale(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        cells = feed["tokens"][feed["index"]]
         h, w = feed["valid_hw"]
-        score = self.score[cells]
-        index = np.flatnonzero((score >= feed["score_min"]).any(1))
-        masks = self.masks[:, cells[index]].swapaxes(0, 1).copy()
+        rows, columns = feed["cells"].shape
+        np.testing.assert_array_equal(
+            feed["cells"], np.arange((SIDE // 4) ** 2).reshape(SIDE // 4, -1)[:rows, :columns]
+        )
+        assert columns % 2 == 0
+        masks = self.masks[:, cells].swapaxes(0, 1).copy()
         masks[:, :, h:] = False
         masks[:, :, :, w:] = False
+        assert 4 * rows >= h
+        assert 4 * columns >= w
         area = masks.sum((2, 3))
-        box = np.zeros((len(index), 3, 4), np.int32)
+        box = np.zeros((len(cells), 3, 4), np.int32)
         for n, three in enumerate(masks):
             for i, mask in enumerate(three):
                 if mask.any():
                     ys, xs = np.nonzero(mask)
                     box[n, i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         return {
-            "score": score,
-            "index": index,
-            "stability": np.full((len(index), 3), 1.0 if feed["stability_offset"] < self.margin else 0.0, np.float32),
+            "stability": np.full((len(cells), 3), 1.0 if feed["stability_offset"] < self.margin else 0.0, np.float32),
             "area": area.astype(np.int32),
             "box_xyxy": box,
-            "bits": np.packbits(masks, axis=3, bitorder="little"),
+            "bits": np.packbits(masks[:, :, : 4 * rows, : 4 * columns], axis=3, bitorder="little"),
         }
 
     def logits(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        masks = self.masks[feed["level"], self._cells(feed["points_xy_px"])]
+        masks = self.masks[feed["level"], feed["tokens"]]
         return {"logits": np.where(masks, np.float32(self.margin), np.float32(-self.margin))}
 
 

@@ -99,11 +99,11 @@ def test_each_precision_is_exported_once(cache: Path) -> None:
     told = Listener(writing=written.append)
     assert exported(TINY) == []
     full, half = (onnx_model(TINY, precision=precision, listener=told) for precision in ("fp32", "fp16"))
-    assert written == ["encoder.onnx", "decoder.onnx", "logits.onnx"] * 2
+    assert written == ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"] * 2
     assert full.checkpoint_sha256 == half.checkpoint_sha256
     assert half.encoder.stat().st_size < 0.6 * full.encoder.stat().st_size
     assert onnx_model(TINY, precision="fp16", listener=told) == half
-    assert len(written) == 6
+    assert len(written) == 8
     assert exported(TINY) == ["fp16", "fp32"]
 
 
@@ -139,7 +139,9 @@ def test_damage_is_mended(
 ) -> None:
     monkeypatch.setattr(export_files, "INLINE_BYTES", 8 << 20)
     model = onnx_model(TINY)
-    assert sorted(f.name for f in model.files) == ["decoder.onnx", "encoder.onnx", "encoder.onnx.data", "logits.onnx"]
+    assert sorted(f.name for f in model.files) == [
+        *("decoder.onnx", "encoder.onnx", "encoder.onnx.data", "logits.onnx", "masks.onnx")
+    ]
     file = model.encoder.with_name(name)
     whole = file.read_bytes()
     damage(file)

@@ -25,7 +25,7 @@ from transformers import SamModel
 
 from esam_rt.errors import ModelError
 from esam_rt.export.checkpoint import checkpoint_files, read_checkpoint
-from esam_rt.export.decoder import build_decoder, build_logits
+from esam_rt.export.decoder import build_decoder, build_logits, build_masks
 from esam_rt.export.dims import DecoderDims
 from esam_rt.export.names import HUGGING_FACE
 from esam_rt.export.safetensors_file import read_safetensors
@@ -128,7 +128,8 @@ def graphs(weights: Weights) -> list[bytes]:
     """All that the decoder's graphs make of the weights."""
     embedding = np.random.default_rng(0).normal(size=(1, 16, 4, 4)).astype(np.float32)
     side = image_side(DECODER, weights, embedding)
-    built = [ir.to_proto(build(DECODER, weights).model({}, "0")) for build in (build_decoder, build_logits)]
+    builders = (build_decoder, build_masks, build_logits)
+    built = [ir.to_proto(build(DECODER, weights).model({}, "0")) for build in builders]
     return [array.tobytes() for array in side.values()] + [p.SerializeToString(deterministic=True) for p in built]
 
 

@@ -15,7 +15,7 @@ from esam_rt.models import MODELS, WEIGHTS, sha256_of
 
 from .test_cli import assert_one_error_line, call
 
-GRAPHS = ["encoder.onnx", "decoder.onnx", "logits.onnx"]
+GRAPHS = ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_export_says_what_it_wrote(tmp_path: Path) -> None:
     assert "tiny.safetensors (the weights that ship)" in result.stdout
     for name in GRAPHS:
         assert str(tmp_path / "new" / "folder" / name) in result.stdout
-    assert "3 files in" in result.stdout
+    assert "4 files in" in result.stdout
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == sorted([*GRAPHS, "manifest.json"])
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import ExportedModel, export_model
 from esam_rt.export.checkpoint import read_checkpoint
-from esam_rt.export.decoder import add_image_side, build_decoder, build_logits
+from esam_rt.export.decoder import add_image_side, build_decoder, build_logits, build_masks
 from esam_rt.export.dims import DecoderDims, TinyDims
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.packing import packed_masks
@@ -31,6 +33,7 @@ from esam_rt.models import EXPORTER_VERSION
 
 SIZE, GRID = 512, 128
 Arrays = dict[str, NDArray[np.generic]]
+Infer = Callable[[Arrays], Arrays]
 
 
 def stir(model: torch.nn.Module, seed: int = 0) -> None:
@@ -73,6 +76,11 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 @pytest.fixture(scope="module")
 def decoder(exported: ExportedModel) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(exported.decoder)
+
+
+@pytest.fixture(scope="module")
+def masks(exported: ExportedModel) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(exported.masks)
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +146,37 @@ def prompts(side: Arrays, points: NDArray[np.float32], padding: int = 0) -> Arra
     }
 
 
-def decoder_feed(
-    side: Arrays,
-    points: NDArray[np.float32],
-    valid_hw: tuple[int, int] = (GRID, GRID),
-    score_min: float = -np.inf,
-    offset: float = 1.0,
-    padding: int = 0,
-) -> Arrays:
+def upscaling(valid_hw: tuple[int, int], grid: int, index: NDArray[np.integer], offset: float = 1.0) -> Arrays:
+    """What the masks are asked for, beside the decoder's outputs."""
+    cells = np.arange((grid // 4) ** 2).reshape(grid // 4, -1)
     return {
-        **prompts(side, points, padding),
+        "index": index,
+        "cells": cells[: -(-valid_hw[0] // 4), : 2 * -(-valid_hw[1] // 8)],
         "valid_hw": np.array(valid_hw, np.int64),
-        "score_min": np.array(score_min, np.float32),
         "stability_offset": np.array(offset, np.float32),
     }
+
+
+def decode(
+    decoder: Infer,
+    masks: Infer,
+    feed: Arrays,
+    valid_hw: tuple[int, int] = (GRID, GRID),
+    index: NDArray[np.integer] | None = None,
+    offset: float = 1.0,
+    grid: int = GRID,
+) -> Arrays:
+    """Scores, and the masks of some prompts or of all, bits [M, 3, G, G]."""
+    out = decoder(feed)
+    score = out.pop("score")
+    index = np.arange(len(score)) if index is None else index
+    out = masks(out | upscaling(valid_hw, grid, index, offset))
+    bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
+    rows, columns = bits.shape[2:]
+    assert (rows, columns) == (4 * -(-valid_hw[0] // 4), 8 * -(-valid_hw[1] // 8))
+    whole = np.zeros((*bits.shape[:2], grid, grid), bool)
+    whole[:, :, :rows, :columns] = bits
+    return out | {"score": score, "bits": whole}
 
 
 def measure(logits: NDArray[np.float32], valid_hw: tuple[int, int], offset: float) -> Arrays:
@@ -194,11 +219,10 @@ def test_scores_and_logits(
 ) -> None:
     points = random_points(n)
     theirs = predict(model.decoder, embedding, points, SIZE)
-    out = decoder.infer(decoder_feed(side, points))
-    np.testing.assert_allclose(out["score"], theirs.iou, atol=1e-4)
-    np.testing.assert_array_equal(out["index"], np.arange(n))
+    out = decoder.infer(prompts(side, points))
+    np.testing.assert_allclose(out.pop("score"), theirs.iou, atol=1e-4)
     level = np.random.default_rng(0).integers(0, 3, n)
-    ours = logits.infer({**prompts(side, points), "level": level})["logits"]
+    ours = logits.infer(out | {"level": level})["logits"]
     expected = theirs.logits.numpy()[np.arange(n), level]
     assert ours.shape == (n, GRID, GRID)
     assert 3 < np.abs(expected).max() < 100
@@ -210,6 +234,7 @@ def test_scores_and_logits(
 def test_masks(
     model: TinySam,
     decoder: OnnxRuntimeEngine,
+    masks: OnnxRuntimeEngine,
     embedding: NDArray,
     side: Arrays,
     valid_hw: tuple[int, int],
@@ -217,8 +242,8 @@ def test_masks(
 ) -> None:
     points = random_points(7)
     theirs = predict(model.decoder, embedding, points, SIZE).logits.numpy()
-    out = decoder.infer(decoder_feed(side, points, valid_hw, offset=offset))
-    bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
+    out = decode(decoder.infer, masks.infer, prompts(side, points), valid_hw, offset=offset)
+    bits = out["bits"]
     expected = measure(theirs, valid_hw, offset)
     clear = np.abs(theirs) > 1e-3
     np.testing.assert_array_equal(bits & clear, expected["masks"] & clear)
@@ -229,34 +254,39 @@ def test_masks(
     unclear = sum((np.abs(theirs[inside] - t) < 1e-3).sum((2, 3)) for t in (offset, -offset))
     union = np.maximum((theirs[inside] > -offset).sum((2, 3)), 1)
     assert (np.abs(out["stability"] - expected["stability"]) <= 1e-6 + 2 * unclear / union).all()
-    assert [out[name].dtype for name in ("area", "box_xyxy", "bits")] == [np.int32, np.int32, np.uint8]
+    assert [out[name].dtype for name in ("area", "box_xyxy")] == [np.int32, np.int32]
     np.testing.assert_array_equal(out["box_xyxy"], measure(bits - 0.5, valid_hw, 1)["box_xyxy"])
 
 
-def test_score_filter_keeps_none_some_all(decoder: OnnxRuntimeEngine, side: Arrays) -> None:
-    points = random_points(16)
-    everything = decoder.infer(decoder_feed(side, points))
-    best = np.sort(everything["score"].max(1))
-    threshold = float((best[7] + best[8]) / 2)
-    some = decoder.infer(decoder_feed(side, points, score_min=threshold))
-    kept = np.flatnonzero((everything["score"] >= threshold).any(1))
-    assert len(kept) == 8
-    np.testing.assert_array_equal(some["index"], kept)
-    np.testing.assert_array_equal(some["score"], everything["score"])
+@pytest.mark.parametrize("index", [[3], [0, 1, 5], [15], [5, 1, 5]])
+def test_masks_of_some_prompts(
+    decoder: OnnxRuntimeEngine, masks: OnnxRuntimeEngine, side: Arrays, index: list[int]
+) -> None:
+    feed = prompts(side, random_points(16))
+    everything = decode(decoder.infer, masks.infer, feed, (96, 128))
+    some = decode(decoder.infer, masks.infer, feed, (96, 128), np.array(index))
     for name in ("stability", "area", "box_xyxy", "bits"):
-        np.testing.assert_array_equal(some[name], everything[name][kept])
-    one = decoder.infer(decoder_feed(side, points, score_min=float(best[-1])))
-    np.testing.assert_array_equal(one["index"], [everything["score"].max(1).argmax()])
-    none = decoder.infer(decoder_feed(side, points, (96, 128), score_min=1e3))
-    assert none["score"].shape == (16, 3)
-    shapes = {name: none[name].shape for name in ("index", "stability", "area", "box_xyxy", "bits")}
-    assert shapes == {
-        "index": (0,),
-        "stability": (0, 3),
-        "area": (0, 3),
-        "box_xyxy": (0, 3, 4),
-        "bits": (0, 3, GRID, GRID // 8),
-    }
+        np.testing.assert_array_equal(some[name], everything[name][index])
+
+
+def test_outputs_that_stay_where_they_are(
+    decoder: OnnxRuntimeEngine, masks: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, side: Arrays
+) -> None:
+    feed = prompts(side, random_points(5))
+    kept = decoder.infer(feed, keep=("tokens", "images"))
+    assert isinstance(kept["score"], np.ndarray)
+    assert (kept["images"].shape, kept["images"].dtype) == ((5, 1024, 128), np.float32)
+    assert not isinstance(kept["images"], np.ndarray)
+    plain = decoder.infer(feed)
+    for engine, more in (
+        (masks, upscaling((GRID, GRID), GRID, np.array([1, 4]))),
+        (logits, {"level": np.array([0, 1, 2, 1, 0])}),
+    ):
+        ours, theirs = (
+            engine.infer({"tokens": out["tokens"], "images": out["images"]} | more) for out in (kept, plain)
+        )
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(ours[name], array)
 
 
 def test_packing_of_hard_masks() -> None:
@@ -280,7 +310,6 @@ def test_packing_of_hard_masks() -> None:
         g,
         x,
         valid,
-        prompts=g.op("Identity", np.array([12])),
         rows=g.op("Identity", np.array([4])),
         pairs=g.op("Identity", np.array([2])),
         offset=g.input("offset", np.float32, []),
@@ -305,7 +334,7 @@ def test_packing_of_hard_masks() -> None:
     np.testing.assert_array_equal(area, expected["area"])
     np.testing.assert_array_equal(box, expected["box_xyxy"])
     np.testing.assert_allclose(stability, expected["stability"], atol=1e-7)
-    words = bits.view("<u2")[..., 0]
+    words = np.ascontiguousarray(bits).view("<u2")[..., 0]
     assert words[6, 0, 5] == 1 << 7
     assert words[7, 0, 6] == 1 << 8
 
@@ -351,37 +380,45 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
     weights = Weights.of_arrays(Path("sam"), tensors)
 
     side = image_side(dims, weights, embedding)
-    out = run(build_decoder(dims, weights), decoder_feed(side, points, (32, 32), padding=1))
+    infer = [partial(run, build(dims, weights)) for build in (build_decoder, build_masks)]
     weights.check_all_taken()
+    out = decode(*infer, prompts(side, points, 1), (32, 32), grid=32)
     np.testing.assert_allclose(out["score"], expected.iou[:, 1:4], atol=1e-4)
-    bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
+    bits = out["bits"]
     wanted = expected.logits[:, 1:4].numpy()
     clear = np.abs(wanted) > 1e-3
     np.testing.assert_array_equal(bits & clear, (wanted > 0) & clear)
     level = np.array([0, 1, 2, 1, 0])
-    out = run(build_logits(dims, weights), {**prompts(side, points, 1), "level": level})
+    made = run(build_decoder(dims, weights), prompts(side, points, 1))
+    del made["score"]
+    out = run(build_logits(dims, weights), made | {"level": level})
     np.testing.assert_allclose(out["logits"], wanted[np.arange(5), level], atol=1e-3)
 
 
 def test_float16_checkpoint(
-    model: TinySam, checkpoint: Path, tmp_path: Path, embedding: NDArray, side: Arrays, logits: OnnxRuntimeEngine
+    model: TinySam, exported: ExportedModel, tmp_path: Path, embedding: NDArray, side: Arrays
 ) -> None:
     save_file(to_arrays(model, np.float16), tmp_path / "half.safetensors")
     half = export_model("tiny", tmp_path / "half.safetensors", tmp_path)
     rounded = TinySam().eval().requires_grad_(False)
     rounded.load_state_dict({k: v.half().float() for k, v in model.state_dict().items()})
     points = random_points(3)
-    level = {"level": np.zeros(3, np.int64)}
     half_side = image_side(TinyDims().decoder, read_checkpoint(tmp_path / "half.safetensors"), embedding)
-    with OnnxRuntimeEngine(half.logits) as engine:
-        ours = engine.infer(prompts(half_side, points) | level)["logits"]
+
+    def first_logits(files: ExportedModel, image: Arrays) -> NDArray[np.float32]:
+        with OnnxRuntimeEngine(files.decoder) as decoder, OnnxRuntimeEngine(files.logits) as logits:
+            made = decoder.infer(prompts(image, points))
+            del made["score"]
+            return logits.infer(made | {"level": np.zeros(3, np.int64)})["logits"]
+
+    ours = first_logits(half, half_side)
     expected = predict(rounded.decoder, embedding, points, SIZE).logits[:, 0]
     np.testing.assert_allclose(ours, expected, atol=1e-3)
-    assert np.abs(ours - logits.infer(prompts(side, points) | level)["logits"]).max() > 1e-3
+    assert np.abs(ours - first_logits(exported, side)).max() > 1e-3
 
 
 def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> None:
-    for path in (exported.encoder, exported.decoder, exported.logits):
+    for path in exported.files:
         proto = onnx.load(path)
         onnx.checker.check_model(proto, full_check=True)
         assert [(o.domain, o.version) for o in proto.opset_import] == [("", 18)]
@@ -395,8 +432,10 @@ def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> Non
         assert used.issuperset(tensor.name for tensor in proto.graph.initializer)
         assert not {"Tile", "OneHot", "Expand"} & {node.op_type for node in proto.graph.node}
     again = export_model("tiny", checkpoint, tmp_path / "a" / "b")
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["decoder.onnx", "encoder.onnx", "logits.onnx"]
-    for name in ("encoder", "decoder", "logits"):
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
+        *("decoder.onnx", "encoder.onnx", "logits.onnx", "masks.onnx")
+    ]
+    for name in ("encoder", "decoder", "masks", "logits"):
         assert getattr(again, name).read_bytes() == getattr(exported, name).read_bytes()
 
 
@@ -486,4 +525,4 @@ def test_works_without_torch(checkpoint: Path, tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", code, str(checkpoint), str(tmp_path)], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(["score", "index", "stability", "area", "box_xyxy", "bits"])
+    assert run.stdout.strip() == str(["score", "tokens", "images"])

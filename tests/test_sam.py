@@ -20,15 +20,12 @@ GEOMETRY = Geometry.of((INPUT_PX // 2, INPUT_PX), INPUT_PX)
 
 
 def spied(points_per_prompt: int) -> tuple[Sam, EncodedPhoto, list[dict[str, NDArray[Any]]]]:
-    """A model that keeps what its decoder and its logits are fed."""
+    """A model that keeps what its decoder is fed."""
     feeds: list[dict[str, NDArray[Any]]] = []
     scene = Scene.of_label_maps(quadrants())
-
-    def spy(answer: Any) -> FakeEngine:
-        return FakeEngine(lambda feed: (feeds.append(dict(feed)), answer(feed))[1])
-
+    spy = FakeEngine(lambda feed: (feeds.append(dict(feed)), scene.decode(feed))[1])
     row = replace(ROW, points_per_prompt=points_per_prompt, decode_batch=3)
-    sam = Sam(row, spy(scene.encode), spy(scene.decode), spy(scene.logits), "0" * 64)
+    sam = Sam(row, replace(scene.engines(), decoder=spy), "0" * 64)
     photo = EncodedPhoto(np.zeros((1, 3, SIDE // 4, SIDE // 4), np.float32), GEOMETRY, {"image_keys": np.ones(3)})
     return sam, photo, feeds
 
@@ -59,6 +56,19 @@ def test_boxes_and_labelled_points_reach_the_decoder() -> None:
         assert feed["labels"].dtype == np.int64
         np.testing.assert_array_equal(feed["labels"], labels)
     assert set(masks.point) == {0, 1}
+
+
+def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
+    upscaled: list[list[int]] = []
+    scene = Scene.of_label_maps(quadrants())
+    scene.score[: SIDE**2 // 2] = 0.2
+    spy = FakeEngine(lambda feed: (upscaled.append(feed["index"].tolist()), scene.upscale(feed))[1])
+    sam = Sam(replace(ROW, decode_batch=3), replace(scene.engines(), masks=spy), "0" * 64)
+    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    points = np.array([[0.5, y] for y in (0.1, 0.9, 0.2, 0.3, 0.4, 0.1, 0.8, 0.9)], np.float32)
+    masks = sam.decode(photo, points, 10, FILTERS)
+    assert upscaled == [[1], [0, 1]], "the second batch has none"
+    assert set(masks.point) == {11, 16, 17}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import SamConfig, SamModel
 
-from esam_rt.export.decoder import build_decoder, build_logits
+from esam_rt.export.decoder import build_decoder, build_logits, build_masks
 from esam_rt.export.dims import SAM_DECODER
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.names import HUGGING_FACE
 from esam_rt.export.weights import Weights
 
-from .test_export import Arrays, image_side, run
+from .test_export import Arrays, decode, image_side, run
 
 INPUT_PX, GRID = 1024, 256
 
@@ -92,9 +94,6 @@ def feed(side: Arrays, prompts: tuple[NDArray[np.float32], NDArray[np.int64]]) -
         **side,
         "points_xy_px": prompts[0],
         "labels": prompts[1],
-        "valid_hw": np.array([GRID, GRID]),
-        "score_min": np.array(-np.inf, np.float32),
-        "stability_offset": np.array(1, np.float32),
     }
 
 
@@ -117,12 +116,14 @@ def test_prompts_of_every_kind(
     theirs, scores = predict(model, embedding, *prompts)
     weights = weights_of(model)
     side = image_side(SAM_DECODER, weights, embedding, precision)
-    out = run(build_decoder(SAM_DECODER, weights, precision), feed(side, prompts))
+    infer = [partial(run, build(SAM_DECODER, weights, precision)) for build in (build_decoder, build_masks)]
     weights.check_all_taken()
+    out = decode(*infer, feed(side, prompts), (GRID, GRID), grid=GRID)
+    made = run(build_decoder(SAM_DECODER, weights, precision), feed(side, prompts))
+    assert [made.pop("score").dtype, made["images"].dtype] == [np.float32, precision.dtype]
     level = np.array([0, 1, 2, 1])
-    chosen = {k: v for k, v in feed(side, prompts).items() if k not in ("valid_hw", "score_min", "stability_offset")}
-    logits = run(build_logits(SAM_DECODER, weights, precision), chosen | {"level": level})["logits"]
-    bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
+    logits = run(build_logits(SAM_DECODER, weights, precision), made | {"level": level})["logits"]
+    bits = out["bits"]
     masks = theirs > 0
     iou = (bits & masks).sum((2, 3)) / (bits | masks).sum((2, 3))
     assert 0.05 < masks.mean() < 0.95
@@ -137,24 +138,30 @@ def test_prompts_of_every_kind(
         assert iou.min() > 0.97
 
 
-def test_bf16_is_typed_throughout(model: SamModel) -> None:
+@pytest.mark.parametrize(
+    ("build", "wide_products"),
+    [(build_decoder, 1), (build_masks, 1), (build_logits, 0)],
+    ids=["angles of the points", "counting of bits", "none"],
+)
+def test_bf16_is_typed_throughout(model: SamModel, build: Callable[..., Graph], wide_products: int) -> None:
     """ONNX Runtime's CPU provider has no bfloat16: the types are checked instead, from the inputs to the outputs."""
-    graph = build_decoder(SAM_DECODER, weights_of(model), Precision.BF16)
+    graph = build(SAM_DECODER, weights_of(model), Precision.BF16)
     proto = ir.to_proto(graph.model({}, "0"))
     onnx.checker.check_model(proto, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output, *inferred.input)}
     types |= {t.name: t.data_type for t in inferred.initializer}
     products = [node for node in inferred.node if node.op_type in ("MatMul", "Gemm")]
+    narrow = [node for node in products if types[node.input[0]] == onnx.TensorProto.BFLOAT16]
     wide = [node for node in products if types[node.input[0]] == onnx.TensorProto.FLOAT]
-    assert {types[node.input[0]] for node in products} == {onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16}
-    assert len(wide) == 2  # angles of the points; counting of bits
+    assert narrow
+    assert len(wide) == wide_products == len(products) - len(narrow)
     norms = [node for node in inferred.node if node.op_type in ("LayerNormalization", "Softmax", "Exp")]
     assert {types[name] for node in norms for name in node.input} == {onnx.TensorProto.FLOAT}
 
 
 def test_no_operator_that_converters_stumble_over(model: SamModel) -> None:
-    for build in (build_decoder, build_logits):
+    for build in (build_decoder, build_masks, build_logits):
         graph: Graph = build(SAM_DECODER, weights_of(model))
         operators = {node.op_type for node in graph.model({}, "0").graph}
-        assert not operators & {"Tile", "OneHot", "Expand", "Loop", "If", "Scan", "Einsum", "ScatterND"}
+        assert not operators & {"Tile", "OneHot", "Expand", "Loop", "If", "Scan", "Einsum", "ScatterND", "NonZero"}

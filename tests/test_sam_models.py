@@ -68,7 +68,7 @@ def esam_rt(cache: Path, *arguments: str | Path) -> str:
 def test_export_and_run_without_torch(checkpoints: dict[str, Path], cache: Path, tmp_path: Path, model: str) -> None:
     result = json.loads(esam_rt(cache, "export", model, "--checkpoint", checkpoints[model], "--json"))
     files = [Path(f) for f in result["files"]]
-    assert {"encoder.onnx", "decoder.onnx", "logits.onnx"} <= {f.name for f in files}
+    assert {"encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"} <= {f.name for f in files}
     assert all(f.is_relative_to(cache) and f.is_file() for f in files)
     assert result["published"] is False
     stamps = [f.stat().st_mtime_ns for f in files]

@@ -183,11 +183,11 @@ def test_close_releases_the_engines_and_ends_use(monkeypatch: pytest.MonkeyPatch
     sam = scene.sam()
     with EntitySegmenter(sam):
         pass
-    assert not sam._encoder.closed, "a model that was handed in may be shared"
+    assert not sam.engines.encoder.closed, "a model that was handed in may be shared"
     monkeypatch.setattr(segmenter, "load_sam", lambda *_: sam)
     segment = EntitySegmenter("scene")
     segment.close()
     segment.close()
-    assert sam._encoder.closed and sam._decoder.closed and sam._logits.closed
+    assert all(engine.closed for engine in vars(sam.engines).values())
     with pytest.raises(EngineError, match="after close"):
         segment(photo)
