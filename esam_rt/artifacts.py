@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
-from .errors import ModelError, OutputError
-from .files import write_json
-from .models import EXPORTER_VERSION, ModelRow, sha256_of
+from .cache import cache_folder, remembered_sha256
+from .errors import OutputError
+from .manifest import MANIFEST, is_whole, listed_files, remove_leftovers
+from .models import EXPORTER_VERSION, ModelRow
 
-MANIFEST = "manifest.json"
 GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
-REMEMBERED_BYTES = 64 << 20  # larger checkpoints are not hashed anew at every start
 
 
 @dataclass(frozen=True)
@@ -34,20 +30,17 @@ class OnnxModel:
 
 
 @dataclass(frozen=True)
-class Listener:
+class ModelListener:
     """What to tell while a model is fetched (bytes there, bytes of the whole) and exported (name of each file)."""
 
     downloaded: Callable[[int, int], None] | None = None
     writing: Callable[[str], None] | None = None
 
 
-def cache_folder() -> Path:
-    """`ESAM_RT_CACHE`, else the platform's cache folder of the user. It need not exist yet."""
-    override = os.environ.get("ESAM_RT_CACHE")
-    return Path(override) if override else Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))
+SILENT = ModelListener()
 
 
-def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: Listener = Listener()) -> Path:
+def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: ModelListener = SILENT) -> Path:
     """The checkpoint of a model: the one given, else the one that ships, else the published one, downloaded if needed.
 
     Errors as of `fetch_checkpoint`.
@@ -60,15 +53,12 @@ def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: Liste
 
 
 def checkpoint_sha256(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read.
-
-    Hashing ViT-H takes seconds. The hash of a large file is remembered with the file's size, times and inode, and taken
-    anew when one of them has changed.
-    """
+    """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read."""
+    if not checkpoint.is_dir():
+        return remembered_sha256(checkpoint)
     from .export.checkpoint import checkpoint_files
 
-    hashes = [_remembered_sha256(file) for file in checkpoint_files(checkpoint)]
-    return hashes[0] if checkpoint.is_file() else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return hashlib.sha256("".join(map(remembered_sha256, checkpoint_files(checkpoint))).encode()).hexdigest()
 
 
 def onnx_model(
@@ -76,7 +66,7 @@ def onnx_model(
     checkpoint: Path | None = None,
     precision: str = "fp32",
     attention: str | None = None,
-    listener: Listener = Listener(),
+    listener: ModelListener = SILENT,
 ) -> OnnxModel:
     """The ONNX files of a model, exported from its checkpoint (see `checkpoint_of`) unless the cache has them.
 
@@ -86,98 +76,54 @@ def onnx_model(
     """
     checkpoint = checkpoint_of(row, checkpoint, listener)
     digest = checkpoint_sha256(checkpoint)
-    form = f"-{attention}" if attention else ""
-    folder = cache_folder() / "onnx" / f"{row.name}-{digest[:16]}-{precision}{form}-v{EXPORTER_VERSION}"
-    if not _is_whole(folder):  # what is whole needs no lock: a cache may be read-only
+    attention = attention or row.attention
+    key = "-".join(part for part in (row.name, digest[:16], precision, attention) if part)
+    folder = cache_folder() / "onnx" / f"{key}-v{EXPORTER_VERSION}"
+    if not is_whole(folder, GRAPHS):  # what is whole needs no lock: a cache may be read-only
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f"{folder.name}.lock"):
-                if not _is_whole(folder):
-                    export_to(row.name, checkpoint, folder, precision, attention, listener)
+                if not is_whole(folder, GRAPHS):
+                    remove_leftovers(folder)
+                    export_to(row, checkpoint, folder, precision, attention, listener)
         except OSError as e:
             if isinstance(e, OutputError):
                 raise
             raise OutputError(
                 f"{folder}: cannot be made ({e.strerror}); expected a writable cache folder. Set ESAM_RT_CACHE to one."
             ) from e
-    files = tuple(folder / name for name in _manifest(folder))
+    written = listed_files(folder, GRAPHS)
+    files = tuple(folder / name for graph in GRAPHS for name in (graph, f"{graph}.data") if name in written)
     encoder, decoder, masks, logits = (folder / name for name in GRAPHS)
     return OnnxModel(encoder, decoder, masks, logits, digest, files)
 
 
 def export_to(
-    name: str,
+    row: ModelRow,
     checkpoint: Path,
     folder: Path,
     precision: str = "fp32",
     attention: str | None = None,
-    listener: Listener = Listener(),
+    listener: ModelListener = SILENT,
 ) -> tuple[Path, ...]:
-    """Write the graphs to a folder, then the manifest that makes them whole; returns the graphs' files."""
-    from .export import AttentionForm, Precision, export_model
+    """`export_model` by words; returns the graphs' files."""
+    from .export import AttentionForm, Precision, export_model  # 0.3 s and 40 MB that a run with a warm cache has not
 
     form = AttentionForm(attention) if attention else None
-    model = export_model(name, checkpoint, folder, Precision(precision), form, listener.writing)
-    manifest = {
-        file.name: {"sha256": sha256_of(file), "size_bytes": file.stat().st_size, "mtime_ns": file.stat().st_mtime_ns}
-        for file in model.files
-    }
-    write_json(folder / MANIFEST, manifest)
-    return model.files
+    return export_model(row.name, checkpoint, folder, Precision(precision), form, listener.writing).files
+
+
+def is_downloaded(row: ModelRow) -> bool:
+    """Whether the cache has a file of the published checkpoint's name and size."""
+    if row.remote is None:
+        return False
+    try:
+        return (cache_folder() / "checkpoints" / row.remote.file_name).stat().st_size == row.remote.size_bytes
+    except OSError:
+        return False
 
 
 def exported(row: ModelRow) -> list[str]:
-    """What the cache has of a model's exports by this version: the last part of each folder's name, `fp32`."""
+    """What the cache has of a model's exports by this version, of any checkpoint: precisions and attention forms."""
     folders = (cache_folder() / "onnx").glob(f"{row.name}-*-v{EXPORTER_VERSION}")
     return sorted({f.name.split("-", 2)[2].rpartition("-v")[0] for f in folders if (f / MANIFEST).is_file()})
-
-
-def _manifest(folder: Path) -> dict[str, dict[str, object]]:
-    """What was written; empty where there is no manifest of all graphs."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(manifest, dict) or not all(isinstance(entry, dict) for entry in manifest.values()):
-        return {}
-    return manifest if manifest.keys() >= set(GRAPHS) else {}
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether every file is there as it was written. One of the same size and time is not hashed: gigabytes take
-    seconds, and what this guards against, files cut off or overwritten, changes them."""
-    manifest = _manifest(folder)
-    return bool(manifest) and all(_is_as_written(folder / name, entry) for name, entry in manifest.items())
-
-
-def _is_as_written(file: Path, entry: dict[str, object]) -> bool:
-    if not file.is_file() or file.is_symlink() or file.stat().st_size != entry.get("size_bytes"):
-        return False
-    return file.stat().st_mtime_ns == entry.get("mtime_ns") or sha256_of(file) == entry.get("sha256")
-
-
-def _remembered_sha256(file: Path) -> str:
-    """SHA-256 of a file, from memory where a large one has not changed."""
-    try:
-        state = file.stat()
-    except OSError as e:
-        raise ModelError(f"{file}: cannot be read ({e.strerror}); expected a model file.") from e
-    if state.st_size < REMEMBERED_BYTES:
-        return sha256_of(file)
-    note = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]}.json"
-    mark = {
-        "size_bytes": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-        "ctime_ns": state.st_ctime_ns,
-        "inode": state.st_ino,
-    }
-    try:
-        remembered = json.loads(note.read_text())
-        if {key: remembered[key] for key in mark} == mark:
-            return str(remembered["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        remembered = None  # never noted, or the note is broken: it is written anew
-    digest = sha256_of(file)
-    if os.access(cache_folder(), os.W_OK) or not cache_folder().exists():
-        write_json(note, mark | {"sha256": digest})
-    return digest

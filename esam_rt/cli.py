@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ from rich.table import Table
 from .errors import EsamError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
-    from .artifacts import Listener
+    from .artifacts import ModelListener
     from .runner import RunSummary
     from .settings import Settings
 
@@ -100,7 +101,9 @@ def run(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Photos and folders of photos.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("esam-rt-out"),
     model: Annotated[str, typer.Option(help="A name that `esam-rt models` lists.")] = "tiny",
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights of the model, instead of those that ship.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of the model. Default: those that ship or are published.")
+    ] = None,
     method: Annotated[str, typer.Option(help="e-sam, or one of the baselines amg and sam-o.")] = "e-sam",
     preset: Annotated[str, typer.Option(help="paper (grids 32/64) or fast (16/32).")] = "paper",
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, on top of the preset.")] = None,
@@ -121,7 +124,7 @@ def run(
 ) -> None:
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
     with _exit_codes():
-        from .runner import RunOptions, run_photos
+        from .runner import RunOptions, Segmenter, open_segmenter, run_photos
 
         options = RunOptions(
             sources=tuple(sources),
@@ -139,8 +142,14 @@ def run(
             resume=resume,
             overwrite=overwrite,
         )
-        with _Bar(shown=stderr.is_terminal and not quiet and not as_json) as bar:
-            summary = run_photos(options, bar)
+        shown = stderr.is_terminal and not quiet and not as_json
+
+        def open_and_show(options: RunOptions) -> Segmenter:
+            with _Steps(shown) as steps:
+                return open_segmenter(options, steps.listener())
+
+        with _Bar(shown) as bar:
+            summary = run_photos(options, bar, open_and_show)
         if summary.error:
             _print_error(summary.error)
         if as_json:
@@ -160,7 +169,10 @@ def export(
     attention: Annotated[
         str | None, typer.Option(help="Of a ViT: concat, bias or fused (opset 23). Default: the fastest on a CPU.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: the cache, where run looks.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the files. Default: the cache, where run looks for fp32."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
@@ -183,7 +195,7 @@ def export(
             if out is None:
                 files = onnx_model(row, file, precision, attention, listener).files
             else:
-                files = export_to(row.name, file, out, precision, attention, listener)
+                files = export_to(row, file, out, precision, attention, listener)
         published = row.remote is not None and digest == row.remote.sha256
         if as_json:
             result = {
@@ -202,21 +214,25 @@ def export(
             for f in files:
                 stdout.print(f"{f.stat().st_size / 1e6:9.1f} MB  {f}", soft_wrap=True, highlight=False, markup=False)
             stdout.print(f"{len(files)} files in {time.perf_counter() - start:.1f} s.", highlight=False)
+            if out is None and precision == "fp32" and attention in (None, row.attention):
+                given = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
+                line = f"Use it: esam-rt run PHOTOS --model {model}{given}"
+                stdout.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models, and what the cache has of them."""
-    from .artifacts import cache_folder, exported
+    from .artifacts import exported, is_downloaded
     from .models import MODELS
 
     rows: list[dict[str, Any]] = []
     for m in MODELS.values():
-        there = m.remote is not None and (cache_folder() / "checkpoints" / m.remote.file_name).is_file()
         size = m.remote.size_bytes if m.remote else m.checkpoint.stat().st_size if m.checkpoint else 0
+        here = "ships" if m.checkpoint else "in the cache" if is_downloaded(m) else ""
         rows.append(
             {key: getattr(m, key) for key in ("name", "description", "licence", "input_px")}
-            | {"checkpoint_bytes": size, "checkpoint": "ships" if m.checkpoint else "in the cache" if there else ""}
+            | {"checkpoint_bytes": size, "checkpoint": here}
             | {"url": m.remote.url if m.remote else None, "exported": exported(m)}
         )
     if as_json:
@@ -298,11 +314,11 @@ class _Steps:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def listener(self) -> Listener:
+    def listener(self) -> ModelListener:
         """What the cache tells."""
-        from .artifacts import Listener
+        from .artifacts import ModelListener
 
-        return Listener(self._downloaded, lambda name: self.begin(f"writing {name}"))
+        return ModelListener(self._downloaded, lambda name: self.begin(f"writing {name}"))
 
     def begin(self, step: str) -> None:
         """A step that has begun."""
@@ -331,13 +347,13 @@ class _Bar:
         self._task = TaskID(0)
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
     def begun(self, total: int, done: int) -> None:
+        self._progress.start()  # not before: a terminal shows one progress at a time, and the model comes first
         self._task = self._progress.add_task("", total=total, completed=done, rate="", name="")
 
     def photo_begun(self, name: str) -> None:

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from . import __version__
-from .artifacts import cache_folder
+from .cache import cache_folder, sha256_of
 from .errors import ModelError
-from .models import MODELS, ModelRow, sha256_of
+from .models import MODELS, ModelRow
 
 LIBRARIES = {
     "numpy": "numpy",
@@ -26,7 +26,11 @@ LIBRARIES = {
     "skimage": "scikit-image",
     "cv2": "opencv-python-headless",
     "pycocotools.mask": "pycocotools",
+    "onnx": "onnx",
     "onnx_ir": "onnx-ir",
+    "ml_dtypes": "ml-dtypes",
+    "pooch": "pooch",
+    "requests": "requests",
     "safetensors": "safetensors",
 }
 TENSORRT = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import name -> extra

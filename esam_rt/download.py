@@ -9,9 +9,10 @@ import pooch
 import requests
 from filelock import FileLock
 
+from .cache import remembered_sha256
 from .errors import ModelError, OutputError
 from .files import output_error
-from .models import ModelRow, Remote, sha256_of
+from .models import ModelRow, Remote
 
 TIMEOUT_S = 30.0  # to connect, and between two pieces
 CHUNK = 1 << 20
@@ -31,9 +32,9 @@ def fetch_checkpoint(row: ModelRow, folder: Path, progress: Progress | None = No
     if remote is None:
         raise ModelError(f"Model {row.name}: no checkpoint given; expected --checkpoint FILE.")
     path = folder / remote.file_name
-    if _is_published(path, remote):
-        return path
     try:
+        if _is_published(path, remote):
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{path.name}.lock"):
             if not _is_published(path, remote):
@@ -45,7 +46,7 @@ def fetch_checkpoint(row: ModelRow, folder: Path, progress: Progress | None = No
 
 def _is_published(path: Path, remote: Remote) -> bool:
     """Whether the published file is at `path`; a file of its size is hashed."""
-    return path.is_file() and path.stat().st_size == remote.size_bytes and sha256_of(path) == remote.sha256
+    return path.is_file() and path.stat().st_size == remote.size_bytes and remembered_sha256(path) == remote.sha256
 
 
 def _fetch(name: str, remote: Remote, path: Path, progress: Progress | None) -> None:
@@ -77,11 +78,17 @@ def _download(remote: Remote, url: str, part: Path, progress: Progress | None) -
     if there < remote.size_bytes:
         headers = {"Range": f"bytes={there}-"} if there else {}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                part.unlink()  # what is there is none of it
             response.raise_for_status()
             goes_on = response.status_code == requests.codes.partial_content
             if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {there}-"):
                 raise ValueError(f"the server sent {response.headers.get('Content-Range')!r} instead of what was left")
-            there = there if goes_on else 0  # a server that knows no ranges sends everything
+            if not goes_on:
+                there = 0  # a server that knows no ranges sends everything
+                length = response.headers.get("Content-Length", str(remote.size_bytes))
+                if length != str(remote.size_bytes):  # a page in place of the file: nothing to go on from
+                    raise ValueError(f"found {length} bytes, expected {remote.size_bytes:,}")
             with part.open("ab" if goes_on else "wb") as f:
                 for piece in response.iter_content(CHUNK):
                     there += len(piece)
@@ -107,8 +114,12 @@ def _reason(error: Exception) -> str:
     """One line for a user."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the server's certificate is not trusted here"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy refused"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     if isinstance(error, requests.Timeout):
         return "the server did not answer in time"
-    return str(error).splitlines()[0]
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ModelError, SettingsError, did_you_mean
+from .errors import SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
 EXPORTER_VERSION = "3"
@@ -34,7 +33,8 @@ class ModelRow:
     score_min, stability_min, stability_offset (logits): its filters, as SAM's. theta_o, amg_nms: IoU thresholds of the
     NMS over object masks and of automatic mask generation; E-SAM's and SAM's unless the model needs others.
     decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. points_per_prompt: that the
-    decoder takes; a single point is followed by padding. checkpoint: the file that ships, or None. remote: the
+    decoder takes; a single point is followed by padding. attention: of a ViT, the form that is fastest on a CPU, or
+    None where there is no choice. checkpoint: the file that ships, or None. remote: the
     published one, or None.
     """
 
@@ -47,6 +47,7 @@ class ModelRow:
     stability_offset: float
     decode_batch: int
     points_per_prompt: int = 2
+    attention: str | None = None
     theta_o: float = 0.8
     amg_nms: float = 0.7
     checkpoint: Path | None = None
@@ -66,7 +67,7 @@ class ModelRow:
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
-def _sam(name: str, description: str, remote: Remote) -> ModelRow:
+def _sam(name: str, description: str, remote: Remote, attention: str | None = "bias") -> ModelRow:
     """A model with SAM's input and filters. At 4 prompts a call the decoder is within 6 % of its best rate and takes
     half the memory of 8 (benchmarks/decoder.py)."""
     return ModelRow(
@@ -78,6 +79,7 @@ def _sam(name: str, description: str, remote: Remote) -> ModelRow:
         stability_min=0.95,
         stability_offset=1.0,
         decode_batch=4,
+        attention=attention,
         remote=remote,
     )
 
@@ -109,6 +111,7 @@ MODELS = {
                 40_728_226,
                 "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
             ),
+            attention=None,
         ),
         _sam(
             "vit_b",
@@ -146,12 +149,3 @@ def get_model(name: str) -> ModelRow:
     if name not in MODELS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")
     return MODELS[name]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a model file, hex; ModelError where it cannot be read."""
-    try:
-        with path.open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
-    except OSError as e:
-        raise ModelError(f"{path}: cannot be read ({e.strerror}); expected a model file.") from e

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
+from .artifacts import SILENT, ModelListener
 from .entities import EntityMap
 from .errors import DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
 from .files import write_json
@@ -113,8 +114,8 @@ class RunSummary:
         return asdict(self) | {"out": str(self.out), "look_at": str(self.look_at)}
 
 
-def open_segmenter(options: RunOptions) -> Segmenter:
-    """The product's own segmenter."""
+def open_segmenter(options: RunOptions, listener: ModelListener = SILENT) -> Segmenter:
+    """The product's own segmenter; `listener` is told while its model is fetched and exported."""
     from .segmenter import EntitySegmenter
 
     return EntitySegmenter(
@@ -125,6 +126,7 @@ def open_segmenter(options: RunOptions) -> Segmenter:
         device=options.device,
         threads=options.threads,
         checkpoint=options.checkpoint,
+        listener=listener,
     )
 
 

@@ -20,7 +20,13 @@ CELL_PX = 4  # pixels of the input a cell of the mask grid
 PATCH_PX = 16  # pixels of the input a position of the embedding
 IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
 PROMPT_SIDE = ("tokens", "images")  # the decoder's outputs for masks and logits
-NO_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = LABELS = (-1, 0, 1, 2, 3)  # of SAM's points
+NO_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # labels of SAM's points
+# Labels of one prompt, by points_per_prompt. SAM adds a padding to points without a box, to more than one as well: two
+# would take three tokens. A model of single points was trained with foreground alone.
+PROMPTS: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((FOREGROUND,),),
+    2: ((FOREGROUND, NO_POINT), (BACKGROUND, NO_POINT), (TOP_LEFT, BOTTOM_RIGHT)),
+}
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,10 @@ class Sam:
         """High-confidence masks of N prompts, by level (E-SAM eq. 1).
 
         points_01: of [0, 1]² of the photo, x before y; [N, 2], a foreground point each, or [N, K, 2] with `labels`
-        [N, K]: -1 none, 0 background, 1 foreground, 2 and 3 the top left and the bottom right corner of a box; K is the
-        row's points_per_prompt. Of each prompt its masks at `levels` and its best one. Prompts are numbered from
-        first_point. filters: complete. InputError for points that the model does not take.
+        [N, K], K the row's points_per_prompt; of SAM: (1, -1) a foreground point, (0, -1) a background point, the
+        second of no matter, or (2, 3) a box by its top left and bottom right corner. Of each prompt its masks at
+        `levels` and its best one. Prompts are numbered from first_point. filters: complete. InputError for points that
+        the model does not take.
         """
         points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
         h, w = photo.geometry.grid_hw
@@ -189,24 +196,21 @@ class Sam:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The decoder's points [N, K, 2] in pixels of the input, and labels [N, K]; lone points are padded."""
         k = self.row.points_per_prompt
+        points = np.asarray(points_01, np.float32)
         if labels is None:
-            points_xy_px = np.zeros((len(points_01), k, 2), np.float32)
-            points_xy_px[:, 0] = geometry.to_input_px(points_01)
-            padded = np.full((len(points_01), k), NO_POINT, np.int64)
-            padded[:, 0] = FOREGROUND
-            return points_xy_px, padded
-        known = LABELS if k > 1 else (FOREGROUND,)  # a model of single points was trained with those alone
-        if (
-            points_01.shape != (len(labels), k, 2)
-            or labels.shape != (len(labels), k)
-            or not np.isin(labels, known).all()
-        ):
+            if points.ndim != 2 or points.shape[1] != 2:
+                raise InputError(f"Prompts: expected points [N, 2], got {list(points.shape)}; give labels with boxes.")
+            points = np.concatenate([points[:, None], np.zeros((len(points), k - 1, 2), np.float32)], axis=1)
+            labels = np.tile((FOREGROUND, NO_POINT)[:k], (len(points), 1))
+        labels = np.asarray(labels)
+        shapes_fit = labels.ndim == 2 and points.shape == (*labels.shape, 2)
+        if not shapes_fit or not {tuple(row) for row in labels.tolist()} <= set(PROMPTS[k]):
+            known = " or ".join(map(str, PROMPTS[k]))
             raise InputError(
-                f"Prompts: model {self.row.name} expects points [N, {k}, 2] with labels [N, {k}] of "
-                f"{', '.join(map(str, known))}; got {list(points_01.shape)} with {list(labels.shape)} of "
-                f"{', '.join(map(str, np.unique(labels)))}."
+                f"Prompts: model {self.row.name} expects points [N, {k}, 2] with labels {known}; "
+                f"got {list(points.shape)} with labels {list(labels.shape)}: {labels.tolist()!s:.80}."
             )
-        return geometry.to_input_px(points_01), labels.astype(np.int64)
+        return geometry.to_input_px(points), labels.astype(np.int64)
 
     def close(self) -> None:
         """Close the engines."""

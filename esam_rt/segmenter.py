@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifacts import onnx_model
+from .artifacts import SILENT, ModelListener, onnx_model
 from .emr import refine_entities
 from .entities import EntityMap, Stage
 from .errors import EngineError, SettingsError, did_you_mean
@@ -53,7 +53,7 @@ class EntitySegmenter:
     model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation) and `sam-o` (its object level alone). backend:
     `onnxruntime`. device: `cpu` or `cuda`. threads: of the engines on the CPU, default all. checkpoint: instead of the
-    model's own.
+    model's own. listener: told while the model is fetched and exported, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -67,6 +67,7 @@ class EntitySegmenter:
         device: str = "cpu",
         threads: int | None = None,
         checkpoint: Path | None = None,
+        listener: ModelListener = SILENT,
     ) -> None:
         names = (("method", method, METHODS), ("backend", backend, BACKENDS), ("device", device, DEVICES))
         for kind, name, known in names:
@@ -74,7 +75,7 @@ class EntitySegmenter:
                 raise SettingsError(f"Unknown {kind} {name!r}.{did_you_mean(name, known)}")
         self.method, self.backend, self.device = method, backend, device
         self._owned = not isinstance(model, Sam)
-        self._sam = model if isinstance(model, Sam) else load_sam(model, device, threads, checkpoint)
+        self._sam = model if isinstance(model, Sam) else load_sam(model, device, threads, checkpoint, listener)
         self.settings = (settings or Settings()).completed(self._sam.row.own_settings())
         self._filters = self.settings.filters
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
@@ -176,12 +177,18 @@ class EntitySegmenter:
         self.close()
 
 
-def load_sam(model: str, device: str = "cpu", threads: int | None = None, checkpoint: Path | None = None) -> Sam:
+def load_sam(
+    model: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    checkpoint: Path | None = None,
+    listener: ModelListener = SILENT,
+) -> Sam:
     """The engines of a model by name; see `EntitySegmenter` for the arguments and errors."""
     from .engines.onnxruntime import OnnxRuntimeEngine
 
     row = get_model(model)
-    files = onnx_model(row, checkpoint)
+    files = onnx_model(row, Path(checkpoint) if checkpoint else None, listener=listener)
     encoder, decoder, masks, logits = (
         OnnxRuntimeEngine(path, device=device, threads=threads)
         for path in (files.encoder, files.decoder, files.masks, files.logits)

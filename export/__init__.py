@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from esam_rt.artifacts import checkpoint_sha256
 from esam_rt.errors import SettingsError, did_you_mean
+from esam_rt.manifest import written_together
 from esam_rt.models import EXPORTER_VERSION
 
 from .checkpoint import read_checkpoint
@@ -51,7 +52,7 @@ def export_model(
     attention: AttentionForm | None = None,
     progress: Progress | None = None,
 ) -> ExportedModel:
-    """Write encoder.onnx, decoder.onnx, masks.onnx and logits.onnx of model `name` to `out_dir`, made if need be.
+    """Write encoder.onnx, decoder.onnx, masks.onnx and logits.onnx of model `name` to `out_dir`, and a manifest.
 
     attention: how a ViT's relative positions enter; default: bias, the fastest on a CPU. The same checkpoint gives the
     same bytes. SettingsError for an unknown name or an attention form that the model does not have, ModelError for a
@@ -64,16 +65,17 @@ def export_model(
         "esam_rt.precision": precision,
         "esam_rt.checkpoint_sha256": checkpoint_sha256(checkpoint),
     }
-    files: list[Path] = []
+    names: list[str] = []
     graphs = list(build_graphs(name, weights, precision, attention))
     weights.check_all_taken()
-    for graph in graphs:
-        path = out_dir / f"{graph.name}.onnx"
-        if progress is not None:
-            progress(path.name)
-        files += write_graph(graph, path, metadata, EXPORTER_VERSION)
+    with written_together(out_dir) as folder:
+        for graph in graphs:
+            path = folder / f"{graph.name}.onnx"
+            if progress is not None:
+                progress(path.name)
+            names += [file.name for file in write_graph(graph, path, metadata, EXPORTER_VERSION)]
     encoder, decoder, masks, logits = (out_dir / f"{graph.name}.onnx" for graph in graphs)
-    return ExportedModel(encoder, decoder, masks, logits, tuple(files))
+    return ExportedModel(encoder, decoder, masks, logits, tuple(out_dir / name for name in names))
 
 
 def build_graphs(

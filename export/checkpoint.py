@@ -55,6 +55,11 @@ def checkpoint_files(path: Path) -> list[Path]:
     for name in (SAFETENSORS, INDEX, PYTORCH):
         if (path / name).exists():
             return _shards(path / INDEX) if name == INDEX else [path / name]
+    if (path / f"{PYTORCH}.index.json").exists():
+        raise ModelError(
+            f"{path}: found a checkpoint in several .bin files, expected one file or safetensors; save it anew: "
+            "SamModel.from_pretrained(path).save_pretrained(new_path)."
+        )
     raise ModelError(f"{path}: found a folder without {SAFETENSORS}, {INDEX} or {PYTORCH}, expected {EXPECTED}.")
 
 
@@ -68,10 +73,8 @@ def _shards(index: Path) -> list[Path]:
         ) from e
     for name in names:
         is_plain = isinstance(name, str) and name.isprintable() and Path(name).name == name
-        if not is_plain or not name.endswith(".safetensors") or (index.parent / name).is_symlink():
-            raise ModelError(
-                f"{index}: found shard {name!r:.80}, expected safetensors files in the same folder, no links."
-            )
+        if not is_plain or not name.endswith(".safetensors"):
+            raise ModelError(f"{index}: found shard {name!r:.80}, expected safetensors files in the same folder.")
     return [index.parent / name for name in sorted(names)]
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.external_data import convert_tensors_to_external
 
-from esam_rt.errors import EsamError, ModelError
-from esam_rt.files import output_error, write_bytes
+from esam_rt.errors import ModelError
 from esam_rt.graph_files import check_graph_file
 
 from .graph import Graph
@@ -24,27 +21,13 @@ SMALL_BYTES = 1 << 10  # constants that always stand in the .onnx
 
 
 def write_graph(graph: Graph, path: Path, metadata: Mapping[str, str], version: str) -> list[Path]:
-    """Write `path`, and `path`.data where the weights are large; they get their names when they are whole and checked.
+    """Write `path`, and `path`.data where the weights are large, then read them back; returns the files.
 
-    The same graph gives the same bytes. Returns the files. OutputError where they cannot be written, ModelError for
-    data that came back changed.
+    The same graph gives the same bytes. OSError where they cannot be written, ModelError for data that came back
+    changed.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent, prefix=".esam-rt-") as folder:
-            names = _write(graph.model(metadata, version), Path(folder) / path.name)
-            # Without the data of an earlier export its graph is refused, should this one be interrupted here.
-            _data_of(path).unlink(missing_ok=True)
-            for name in reversed(names):
-                (Path(folder) / name).replace(path.parent / name)
-    except OSError as e:
-        raise e if isinstance(e, EsamError) else output_error(path, e) from e
-    return [path.parent / name for name in names]
-
-
-def _write(model: ir.Model, path: Path) -> list[str]:
-    """Write a model, read it back and check it; names of the files, the graph's first."""
-    data = _data_of(path)
+    data = path.with_name(f"{path.name}.data")
+    model = graph.model(metadata, version)
     values = list(model.graph.initializers.values())
     written: dict[str, int] = {}
     if sum(_tensor(v).nbytes for v in values) > INLINE_BYTES:
@@ -53,20 +36,17 @@ def _write(model: ir.Model, path: Path) -> list[str]:
         stored = convert_tensors_to_external(recorded, path.parent, data.name)
         for value, tensor in zip(large, stored, strict=True):
             value.const_value = tensor
-        _sync(data)
-    write_bytes(path, ir.to_proto(model).SerializeToString(deterministic=True))
+    else:
+        for v in values:  # here, where an error of reading is not yet wrapped in one of writing
+            v.const_value = ir.tensor(_tensor(v).numpy(), name=v.name)
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     for back in check_graph_file(path):
         if back.crc32() != written[back.name]:
             raise ModelError(
                 f"{back.file.name}: tensor {back.name} came back changed; expected what was written. Is the disk "
                 "failing? Export to another folder."
             )
-    return [path.name, data.name] if written else [path.name]
-
-
-def _data_of(path: Path) -> Path:
-    """Where the large weights of a graph are."""
-    return path.with_name(f"{path.name}.data")
+    return [path, data] if written else [path]
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
@@ -86,12 +66,3 @@ def _recorded(tensor: ir.TensorProtocol, written: dict[str, int]) -> ir.TensorPr
         return ir.tensor(array, name=name)
 
     return ir.LazyTensor(read, dtype=tensor.dtype, shape=ir.Shape(tuple(tensor.shape.numpy())), name=name)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

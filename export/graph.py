@@ -17,6 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
+from esam_rt.errors import ModelError
+
 from .weights import LaterArray
 
 OPSET = 18
@@ -157,7 +159,9 @@ class Graph:
             return self._later(x)
         array = np.asarray(x)
         is_float = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
-        array = np.asarray(array, self._float_type if is_float else np.int64, order="C")
+        array = (
+            _as_type(array, self._float_type, "a folded weight") if is_float else np.asarray(array, np.int64, order="C")
+        )
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"const_{len(self._constants)}"
@@ -170,10 +174,23 @@ class Graph:
         key = (dtype.str, x.shape, x.name.encode())
         if key not in self._constants:
             tensor = ir.LazyTensor(
-                lambda: ir.tensor(np.asarray(x.read(), dtype, order="C")),
+                lambda: ir.tensor(_as_type(x.read(), dtype, x.name)),
                 dtype=ir.DataType.from_numpy(dtype),
                 shape=ir.Shape(x.shape),
                 name=x.name,
             )
             self._constants[key] = self._tape.initializer(tensor)
         return self._constants[key]
+
+
+def _as_type(array: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """The array in a float type, C order; ModelError for finite numbers that float16 does not hold."""
+    with np.errstate(over="ignore"):
+        result = np.asarray(array, dtype, order="C")
+    if dtype == np.float16 and np.isinf(result).sum() > np.isinf(array).sum():
+        largest = float(np.abs(array[np.isfinite(array)]).max())
+        raise ModelError(
+            f"Precision fp16: {name} has values up to {largest:.3g}, expected at most {np.finfo(dtype).max:.0f}; use "
+            "--precision bf16 or fp32."
+        )
+    return result

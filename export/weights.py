@@ -37,6 +37,9 @@ class LaterArray:
     read: Callable[[], NDArray[Any]]
 
 
+OTHER_MODEL = "is this the checkpoint of another model?"
+
+
 class Weights:
     """Tensors of one checkpoint, asked for by our names (`names.py`).
 
@@ -71,20 +74,30 @@ class Weights:
             more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
             raise ModelError(
                 f"{self.source}: unexpected tensor {', '.join(extra[:3])}{more}; expected only the "
-                f"{len(self._taken)} tensors of the model: is this the checkpoint of another model?"
+                f"{len(self._taken)} tensors of the model; {OTHER_MODEL}"
             )
 
     def _find(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
         """The tensor that the file has under its own name for ours; leading extents of one do not count."""
         theirs = self._naming.of_file(name)
         if theirs not in self._tensors:
-            raise ModelError(f"{self.source}: tensor {theirs} is missing, expected shape {list(shape)}.")
+            raise ModelError(f"{self.source}: tensor {theirs} is missing, expected shape {list(shape)}; {OTHER_MODEL}")
         tensor = self._tensors[theirs]
         if _significant(tensor.shape) != _significant(shape):
             found, expected = list(tensor.shape), list(shape)
-            raise ModelError(f"{self.source}: tensor {theirs}: found shape {found}, expected {expected}.")
+            raise ModelError(f"{self.source}: tensor {theirs}: found shape {found}, expected {expected}; {OTHER_MODEL}")
         self._taken.add(theirs)
-        return tensor
+
+        def read() -> NDArray[Any]:
+            array = tensor.read()
+            if not np.isfinite(array).all():
+                raise ModelError(
+                    f"{self.source}: tensor {theirs}: found NaN or infinite values, expected numbers; the training "
+                    "went wrong or the file is damaged."
+                )
+            return array
+
+        return StoredTensor(tensor.shape, read)
 
 
 def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -330,7 +330,7 @@ def test_pointer_in_a_folder(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith(f"{tmp_path}/model.safetensors: found a pointer of Git LFS")
 
 
-OUTSIDE = ("../out.safetensors", "/out.safetensors", "..", "", ".", "link.safetensors", "a\0.safetensors", 7, None, [1])
+OUTSIDE = ("../out.safetensors", "/out.safetensors", "..", "", ".", "a\0.safetensors", 7, None, [1])
 
 
 @pytest.mark.parametrize("shard", OUTSIDE)
@@ -338,13 +338,38 @@ def test_shards_outside_the_folder(tmp_path: Path, shard: object) -> None:
     save_safetensors(tmp_path / "out.safetensors", {"decoder.a": torch.ones(2)})
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "link.safetensors").symlink_to(tmp_path / "out.safetensors")
     if shard == "/out.safetensors":
         shard = f"{tmp_path}{shard}"
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"decoder.a": shard}}))
     message = refusal(folder)
     assert message.startswith(f"{folder}/model.safetensors.index.json: found")
     assert "expected safetensors files in the same folder" in message or "expected the index of shards" in message
+
+
+def test_shards_of_a_hub_cache_are_links(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    save_safetensors(tmp_path / "blobs" / "0a1b", {"decoder.a": torch.ones(2)})
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "1.safetensors").symlink_to("../blobs/0a1b")
+    (tmp_path / "snapshot" / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"decoder.a": "1.safetensors"}})
+    )
+    assert read_checkpoint(tmp_path / "snapshot").take("decoder.a", 2).tolist() == [1, 1]
+
+
+def test_sharded_pickles(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    assert "several .bin files, expected one file or safetensors; save it anew" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_no_numbers(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    save_safetensors(tmp_path / "x", {"decoder.a": torch.tensor([1, value], dtype=dtype)})
+    weights = read_checkpoint(tmp_path / "x")
+    for read in (lambda: weights.take("decoder.a", 2), weights.later("decoder.a", 2).read):
+        with pytest.raises(ModelError, match=r"x: tensor decoder\.a: found NaN or infinite"):
+            read()
 
 
 INDEXES = {

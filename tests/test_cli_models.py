@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from esam_rt import cli
-from esam_rt.models import MODELS, WEIGHTS, sha256_of
+from esam_rt.cache import sha256_of
+from esam_rt.models import MODELS, WEIGHTS
 
 from .test_cli import assert_one_error_line, call
 
@@ -39,7 +40,7 @@ def test_export_says_what_it_wrote(tmp_path: Path) -> None:
     for name in GRAPHS:
         assert str(tmp_path / "new" / "folder" / name) in result.stdout
     assert "4 files in" in result.stdout
-    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == sorted([*GRAPHS, "manifest.json"])
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == sorted([*GRAPHS, "esam-rt.json"])
 
 
 def test_export_for_programs_and_once(cache: Path) -> None:
@@ -126,9 +127,29 @@ def test_no_network_is_3_and_says_where_to_put_which_file(cache: Path, offline: 
     assert str(cache / "checkpoints" / "sam_vit_h_4b8939.pth") in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [((), "Use it: esam-rt run PHOTOS --model tiny\n"), (("--precision", "fp16"), ""), (("--out", "{out}"), "")],
+)
+def test_export_says_how_to_use_it(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
+    result = call("export", "tiny", *(word.format(out=tmp_path / "out") for word in options))
+    assert ("Use it" in result.stdout) == bool(line)
+    assert result.stdout.endswith(line)
+
+
+def test_cache_that_cannot_be_entered(cache: Path) -> None:
+    cache.write_text("a file")
+    assert call("models").exit_code == 0
+    result = call("export", "vit_b")
+    assert result.exit_code in (1, 3)
+    assert_one_error_line(result, str(cache))
+
+
 def test_models(cache: Path) -> None:
     (cache / "checkpoints").mkdir(parents=True)
-    (cache / "checkpoints" / "sam_vit_l_0b3195.pth").touch()
+    with (cache / "checkpoints" / "sam_vit_l_0b3195.pth").open("wb") as f:
+        f.truncate(1_249_524_607)
+    (cache / "checkpoints" / "sam_vit_b_01ec64.pth").write_bytes(b"half")
     lines = {line.split()[0]: line for line in call("models").stdout.splitlines()[1:] if line.strip()}
     assert {"tiny", "vit_t", "vit_b", "vit_l", "vit_h"} <= lines.keys()
     assert "1,250 MB" in lines["vit_l"]

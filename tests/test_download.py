@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from esam_rt import download
 from esam_rt.download import fetch_checkpoint
@@ -31,6 +32,7 @@ class Server:
     knows_ranges: bool = True
     cut_at: int | None = None
     status: int = 200
+    refuses_ranges: bool = False
     asked: list[str | None] = field(default_factory=list)
 
     def row(self, size_bytes: int = len(CONTENT), sha256: str = SHA256) -> ModelRow:
@@ -49,6 +51,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             state.asked.append(asked)
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.knows_ranges else 0
             body = state.content[start:]
+            if asked and state.refuses_ranges:
+                self.send_error(416)
+                return
             self.send_response(206 if start else state.status)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
@@ -114,12 +119,40 @@ def test_a_part_of_something_else_is_dropped(server: Server, tmp_path: Path, par
     assert fetch_checkpoint(server.row(), tmp_path).read_bytes() == CONTENT
 
 
+def test_a_server_that_refuses_what_is_left(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(CONTENT[:1000])
+    server.refuses_ranges = True
+    with pytest.raises(ModelError, match="the server answered 416"):
+        fetch_checkpoint(server.row(), tmp_path)
+    assert fetch_checkpoint(server.row(), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (requests.exceptions.SSLError("long"), "certificate is not trusted"),
+        (requests.exceptions.ProxyError("long"), "the proxy refused"),
+        (requests.ConnectionError("long"), "no connection"),
+        (requests.Timeout("long"), "did not answer in time"),
+        (requests.RequestException(), r"\(RequestException\)"),
+    ],
+)
+def test_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(requests, "get", fail)
+    with pytest.raises(ModelError, match=reason):
+        fetch_checkpoint(MODELS["vit_b"], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"content": CONTENT[:-1] + b"?"}, "hash"),
         ({"content": CONTENT + b"more"}, r"found [\d,]+ bytes, expected 1,024,000"),
         ({"content": b"<html>sign in</html>"}, "found 20 bytes, expected 1,024,000"),
+        ({"content": b'{"error": "sign in"}'}, "found 20 bytes, expected 1,024,000"),
         ({"status": 404}, "the server answered 404"),
         ({"status": 503}, "the server answered 503"),
     ],

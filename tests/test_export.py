@@ -433,7 +433,7 @@ def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> Non
         assert not {"Tile", "OneHot", "Expand"} & {node.op_type for node in proto.graph.node}
     again = export_model("tiny", checkpoint, tmp_path / "a" / "b")
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
-        *("decoder.onnx", "encoder.onnx", "logits.onnx", "masks.onnx")
+        *("decoder.onnx", "encoder.onnx", "esam-rt.json", "logits.onnx", "masks.onnx")
     ]
     for name in ("encoder", "decoder", "masks", "logits"):
         assert getattr(again, name).read_bytes() == getattr(exported, name).read_bytes()

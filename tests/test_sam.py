@@ -48,7 +48,7 @@ def test_a_lone_point_is_followed_by_padding(k: int) -> None:
 def test_boxes_and_labelled_points_reach_the_decoder() -> None:
     sam, photo, feeds = spied(2)
     points = np.array([[[0.1, 0.2], [0.5, 1.0]], [[0.3, 0.3], [0.6, 0.6]]], np.float32)
-    labels = np.array([[2, 3], [1, 0]], np.int8)
+    labels = np.array([[2, 3], [0, -1]], np.int8)
     masks = sam.decode(photo, points, 0, FILTERS, labels=labels)
     sam.logits(photo, points, np.zeros(2, np.uint8), labels)
     for feed in feeds:
@@ -74,17 +74,24 @@ def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
 @pytest.mark.parametrize(
     ("k", "shape", "labels", "message"),
     [
-        (1, (1, 1, 2), [[2]], "expects points .N, 1, 2. with labels .N, 1. of 1; got .* of 2"),
-        (2, (1, 2, 2), [[1, 4]], "of -1, 0, 1, 2, 3; got .* of 1, 4"),
-        (2, (1, 2), [[1, -1]], r"got \[1, 2\] with \[1, 2\]"),
-        (2, (2, 2, 2), [[1, -1]], r"got \[2, 2, 2\] with \[1, 2\]"),
+        (1, (1, 1, 2), [[2]], r"expects points \[N, 1, 2\] with labels \(1,\); got .*\[\[2\]\]"),
+        (2, (1, 2, 2), [[1, 4]], r"labels \(1, -1\) or \(0, -1\) or \(2, 3\); got .*\[\[1, 4\]\]"),
+        (2, (1, 2, 2), [[1, 0]], "labels .*1, 0"),  # SAM would add a third token
+        (2, (1, 2, 2), [[-1, -1]], "labels .*-1, -1"),
+        (2, (1, 2, 2), [[3, 2]], "labels .*3, 2"),
+        (2, (1, 2), [[1, -1]], r"got \[1, 2\] with labels \[1, 2\]"),
+        (2, (2, 2, 2), [[1, -1]], r"got \[2, 2, 2\] with labels \[1, 2\]"),
         (2, (1, 3, 2), [[1, 1, 1]], r"got \[1, 3, 2\]"),
+        (2, (1, 2, 2), [1, -1], r"with labels \[2\]"),
+        (2, (1, 2, 2), None, r"expected points \[N, 2\], got \[1, 2, 2\]; give labels with boxes"),
+        (2, (2,), None, r"expected points \[N, 2\], got \[2\]"),
+        (2, (4, 3), None, r"expected points \[N, 2\], got \[4, 3\]"),
     ],
 )
 def test_prompts_that_a_model_does_not_take(
-    k: int, shape: tuple[int, ...], labels: list[list[int]], message: str
+    k: int, shape: tuple[int, ...], labels: list[object] | None, message: str
 ) -> None:
     sam, photo, feeds = spied(k)
     with pytest.raises(InputError, match=message):
-        sam.decode(photo, np.zeros(shape, np.float32), 0, FILTERS, labels=np.array(labels))
+        sam.decode(photo, np.zeros(shape, np.float32), 0, FILTERS, labels=labels)
     assert not feeds

@@ -59,16 +59,15 @@ def embedding() -> NDArray[np.float32]:
 def predict(
     model: SamModel, embedding: NDArray[np.float32], points: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """PyTorch's logits [B, 3, 256, 256] and scores [B, 3] of two points, labelled, a prompt."""
+    """PyTorch's logits [B, 3, 256, 256] and scores [B, 3]."""
     logits, scores = [], []
     for xy, label in zip(torch.from_numpy(points), torch.from_numpy(labels), strict=True):
         if label[0] == 2:
             sparse, dense = model.prompt_encoder(None, None, xy.reshape(1, 1, 4), None)
         else:
-            known = label >= 0
-            # SAM pads a lone point by itself; two points as they are, then one of padding, which these graphs lack.
-            sparse, dense = model.prompt_encoder(xy[None, None, known], label[None, None, known].int(), None, None)
-            sparse = sparse[:, :, :2]
+            # SAM adds the padding by itself.
+            sparse, dense = model.prompt_encoder(xy[None, None, :1], label[None, None, :1].int(), None, None)
+            assert sparse.shape[2] == 2
         out = model.mask_decoder(
             image_embeddings=torch.from_numpy(embedding),
             image_positional_embeddings=model.get_image_wide_positional_embeddings(),
@@ -83,10 +82,10 @@ def predict(
 
 @pytest.fixture(scope="module")
 def prompts() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A lone foreground point, a lone background one, foreground with background, a box."""
+    """A foreground point, a background point, two boxes; what stands in place of the padding is of no matter."""
     points = np.random.default_rng(1).uniform(0, INPUT_PX, (4, 2, 2)).astype(np.float32)
-    points[3].sort(axis=0)
-    return points, np.array([[1, -1], [0, -1], [1, 0], [2, 3]])
+    points[2:].sort(axis=1)
+    return points, np.array([[1, -1], [0, -1], [2, 3], [2, 3]])
 
 
 def feed(side: Arrays, prompts: tuple[NDArray[np.float32], NDArray[np.int64]]) -> Arrays:

@@ -11,7 +11,8 @@ import pytest
 from skimage import data
 
 from esam_rt import EntitySegmenter, Settings
-from esam_rt.artifacts import cache_folder, onnx_model
+from esam_rt.artifacts import onnx_model
+from esam_rt.cache import cache_folder
 from esam_rt.errors import ModelError, OutputError
 from esam_rt.models import MODELS, WEIGHTS
 
@@ -56,7 +57,7 @@ def test_the_export_is_made_once_and_again_when_it_is_damaged(cache: Path) -> No
     files.decoder.write_bytes(whole[:1000])
     onnx_model(MODELS["tiny"])
     assert files.decoder.read_bytes() == whole
-    manifest = files.encoder.with_name("manifest.json")
+    manifest = files.encoder.with_name("esam-rt.json")
     assert set(json.loads(manifest.read_text())) == {"encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"}
 
 
@@ -65,7 +66,7 @@ def test_a_manifest_that_vouches_for_nothing_is_not_believed(cache: Path, manife
     files = onnx_model(MODELS["tiny"])
     whole = files.encoder.read_bytes()
     files.encoder.write_bytes(b"")
-    files.encoder.with_name("manifest.json").write_text(manifest)
+    files.encoder.with_name("esam-rt.json").write_text(manifest)
     onnx_model(MODELS["tiny"])
     assert files.encoder.read_bytes() == whole
 

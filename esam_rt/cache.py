@@ -1,0 +1,67 @@
+"""Where the cache is, and hashes of files, remembered for large ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import platformdirs
+
+from .errors import ModelError, OutputError
+from .files import write_json
+
+REMEMBERED_BYTES = 64 << 20  # larger files are not hashed anew at every start
+
+
+def cache_folder() -> Path:
+    """`ESAM_RT_CACHE`, else the platform's cache folder of the user. It need not exist yet."""
+    override = os.environ.get("ESAM_RT_CACHE")
+    return Path(override) if override else Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a model file, hex; ModelError where it cannot be read."""
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise _unreadable(path, e) from e
+
+
+def remembered_sha256(path: Path) -> str:
+    """SHA-256 of a model file, which is read anew only when its size, times or inode have changed: hashing ViT-H takes
+    seconds. ModelError where it cannot be read or is no regular file: a pipe could make us wait for ever."""
+    try:
+        state = path.stat()
+    except OSError as e:
+        raise _unreadable(path, e) from e
+    if not stat.S_ISREG(state.st_mode):
+        raise ModelError(f"{path}: found a folder, pipe or device, expected a model file.")
+    if state.st_size < REMEMBERED_BYTES:
+        return sha256_of(path)
+    note = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    mark = {
+        "size_bytes": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+        "ctime_ns": state.st_ctime_ns,
+        "inode": state.st_ino,
+    }
+    # Never noted, or the note is broken: it is written anew.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        remembered = json.loads(note.read_text())
+        if {key: remembered[key] for key in mark} == mark:
+            return str(remembered["sha256"])
+    digest = sha256_of(path)
+    with contextlib.suppress(OutputError):  # a cache that cannot be written costs the seconds again, no more
+        write_json(note, mark | {"sha256": digest})
+    return digest
+
+
+def _unreadable(path: Path, cause: OSError) -> ModelError:
+    if isinstance(cause, FileNotFoundError):
+        return ModelError(f"{path}: found no such file, expected a model file.")
+    return ModelError(f"{path}: cannot be read ({cause.strerror}); expected a model file.")
