@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt.engines import Engine, Tensor
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime import OnnxRuntimeEngine, _share_memory
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 
 
@@ -159,3 +159,11 @@ def test_gpu_out_of_memory_while_loading(path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
     with pytest.raises(DeviceError, match=r"double\.onnx: not enough memory on device cpu"):
         OnnxRuntimeEngine(path)
+
+
+def test_memory_that_is_shared_already(path: Path) -> None:
+    """By another library of the same process: registering twice is an error of ONNX Runtime's."""
+    with OnnxRuntimeEngine(path) as first:
+        _share_memory.__wrapped__()
+        with OnnxRuntimeEngine(path) as second:
+            np.testing.assert_array_equal(first.infer(feed())["y"], second.infer(feed())["y"])
