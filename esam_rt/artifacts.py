@@ -31,10 +31,12 @@ class OnnxModel:
 
 @dataclass(frozen=True)
 class ModelListener:
-    """What to tell while a model is fetched (bytes there, bytes of the whole) and exported (name of each file)."""
+    """What to tell while a model is fetched (bytes there, bytes of the whole), while its graphs or engines are written
+    (name of each file), and while an engine is built (phases of the library)."""
 
     downloaded: Callable[[int, int], None] | None = None
     writing: Callable[[str], None] | None = None
+    building: Callable[[str], None] | None = None
 
 
 SILENT = ModelListener()

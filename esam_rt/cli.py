@@ -6,34 +6,29 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.table import Table
 
-from .errors import EsamError, SettingsError, did_you_mean
+from . import console
+from .cli_engines import build_engine, engines_app
+from .errors import SettingsError
 
 if TYPE_CHECKING:
-    from .artifacts import ModelListener
     from .runner import RunSummary
     from .settings import Settings
 
-INTERRUPTED = 130
 TABLE_5 = {  # rows of E-SAM's Table 5, and the two stages that it counts within others
     "encoder": "encoder",
     "decoder": "decoder",
@@ -52,31 +47,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stderr = Console(stderr=True)
-stdout = Console()
+app.command("build-engine")(build_engine)
+app.add_typer(engines_app, name="engines")
 
 
 def main() -> None:
     """Entry of the console script."""
     app()
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """An EsamError becomes one line on stderr and its exit code; Ctrl-C becomes 130."""
-    try:
-        yield
-    except EsamError as e:
-        _print_error(str(e))
-        raise typer.Exit(e.exit_code) from e
-    except KeyboardInterrupt as e:
-        _print_error("interrupted")
-        raise typer.Exit(INTERRUPTED) from e
-
-
-def _print_error(message: str) -> None:
-    line = " ".join(message.split())
-    stderr.print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _version(wanted: bool) -> None:
@@ -123,7 +100,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
-    with _exit_codes():
+    with console.exit_codes():
         from .runner import RunOptions, Segmenter, open_segmenter, run_photos
 
         options = RunOptions(
@@ -142,16 +119,16 @@ def run(
             resume=resume,
             overwrite=overwrite,
         )
-        shown = stderr.is_terminal and not quiet and not as_json
+        shown = console.stderr.is_terminal and not quiet and not as_json
 
         def open_and_show(options: RunOptions) -> Segmenter:
-            with _Steps(shown) as steps:
+            with console.Steps(shown) as steps:
                 return open_segmenter(options, steps.listener())
 
         with _Bar(shown) as bar:
             summary = run_photos(options, bar, open_and_show)
         if summary.error:
-            _print_error(summary.error)
+            console.print_error(summary.error)
         if as_json:
             typer.echo(json.dumps(summary.to_json()))
         elif not quiet:
@@ -177,17 +154,17 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder, masks and logits."""
-    with _exit_codes():
+    with console.exit_codes():
         from .artifacts import checkpoint_of, checkpoint_sha256, export_to, onnx_model
         from .export import AttentionForm, Precision
         from .models import get_model
 
         row = get_model(model)
-        _check_choice("--precision", precision, Precision)
+        console.check_choice("--precision", precision, Precision)
         if attention is not None:
-            _check_choice("--attention", attention, AttentionForm)
+            console.check_choice("--attention", attention, AttentionForm)
         start = time.perf_counter()
-        with _Steps(shown=stderr.is_terminal and not quiet and not as_json) as steps:
+        with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             listener = steps.listener()
             file = checkpoint_of(row, checkpoint, listener)
             steps.begin(f"reading {file.name}")
@@ -210,14 +187,16 @@ def export(
         elif not quiet:
             ours = "the weights that ship" if file == row.checkpoint else "not the published file: weights of your own"
             kind = "the published file" if published else ours
-            stdout.print(f"{file} ({kind})", soft_wrap=True, highlight=False, markup=False)
+            console.stdout.print(f"{file} ({kind})", soft_wrap=True, highlight=False, markup=False)
             for f in files:
-                stdout.print(f"{f.stat().st_size / 1e6:9.1f} MB  {f}", soft_wrap=True, highlight=False, markup=False)
-            stdout.print(f"{len(files)} files in {time.perf_counter() - start:.1f} s.", highlight=False)
+                console.stdout.print(
+                    f"{f.stat().st_size / 1e6:9.1f} MB  {f}", soft_wrap=True, highlight=False, markup=False
+                )
+            console.stdout.print(f"{len(files)} files in {time.perf_counter() - start:.1f} s.", highlight=False)
             if out is None and precision == "fp32" and attention in (None, row.attention):
                 given = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
                 line = f"Use it: esam-rt run PHOTOS --model {model}{given}"
-                stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+                console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -243,7 +222,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         megabytes = f"{row['checkpoint_bytes'] / 1e6:,.0f} MB"
         here, made = row["checkpoint"] or "-", " ".join(row["exported"]) or "-"
         table.add_row(row["name"], f"{row['input_px']} px", megabytes, here, made, row["description"], row["licence"])
-    stdout.print(table)
+    console.stdout.print(table)
 
 
 @app.command()
@@ -260,13 +239,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         table.columns[2].overflow = "fold"
         for f in diagnosis.findings:
             table.add_row(f.name, f"[{colours[f.state]}]{f.state}[/]", escape(f.found))
-        stdout.print(table)
+        console.stdout.print(table)
         for f in diagnosis.findings:  # below the table, so that a command stays on one line and can be copied
             if f.remedy:
                 verb = "to add" if f.state is State.ABSENT else "to mend"
-                stdout.print(f"{verb} {f.name}: {f.remedy}", soft_wrap=True, highlight=False, markup=False)
+                console.stdout.print(f"{verb} {f.name}: {f.remedy}", soft_wrap=True, highlight=False, markup=False)
         able = ", ".join(diagnosis.backends)
-        stdout.print(
+        console.stdout.print(
             f"esam-rt can run on: {able}" if able else "esam-rt cannot run here yet; see the lines marked bad."
         )
     raise typer.Exit(diagnosis.exit_code)
@@ -293,44 +272,6 @@ def _settings(preset: str, config: Path | None, changes: list[str]) -> Settings:
     return settings.with_overrides(overrides)
 
 
-def _check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    if value not in list(choices):
-        raise SettingsError(f"{option} {value}: unknown.{did_you_mean(value, choices)}")
-
-
-class _Steps:
-    """Progress of an export on stderr: bytes of a download, then one line a step."""
-
-    def __init__(self, shown: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=stderr, transient=True, disable=not shown)
-        self._shown = shown
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def listener(self) -> ModelListener:
-        """What the cache tells."""
-        from .artifacts import ModelListener
-
-        return ModelListener(self._downloaded, lambda name: self.begin(f"writing {name}"))
-
-    def begin(self, step: str) -> None:
-        """A step that has begun."""
-        if self._shown:
-            stderr.print(step, highlight=False, markup=False)
-
-    def _downloaded(self, there: int, total: int) -> None:
-        if self._task is None:
-            self._task = self._progress.add_task("downloading", total=total)
-        self._progress.update(self._task, completed=there)
-
-
 class _Bar:
     """Listener of a run: progress on stderr when shown, failures always."""
 
@@ -343,7 +284,7 @@ class _Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[name]}"),
         )
-        self._progress = Progress(*columns, console=stderr, transient=True, disable=not shown)
+        self._progress = Progress(*columns, console=console.stderr, transient=True, disable=not shown)
         self._task = TaskID(0)
 
     def __enter__(self) -> _Bar:
@@ -366,7 +307,7 @@ class _Bar:
 
     def photo_failed(self, message: str) -> None:
         self._progress.advance(self._task)
-        _print_error(message)
+        console.print_error(message)
 
 
 def _print_summary(summary: RunSummary) -> None:
@@ -378,8 +319,8 @@ def _print_summary(summary: RunSummary) -> None:
         for key, title in TABLE_5.items():
             if key in times:
                 table.add_row(title, f"{times[key]:.3f}")
-        stdout.print(table)
-    stdout.print(_sentence(summary), soft_wrap=True, highlight=False, markup=False)
+        console.stdout.print(table)
+    console.stdout.print(_sentence(summary), soft_wrap=True, highlight=False, markup=False)
 
 
 def _sentence(summary: RunSummary) -> str:

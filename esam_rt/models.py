@@ -8,7 +8,7 @@ from pathlib import Path
 from .errors import SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
-EXPORTER_VERSION = "3"
+EXPORTER_VERSION = "4"
 """Raised whenever the same checkpoint gives other graphs; part of the cache's key and of every file's metadata."""
 
 

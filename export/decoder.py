@@ -89,8 +89,7 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
     pairs = g.op("Div", g.op("Shape", cells, start=1, end=2), ints(2))
     logits = net.logits(images, hyper, g.op("Mul", g.op("Mul", rows, pairs), ints(2 * SUBCELLS)), dims.masks)
     n = dims.masks
-    with g.in_float32():
-        stability, area, box, bits = packed_masks(g, g.widen(logits), valid_hw, rows, pairs, offset, dims.grid_cells, n)
+    stability, area, box, bits = packed_masks(g, g.widen(logits), valid_hw, rows, pairs, offset, dims.grid_cells, n)
     g.output(stability, "stability", np.float32, ["M", n])
     g.output(area, "area", np.int32, ["M", n])
     g.output(box, "box_xyxy", np.int32, ["M", n, 4])
@@ -192,8 +191,9 @@ class _Decoder:
         g, d = self.g, self.d
         with g.in_float32():
             frequencies = self.w.take("decoder.pe_gaussian", 2, d.width // 2) * 2 * math.pi
-            x = g.op("Mul", g.op("Add", self.points, 0.5), 2 / d.input_px)
-            angle = g.op("MatMul", g.op("Sub", x, 1.0), frequencies)
+            centred = g.op("Sub", g.op("Mul", g.op("Add", self.points, 0.5), 2 / d.input_px), 1.0)
+            x, y = g.ops("Split", centred, ints(1, 1), num_outputs=2, axis=-1)
+            angle = g.op("Add", g.op("Mul", x, frequencies[0]), g.op("Mul", y, frequencies[1]))
             place = g.op("Concat", g.op("Sin", angle), g.op("Cos", angle), axis=-1)
             label = g.op("Add", self.labels, 1)
             is_point = np.array([0.0, 1, 1, 1, 1])[:, None]

@@ -41,25 +41,19 @@ def packed_masks(
     """float32 logits of rows × (2 · pairs) cells of the embedding, in the order of the decoder → stability [M, masks],
     area [M, masks], box_xyxy [M, masks, 4], bits [M, masks, 4 · rows, pairs]; `rows`, `pairs` are int64 [1].
 
-    float32 in every precision: counts go up to G², beyond what half a float can count."""
+    Counts go up to G², beyond what half a float can count: sums are float32 in every precision.
+    """
     width = PAIR_CELLS * masks
-    logits = g.reshape(logits, -1, rows, pairs, width)
-    logits = g.op("Add", logits, _outside(g, valid_hw, rows, pairs, grid, masks))
-
-    def above(threshold: ir.Value | float) -> ir.Value:
-        return g.cast(g.op("Greater", logits, threshold), np.float32)
-
-    def count(cells: ir.Value) -> ir.Value:
-        by_cell = g.reshape(g.op("ReduceSum", cells, ints(1, 2), keepdims=0), 0, PAIR_CELLS, masks)
-        return g.op("ReduceSum", by_cell, ints(1), keepdims=0)
-
-    # The mask at +offset lies inside the one at -offset: intersection and union are these two.
-    union = g.op("Max", count(above(g.op("Neg", offset))), 1.0)
-    stability = g.op("Div", count(above(offset)), union)
-
-    tally = g.op("MatMul", above(0.0), _tally(masks))
-    split = ints(4 * masks, 4 * masks, 8 * masks)
-    bits, by_row, by_column = g.ops("Split", tally, split, num_outputs=3, axis=-1)
+    with g.in_float32():
+        logits = g.reshape(logits, -1, rows, pairs, width)
+        logits = g.op("Add", logits, _outside(g, valid_hw, rows, pairs, grid, masks))
+        inside = g.op("Greater", logits, 0.0)
+        # The mask at +offset lies inside the one at -offset: intersection and union are these two.
+        union = _count(g, g.op("Greater", logits, g.op("Neg", offset)), masks)
+        stability = g.op("Div", _count(g, g.op("Greater", logits, offset), masks), g.op("Max", union, 1.0))
+    # Bytes and counts of one pair, at most 255: exact in every precision. TensorRT has no float32 products for Turing.
+    tally = g.widen(g.op("MatMul", g.cast(inside, g.precision.dtype), _tally(masks)))
+    bits, by_row, by_column = g.ops("Split", tally, ints(4 * masks, 4 * masks, 8 * masks), num_outputs=3, axis=-1)
     bits = g.reshape(bits, -1, rows, pairs, 4, masks)
     four_rows = g.op("Mul", rows, ints(4))
     bits = g.reshape(g.op("Transpose", bits, perm=[0, 4, 1, 3, 2]), -1, masks, four_rows, pairs)
@@ -68,11 +62,18 @@ def packed_masks(
     by_column = g.op("ReduceSum", by_column, ints(1), keepdims=0)
     by_column = g.reshape(by_column, -1, g.op("Mul", pairs, ints(8)), masks)
     area = g.op("ReduceSum", by_row, ints(1), keepdims=0)
-    nonempty = g.op("Min", area, 1.0)
-    (x0, x1), (y0, y1) = (_extent(g, profile, grid, nonempty) for profile in (by_column, by_row))
+    with g.in_float32():
+        nonempty = g.op("Min", area, 1.0)
+        (x0, x1), (y0, y1) = (_extent(g, profile, grid, nonempty) for profile in (by_column, by_row))
     box = g.op("Concat", *(g.op("Unsqueeze", v, ints(2)) for v in (x0, y0, x1, y1)), axis=2)
     # TensorRT knows uint8 at its borders only: the cast comes last.
     return stability, g.cast(area, np.int32), g.cast(box, np.int32), g.cast(bits, np.uint8)
+
+
+def _count(g: Graph, cells: ir.Value, masks: int) -> ir.Value:
+    """Cells [M, rows, pairs, 32 · masks] that are true → float32 [M, masks]."""
+    by_cell = g.op("ReduceSum", g.cast(cells, np.float32), ints(1, 2), keepdims=0)
+    return g.op("ReduceSum", g.reshape(by_cell, -1, PAIR_CELLS, masks), ints(1), keepdims=0)
 
 
 def _outside(g: Graph, valid_hw: ir.Value, rows: ir.Value, pairs: ir.Value, grid: int, masks: int) -> ir.Value:

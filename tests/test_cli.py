@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from esam_rt import __version__, cli
+from esam_rt import __version__, cli, console
 from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError
 
 from .fake_segmenter import FakeSegmenter
@@ -151,7 +151,7 @@ def test_progress_on_a_terminal(
     option: tuple[str, ...],
     shown: bool,
 ) -> None:
-    monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True, width=120))
+    monkeypatch.setattr(console, "stderr", Console(stderr=True, force_terminal=True, width=120))
     result = call("run", photos, "--out", tmp_path / "out", *option)
     assert ("3/3" in result.stderr) == shown
     assert ("photos/min" in result.stderr) == shown

@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 from rich.console import Console
 
-from esam_rt import cli
+from esam_rt import console
 from esam_rt.cache import sha256_of
 from esam_rt.models import MODELS, WEIGHTS
 
@@ -60,7 +60,7 @@ def test_quiet(tmp_path: Path) -> None:
 
 def test_steps_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Console(force_terminal=True, stderr=True, width=120)
-    monkeypatch.setattr(cli, "stderr", terminal)
+    monkeypatch.setattr(console, "stderr", terminal)
     with terminal.capture() as capture:
         assert call("export", "tiny", "--out", tmp_path).exit_code == 0
     shown = capture.get()

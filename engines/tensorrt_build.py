@@ -1,0 +1,229 @@
+"""ONNX → TensorRT engine, for the GPU at hand or, with TensorRT-RTX, for others, on a machine that has none.
+
+One module for `tensorrt` 10 and 11 and for `tensorrt_rtx`, which have one API; the library is a parameter. Precision is
+in the graph's types: networks are strongly typed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
+from esam_rt.graph_files import check_graph_file
+
+LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Import names of the libraries, by backend, which is also the name of its extra."""
+
+Progress = Callable[[str], None]
+"""Called with what the builder begins to do."""
+
+_WORDS = 400  # characters of a library's complaints in an error
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """targets: compute capabilities as `sm_86`; none = the GPU at hand. max_batch: prompts of one call at most.
+    workspace_mb: scratch memory that the builder may plan with, default all. version_compatible: loadable by later
+    versions of the library, at some cost in speed."""
+
+    targets: tuple[str, ...] = ()
+    max_batch: int = 64
+    workspace_mb: int | None = None
+    version_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise SettingsError(f"--max-batch {self.max_batch}: expected at least 1.")
+        if self.workspace_mb is not None and self.workspace_mb < 1:
+            raise SettingsError(f"--workspace {self.workspace_mb}: expected at least 1 MB.")
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """plan: the serialised engine, a buffer of bytes. layers: of the network as it was parsed. attention: operators
+    that must become fused kernels, or the build fails. profile: least, usual and greatest shape of the inputs with free
+    extents."""
+
+    plan: Any
+    layers: int
+    attention: int
+    seconds: float
+    profile: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+def load_library(backend: str) -> ModuleType:
+    """The library of a backend; MissingDependencyError with the pip command if it cannot be imported."""
+    name = LIBRARIES[backend]
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise MissingDependencyError(
+            f"{name} cannot be imported ({e}); get it with: pip install 'esam-rt[{backend}]'"
+        ) from e
+
+
+def build_engine(
+    path: Path, library: ModuleType, options: BuildOptions, progress: Progress | None = None
+) -> BuiltEngine:
+    """The engine of an ONNX file.
+
+    ModelError for a file that is no ONNX model or has what the library does not know, SettingsError for targets that it
+    does not have, DeviceError where it needs a GPU and finds none, EngineError if the build fails for another reason.
+    """
+    check_graph_file(path)
+    start = time.perf_counter()
+    logger = _logger(library)
+    builder = _made(library.Builder(logger), library, logger)
+    config = builder.create_builder_config()
+    _configure(config, library, options)
+    monitor = _monitor(library, progress)
+    config.progress_monitor = monitor
+    network = builder.create_network(_typed(library))
+    parser = library.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        found = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or logger.words()
+        raise ModelError(
+            f"{path}: {library.__name__} {library.__version__} does not take this graph: {found:.{_WORDS}}"
+        )
+    shapes = _profile(builder, config, network, path, options.max_batch)
+    plan = builder.build_serialized_network(network, config)
+    monitor.raise_interrupt()
+    if plan is None:
+        raise EngineError(
+            f"{path}: {library.__name__} {library.__version__} could not build an engine: {logger.words()}"
+        )
+    kinds = [network.get_layer(i).type for i in range(network.num_layers)]
+    attention = sum(kind == getattr(library.LayerType, "ATTENTION_INPUT", None) for kind in kinds)
+    return BuiltEngine(plan, len(kinds), attention, time.perf_counter() - start, shapes)
+
+
+def known_targets(library: ModuleType) -> tuple[str, ...]:
+    """The compute capabilities, as `sm_86`, that the library builds for without a GPU of that kind."""
+    names = vars(getattr(library, "ComputeCapability", object))
+    numbers = sorted(int(name[2:]) for name in names if name.startswith("SM") and name[2:].isdigit())
+    return tuple(f"sm_{number}" for number in numbers)
+
+
+def _configure(config: Any, library: ModuleType, options: BuildOptions) -> None:
+    """Options → the builder's own."""
+    known = known_targets(library)
+    for i, target in enumerate(options.targets):
+        if target not in known:
+            able = f"knows {', '.join(known)}" if known else "builds for the GPU at hand only, tensorrt-rtx for others"
+            raise SettingsError(f"--target {target}: {library.__name__} {library.__version__} {able}.")
+        if i == 0:
+            config.num_compute_capabilities = len(options.targets)
+        config.set_compute_capability(getattr(library.ComputeCapability, target.replace("_", "").upper()), i)
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    if options.version_compatible:
+        config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
+    config.clear_flag(library.BuilderFlag.TF32)  # fp32 is fp32: who wants less asks for fp16 or bf16
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+
+
+def _typed(library: ModuleType) -> int:
+    """Flags of a strongly typed network, which TensorRT 11 has no others of."""
+    flag = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _profile(
+    builder: Any, config: Any, network: Any, path: Path, max_batch: int
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """Give the network the ranges of its free extents; returns them by input."""
+    inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
+    side = math.isqrt(inputs["images"].shape[1]) if "images" in inputs else 0
+    # Photos of 4:3 are most common; the greatest batch is what a run asks for but for its last call.
+    ranges = {
+        "B": (1, max_batch, max_batch),
+        "M": (1, max_batch, max_batch),
+        "rows": (1, 3 * side // 4, side),
+        "columns": (2, side, side),
+    }
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}
+    for name, tensor in inputs.items():
+        extents = list(tensor.shape)
+        if -1 not in extents:
+            continue
+        names = [tensor.get_dimension_name(i) if n < 0 else "" for i, n in enumerate(extents)]
+        if unknown := [n for n in names if n and n not in ranges]:
+            raise ModelError(
+                f"{path}: input {name}: found free extent {unknown[0]!r}, expected one of {', '.join(ranges)}."
+            )
+        low, usual, high = (
+            tuple(n if n >= 0 else ranges[names[i]][k] for i, n in enumerate(extents)) for k in range(3)
+        )
+        shapes[name] = low, usual, high
+    if shapes:
+        profile = builder.create_optimization_profile()
+        for name, of_input in shapes.items():
+            profile.set_shape(name, *of_input)
+        config.add_optimization_profile(profile)
+    return shapes
+
+
+def _made(builder: Any, library: ModuleType, logger: Any) -> Any:
+    """The builder, which some libraries cannot make without a GPU."""
+    if builder is None:
+        raise DeviceError(
+            f"{library.__name__} {library.__version__} cannot build here: {logger.words()} Expected an NVIDIA GPU with "
+            "its driver; tensorrt-rtx builds without, with --target."
+        )
+    return builder
+
+
+def _logger(library: ModuleType) -> Any:
+    """A logger that keeps complaints for the error, in place of printing them."""
+
+    class Logger(library.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.complaints: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR):
+                self.complaints.append(message.strip())
+
+        def words(self) -> str:
+            return " ".join(self.complaints)[:_WORDS] or "it does not say why."
+
+    return Logger()
+
+
+def _monitor(library: ModuleType, progress: Progress | None) -> Any:
+    """What tells of the builder's phases, and lets Ctrl-C end it: exceptions do not pass through the library."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            library.IProgressMonitor.__init__(self)
+            self.interrupt: BaseException | None = None
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._tell(phase)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return self.interrupt is None
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+        def _tell(self, phase: str) -> None:
+            if progress is not None and self.interrupt is None:
+                try:
+                    progress(phase)
+                except BaseException as e:
+                    self.interrupt = e
+
+        def raise_interrupt(self) -> None:
+            if self.interrupt is not None:
+                raise self.interrupt
+
+    return Monitor()

@@ -1,0 +1,154 @@
+"""The commands `build-engine` and `engines`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from . import console
+from .errors import EsamError, ModelError
+
+BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+
+engines_app = typer.Typer(help="List, verify and prune the engines that were built.", no_args_is_help=True)
+
+
+def build_engine(
+    model: Annotated[str, typer.Argument(help="A name that `esam-rt models` lists.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of the model. Default: those that ship or are published.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx or onnxruntime.")] = "tensorrt-rtx",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
+    target: Annotated[
+        str, typer.Option(help="GPUs that will run it, such as sm_86,sm_89; no GPU is needed. Default: the one here.")
+    ] = "",
+    max_batch: Annotated[int, typer.Option(min=1, help="Prompts of one call at most.")] = 64,
+    workspace: Annotated[int | None, typer.Option(min=1, help="Scratch memory in MB. Default: all.")] = None,
+    no_fusion: Annotated[bool, typer.Option("--no-fusion", help="No fused attention.")] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Loadable by later versions of the library.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the engines. Default: the cache.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build even what is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
+) -> None:
+    """Build the engines of a model: encoder, decoder, masks and logits."""
+    with console.exit_codes():
+        from .export import Precision
+        from .models import get_model
+
+        row = get_model(model)
+        console.check_choice("--backend", backend, BACKENDS)
+        console.check_choice("--precision", precision, Precision)
+        start = time.perf_counter()
+        with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
+            if backend == "onnxruntime":
+                from .artifacts import onnx_model
+
+                files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
+                result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
+            else:
+                from .engine_store import EngineSpec, engine_set
+                from .engines.tensorrt_build import BuildOptions
+
+                targets = tuple(name.strip() for name in target.split(",") if name.strip())
+                options = BuildOptions(targets, max_batch, workspace, version_compatible)
+                spec = EngineSpec(backend, precision, not no_fusion, options)
+                built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener())
+                result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
+        if as_json:
+            typer.echo(json.dumps(result))
+        elif not quiet:
+            _print_built(result, time.perf_counter() - start)
+
+
+def _print_built(result: dict[str, Any], seconds: float) -> None:
+    """Size, layers and attention of each engine, and where they are."""
+    if engines := result.get("engines"):
+        table = Table("engine", "size", "layers", "fused attention", "built in", box=None)
+        for name, entry in engines.items():
+            size, attention = f"{entry['size_bytes'] / 1e6:.1f} MB", str(entry["attention"] or "-")
+            table.add_row(name, size, str(entry["layers"]), attention, f"{entry['seconds']:.1f} s")
+        console.stdout.print(table)
+        whom = ", ".join(result["targets"]) or result["gpu"]["name"]
+        console.stdout.print(f"{result['backend']} {result['backend_version']} for {whom}", highlight=False)
+        if result["targets"]:
+            console.stdout.print("Not tried: that takes one of these GPUs.", highlight=False)
+    else:
+        console.stdout.print("ONNX Runtime runs the graphs themselves; nothing is to be built.", highlight=False)
+    line = f"{result['folder']} in {seconds:.1f} s"
+    console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@engines_app.command("list")
+def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the engines in the cache."""
+    with console.exit_codes():
+        from .engine_store import checked, outdated, stored
+
+        rows: list[dict[str, Any]] = []
+        for folder in stored():
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            try:
+                sidecar: dict[str, Any] = dict(checked(folder).sidecar)
+            except EsamError:
+                sidecar = {}
+            fields = {name: sidecar.get(name) for name in ("model", "backend", "backend_version", "precision", "built")}
+            runs_on = sidecar.get("targets") or [(sidecar.get("gpu") or {}).get("name", "?")]
+            rows.append(
+                {"folder": str(folder), **fields, "runs_on": runs_on, "size_bytes": size, "why_not": outdated(folder)}
+            )
+        if as_json:
+            typer.echo(json.dumps(rows))
+            return
+        table = Table("model", "backend", "precision", "runs on", "size", "built", "state", box=None)
+        for row in rows:
+            name, built = row["model"] or Path(row["folder"]).name, (row["built"] or "?")[:10]
+            backend = f"{row['backend'] or '?'} {row['backend_version'] or ''}".strip()
+            megabytes, state = f"{row['size_bytes'] / 1e6:.0f} MB", "of no use" if row["why_not"] else "ok"
+            runs_on = ", ".join(row["runs_on"])
+            table.add_row(name, backend, row["precision"] or "?", runs_on, megabytes, built, state)
+        console.stdout.print(table if rows else "No engines yet: esam-rt build-engine MODEL.")
+
+
+@engines_app.command("verify")
+def verify_engines() -> None:
+    """Compare every engine in the cache with its hash."""
+    with console.exit_codes():
+        from .engine_store import stored, verify
+
+        broken = 0
+        for folder in stored():
+            wrong = verify(folder)
+            broken += wrong is not None
+            if wrong:
+                console.print_error(wrong)
+            else:
+                console.stdout.print(f"ok  {folder}", soft_wrap=True, highlight=False, markup=False)
+        if broken:
+            raise typer.Exit(ModelError.exit_code)
+
+
+@engines_app.command("prune")
+def prune_engines(
+    everything: Annotated[bool, typer.Option("--all", help="Also those that are in order.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove engines that no run will use any more: damaged, or of other versions of the library or the exporter."""
+    with console.exit_codes():
+        from .engine_store import outdated, remove, stored
+
+        freed = 0
+        for folder in stored():
+            why = "all are to go" if everything else outdated(folder)
+            if why:
+                console.stdout.print(f"{folder}: {why}", soft_wrap=True, highlight=False, markup=False)
+                freed += 0 if dry_run else remove(folder)
+        console.stdout.print(f"{freed / 1e6:.0f} MB freed.", highlight=False)

@@ -1,0 +1,278 @@
+"""TensorRT engines of models: built once, described beside the files, checked before the library sees a byte.
+
+A set of engines is a folder: `encoder.engine` and the others, `engine.json` that says of what and how they were made,
+and the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from filelock import FileLock
+
+from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, onnx_model
+from .cache import cache_folder, sha256_of
+from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, load_library
+from .errors import EsamError, ModelError, OutputError, SettingsError
+from .files import output_error, write_json
+from .manifest import listed_files, remove_leftovers, written_together
+from .models import EXPORTER_VERSION, ModelRow
+
+SIDECAR = "engine.json"
+FORMAT = 1  # of the sidecar
+NAMES = tuple(f"{graph.removesuffix('.onnx')}.engine" for graph in GRAPHS)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as engines are made for it: `sm_86`, and its name."""
+
+    capability: str
+    name: str
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What engines are wanted. precision: fp32, fp16 or bf16. fusion: fused attention where the library has it for the
+    precision; without, products and softmax one by one. gpu: the one at hand, None where there is none."""
+
+    backend: str
+    precision: str = "fp16"
+    fusion: bool = True
+    options: BuildOptions = field(default_factory=BuildOptions)
+    gpu: Gpu | None = None
+
+    def attention(self, row: ModelRow) -> str | None:
+        """The attention form of a model's encoder. TensorRT fuses attention in half precisions only."""
+        if row.attention is None:
+            return None
+        return "fused" if self.fusion and self.precision != "fp32" else "concat"
+
+
+@dataclass(frozen=True)
+class EngineSet:
+    """A folder of engines, and its sidecar."""
+
+    folder: Path
+    sidecar: Mapping[str, Any]
+
+    def plan(self, name: str) -> bytes:
+        """The bytes of an engine, whose hash is that of the sidecar; ModelError otherwise."""
+        path = self.folder / name
+        expected = self.sidecar["engines"].get(name, {}).get("sha256")
+        try:
+            content = path.read_bytes()
+        except OSError as e:
+            raise ModelError(f"{path}: cannot be read ({e.strerror}); expected an engine. Build it again.") from e
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise ModelError(
+                f"{path}: found SHA-256 {found[:12]}…, expected {str(expected)[:12]}… of {SIDECAR}; the file is "
+                "damaged or of another build. Build it again."
+            )
+        return content
+
+
+def store_folder() -> Path:
+    """Where engines are kept."""
+    return cache_folder() / "engines"
+
+
+def engine_set(
+    row: ModelRow,
+    spec: EngineSpec,
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+    build: bool = True,
+    force: bool = False,
+    listener: ModelListener = SILENT,
+) -> EngineSet:
+    """The engines of a model, built unless they are there and whole: in `out`, else in the store.
+
+    The model is exported first if need be. build: whether what is missing, damaged or made otherwise may be built;
+    else ModelError, which names what differs. force: build even if they are there. Two processes that want the same
+    engines build them once. Errors as of `onnx_model` and `build_engine`; OutputError where they cannot be written.
+    """
+    library = load_library(spec.backend)
+    if spec.gpu is None and not spec.options.targets:
+        raise SettingsError(
+            f"Backend {spec.backend}: found no GPU here, expected --target with those that will run the engines, such "
+            "as --target sm_86,sm_89."
+        )
+    graphs = onnx_model(row, checkpoint, spec.precision, spec.attention(row), listener)
+    wanted = description(row, spec, graphs, library)
+    folder = out or store_folder() / f"{row.name}-{spec.backend}-{spec.precision}-{_key(wanted)}"
+    if not force and (there := _usable(folder, wanted)):
+        return there
+    if not build:
+        return checked(folder, wanted)  # which says what is wrong
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if force or not (there := _usable(folder, wanted)):
+                remove_leftovers(folder)
+                _build(folder, wanted, graphs, library, spec.options, listener)
+                there = checked(folder, wanted)
+            return there
+    except OSError as e:
+        raise e if isinstance(e, EsamError) else output_error(folder, e) from e
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing came of it
+
+
+def description(row: ModelRow, spec: EngineSpec, graphs: OnnxModel, library: ModuleType) -> dict[str, Any]:
+    """The fields of a sidecar that decide whether engines are the wanted ones."""
+    files = listed_files(graphs.encoder.parent, GRAPHS)
+    return {
+        "format": FORMAT,
+        "model": row.name,
+        "checkpoint_sha256": graphs.checkpoint_sha256,
+        "exporter_version": EXPORTER_VERSION,
+        "precision": spec.precision,
+        "attention": spec.attention(row),
+        "onnx_sha256": {name: entry["sha256"] for name, entry in sorted(files.items())},
+        "backend": spec.backend,
+        "backend_version": library.__version__,
+        "targets": list(spec.options.targets),
+        "gpu": asdict(spec.gpu) if spec.gpu and not spec.options.targets else None,
+        "options": {key: value for key, value in asdict(spec.options).items() if key != "targets"},
+    }
+
+
+def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
+    """The engines of a folder; ModelError, naming the field, unless its sidecar says what is wanted and its files are
+    as large as they were written. They are hashed when they are loaded, not here."""
+    sidecar = _sidecar(folder)
+    for name, expected in (wanted or {}).items():
+        if sidecar.get(name) != expected:
+            raise ModelError(
+                f"{folder / SIDECAR}: {name}: found {_short(sidecar.get(name))}, expected {_short(expected)}; build "
+                "the engines again: esam-rt build-engine."
+            )
+    for name in NAMES:
+        entry = sidecar["engines"].get(name)
+        if not isinstance(entry, dict):
+            raise ModelError(f"{folder / SIDECAR}: found no entry {name}, expected one; build the engines again.")
+        path, size = folder / name, entry.get("size_bytes")
+        if not path.is_file() or path.is_symlink():
+            raise ModelError(f"{path}: found no such file, expected an engine; build the engines again.")
+        if path.stat().st_size != size:
+            raise ModelError(
+                f"{path}: found {path.stat().st_size} bytes, expected {size}; the file is cut off or of another build. "
+                "Build the engines again."
+            )
+    return EngineSet(folder, sidecar)
+
+
+def stored() -> list[Path]:
+    """The folders of the store that hold engines or what is left of some."""
+    folder = store_folder()
+    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with the engines of a folder, hashed in full; None where nothing is."""
+    try:
+        engines = checked(folder)
+        for name in NAMES:
+            if sha256_of(folder / name) != engines.sidecar["engines"][name].get("sha256"):
+                return f"{folder / name}: differs from its hash"
+    except ModelError as e:
+        return str(e)
+    return None
+
+
+def outdated(folder: Path) -> str | None:
+    """Why no run will use the engines of a folder any more; None where one may."""
+    try:
+        sidecar = checked(folder).sidecar
+        backend, version, exporter = (sidecar.get(name) for name in ("backend", "backend_version", "exporter_version"))
+        if backend not in LIBRARIES:
+            return f"{folder / SIDECAR}: backend: found {_short(backend)}, expected one of {', '.join(LIBRARIES)}"
+        installed = load_library(backend).__version__
+    except EsamError as e:
+        return str(e)
+    if version != installed:
+        return f"built with {backend} {version}, installed is {installed}"
+    if exporter != EXPORTER_VERSION:
+        return f"built of graphs of version {exporter}, this is {EXPORTER_VERSION}"
+    return None
+
+
+def remove(folder: Path) -> int:
+    """Remove the engines of a folder; returns the bytes that are free now. OutputError where they cannot be removed."""
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    try:
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            shutil.rmtree(folder)
+    except OSError as e:
+        raise OutputError(f"{folder}: cannot be removed ({e.strerror}); check its permissions.") from e
+    return size
+
+
+def _build(
+    folder: Path,
+    wanted: Mapping[str, Any],
+    graphs: OnnxModel,
+    library: ModuleType,
+    options: BuildOptions,
+    listener: ModelListener,
+) -> None:
+    """Build all engines and write them with their sidecar."""
+    tell = listener.writing or (lambda step: None)
+    with written_together(folder) as temporary:
+        entries: dict[str, Any] = {}
+        for name, graph in zip(NAMES, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits), strict=True):
+            tell(name)
+            built = build_engine(graph, library, options, listener.building)
+            (temporary / name).write_bytes(built.plan)
+            entries[name] = {
+                "sha256": sha256_of(temporary / name),
+                "size_bytes": (temporary / name).stat().st_size,
+                "layers": built.layers,
+                "attention": built.attention,
+                "seconds": round(built.seconds, 2),
+                "profile": {key: [list(shape) for shape in shapes] for key, shapes in built.profile.items()},
+            }
+        made = {"engines": entries, "built": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_json(temporary / SIDECAR, {**wanted, **made})
+
+
+def _usable(folder: Path, wanted: Mapping[str, Any]) -> EngineSet | None:
+    """The engines of a folder, None unless they are the wanted ones and whole, hashes included."""
+    try:
+        engines = checked(folder, wanted)
+    except ModelError:
+        return None
+    return engines if verify(folder) is None else None
+
+
+def _sidecar(folder: Path) -> dict[str, Any]:
+    path = folder / SIDECAR
+    try:
+        sidecar = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: found no such file, expected engines of esam-rt build-engine.") from e
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{path}: cannot be read as JSON ({e}); build the engines again.") from e
+    if not isinstance(sidecar, dict) or not isinstance(sidecar.get("engines"), dict):
+        raise ModelError(f"{path}: found no table of engines, expected one; build the engines again.")
+    return sidecar
+
+
+def _key(wanted: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _short(value: object) -> str:
+    return f"{json.dumps(value):.120}"

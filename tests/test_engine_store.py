@@ -1,0 +1,395 @@
+"""Engines built ahead of time by the real TensorRT-RTX, which needs no GPU for that; and what is wrong with engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from esam_rt import engine_store
+from esam_rt.artifacts import ModelListener, onnx_model
+from esam_rt.engine_store import NAMES, SIDECAR, EngineSet, EngineSpec, checked, engine_set, outdated, remove, verify
+from esam_rt.engines.tensorrt_build import BuildOptions, build_engine, known_targets, load_library
+from esam_rt.errors import EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
+from esam_rt.export.dims import VIT_B
+from esam_rt.export.graph import Graph, Precision
+from esam_rt.export.vit import AttentionForm, build_vit_encoder
+from esam_rt.models import MODELS
+
+from .test_cli import assert_one_error_line, call
+from .test_vit import encoder, weights_of
+
+rtx = pytest.importorskip("tensorrt_rtx")
+
+ROOT = Path(__file__).parents[1]
+TINY = MODELS["tiny"]
+SPEC = EngineSpec("tensorrt-rtx", options=BuildOptions(targets=("sm_86", "sm_89", "sm_120")))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with engines of `tiny`."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESAM_RT_CACHE", str(cache))
+        engine_set(TINY, SPEC)
+    return cache
+
+
+@pytest.fixture
+def cache(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(original, tmp_path / "cache")
+    monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def engines(cache: Path) -> EngineSet:
+    return engine_set(TINY, SPEC, build=False)
+
+
+def change(folder: Path, **fields: Any) -> None:
+    sidecar = json.loads((folder / SIDECAR).read_text())
+    (folder / SIDECAR).write_text(json.dumps(sidecar | fields))
+
+
+def test_they_say_what_they_are(engines: EngineSet) -> None:
+    sidecar = engines.sidecar
+    assert [sidecar[name] for name in ("model", "backend", "precision", "attention", "gpu")] == [
+        *("tiny", "tensorrt-rtx", "fp16", None, None)
+    ]
+    assert sidecar["backend_version"] == rtx.__version__
+    assert sidecar["targets"] == ["sm_86", "sm_89", "sm_120"]
+    assert set(sidecar["onnx_sha256"]) == {"encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"}
+    assert tuple(sidecar["engines"]) == NAMES
+    points = sidecar["engines"]["decoder.engine"]["profile"]["points_xy_px"]
+    assert points == [[1, 1, 2], [64, 1, 2], [64, 1, 2]]
+    assert sidecar["engines"]["masks.engine"]["profile"]["cells"] == [[1, 2], [24, 32], [32, 32]]
+    for name in NAMES:
+        assert len(engines.plan(name)) == sidecar["engines"][name]["size_bytes"] > 100_000
+
+
+def test_they_are_built_once(cache: Path, engines: EngineSet) -> None:
+    built: list[str] = []
+    again = engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
+    assert (again, built) == (engines, [])
+    told = ModelListener(writing=built.append)
+    small = EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_86",), max_batch=8))
+    other = engine_set(TINY, small, listener=told)
+    assert other.folder != engines.folder
+    assert built == list(NAMES)
+    engine_set(TINY, SPEC, force=True, listener=told)
+    assert built == list(NAMES) * 2
+
+
+def remove_one(folder: Path) -> None:
+    (folder / "masks.engine").unlink()
+
+
+def cut(folder: Path) -> None:
+    file = folder / "encoder.engine"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(folder: Path) -> None:
+    file = folder / "decoder.engine"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def swap(folder: Path) -> None:
+    file = folder / "decoder.engine"
+    content = file.read_bytes()
+    file.write_bytes((folder / "encoder.engine").read_bytes())
+    (folder / "encoder.engine").write_bytes(content)
+
+
+def link(folder: Path) -> None:
+    (folder / "logits.engine").rename(folder / "elsewhere")
+    (folder / "logits.engine").symlink_to("elsewhere")
+
+
+DAMAGE: dict[Callable[[Path], None], str] = {
+    remove_one: "masks.engine: found no such file",
+    cut: r"encoder.engine: found \d+ bytes, expected \d+",
+    flip: "decoder.engine: found SHA-256",
+    swap: "bytes, expected",
+    link: "logits.engine: found no such file",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_and_mended(engines: EngineSet, damage: Callable[[Path], None]) -> None:
+    damage(engines.folder)
+    with pytest.raises(ModelError, match=DAMAGE[damage]):
+        for name in NAMES:
+            engine_set(TINY, SPEC, build=False).plan(name)
+    assert verify(engines.folder) is not None
+    built: list[str] = []
+    mended = engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
+    assert built == list(NAMES)
+    assert verify(mended.folder) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("backend_version", "1.0.0"),
+        ("backend", "tensorrt"),
+        ("precision", "fp32"),
+        ("targets", ["sm_75"]),
+        ("model", "vit_h"),
+        ("checkpoint_sha256", "0" * 64),
+        ("onnx_sha256", {}),
+        ("exporter_version", "0"),
+        ("options", {}),
+        ("format", 99),
+    ],
+)
+def test_foreign_engines_name_the_field(engines: EngineSet, field: str, value: object) -> None:
+    change(engines.folder, **{field: value})
+    with pytest.raises(ModelError, match=rf"engine\.json: {field}: found .*, expected .*build the engines again"):
+        engine_set(TINY, SPEC, build=False)
+    built: list[str] = []
+    engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
+    assert built == list(NAMES)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"engines": []}', '{"engines": {"encoder.engine": 1}}'])
+def test_broken_sidecars(engines: EngineSet, content: str) -> None:
+    (engines.folder / SIDECAR).write_text(content)
+    with pytest.raises(ModelError, match=r"engine\.json"):
+        checked(engines.folder)
+    assert outdated(engines.folder) is not None
+
+
+def test_a_sidecar_names_no_library_to_import(engines: EngineSet) -> None:
+    change(engines.folder, backend="antigravity")
+    assert 'backend: found "antigravity", expected one of tensorrt' in str(outdated(engines.folder))
+
+
+def test_of_other_versions(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outdated(engines.folder) is None
+    monkeypatch.setattr(engine_store, "EXPORTER_VERSION", "next")
+    assert outdated(engines.folder) == f"built of graphs of version {engines.sidecar['exporter_version']}, this is next"
+    change(engines.folder, backend_version="1.0.0")
+    assert f"built with tensorrt-rtx 1.0.0, installed is {rtx.__version__}" == outdated(engines.folder)
+
+
+def test_out_folder(cache: Path, tmp_path: Path) -> None:
+    made = engine_set(TINY, SPEC, out=tmp_path / "new" / "engines")
+    assert made.folder == tmp_path / "new" / "engines"
+    assert engine_set(TINY, SPEC, out=made.folder, build=False) == made
+    other = EngineSpec("tensorrt-rtx", "fp32", options=SPEC.options)
+    with pytest.raises(ModelError, match=r"engine\.json: precision: found \"fp16\", expected \"fp32\""):
+        engine_set(TINY, other, out=made.folder, build=False)
+
+
+def test_unwritable_and_full(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        engine_set(TINY, SPEC, out=tmp_path / "file" / "engines")
+
+    def full(self: Path, data: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="the disk or quota is full"):
+        engine_set(TINY, SPEC, out=tmp_path / "engines")
+    assert not (tmp_path / "engines").exists()
+
+
+def test_an_interrupt_leaves_nothing(cache: Path, tmp_path: Path) -> None:
+    def interrupt(phase: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine_set(TINY, SPEC, out=tmp_path / "engines", listener=ModelListener(building=interrupt))
+    assert not (tmp_path / "engines").exists()
+
+
+def test_two_processes_build_once(cache: Path) -> None:
+    code = (
+        "from esam_rt.artifacts import ModelListener\n"
+        "from esam_rt.engine_store import EngineSpec, engine_set\n"
+        "from esam_rt.engines.tensorrt_build import BuildOptions\n"
+        "from esam_rt.models import MODELS\n"
+        "spec = EngineSpec('tensorrt-rtx', options=BuildOptions(('sm_75',)))\n"
+        "print(len(engine_set(MODELS['tiny'], spec, listener=ModelListener(writing=print)).plan('encoder.engine')))\n"
+    )
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+    printed = sorted((process.communicate(timeout=120)[0].split() for process in processes), key=len)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [len(words) for words in printed] == [1, 1 + len(NAMES)]
+    assert printed[0][-1] == printed[1][-1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (EngineSpec("tensorrt-rtx"), "found no GPU here, expected --target"),
+        (EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_90",))), "--target sm_90: .* knows sm_75, sm_80"),
+        (EngineSpec("tensorrt-rtx", options=BuildOptions(("86",))), "--target 86: .* knows sm_75"),
+    ],
+)
+def test_targets_that_are_not_to_be_had(cache: Path, spec: EngineSpec, message: str) -> None:
+    before = sorted((cache / "engines").iterdir())
+    with pytest.raises(SettingsError, match=message):
+        engine_set(TINY, spec)
+    assert [p for p in sorted((cache / "engines").iterdir()) if p.is_dir()] == [p for p in before if p.is_dir()]
+
+
+def test_options_out_of_range() -> None:
+    for options in ({"max_batch": 0}, {"workspace_mb": 0}):
+        with pytest.raises(SettingsError, match="expected at least 1"):
+            BuildOptions(**options)
+
+
+def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[tensorrt\]'"):
+        load_library("tensorrt")
+
+
+# Graphs.
+
+
+def write(graph: Graph, path: Path) -> Path:
+    path.write_bytes(ir.to_proto(graph.model({}, "0")).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_every_graph_of_tiny_parses_and_builds(cache: Path, precision: Precision) -> None:
+    files = onnx_model(TINY, precision=precision)
+    for path in (files.encoder, files.decoder, files.masks, files.logits):
+        assert build_engine(path, rtx, SPEC.options).layers > 50
+
+
+@pytest.mark.parametrize(
+    ("form", "precision", "attention"),
+    [
+        (AttentionForm.FUSED, Precision.FP16, 2),
+        (AttentionForm.FUSED, Precision.BF16, 2),
+        (AttentionForm.CONCAT, Precision.FP16, 0),
+        (AttentionForm.CONCAT, Precision.FP32, 0),
+    ],
+)
+def test_every_form_of_attention(tmp_path: Path, form: AttentionForm, precision: Precision, attention: int) -> None:
+    """A window block and a global one, at the width of ViT-B."""
+    dims = replace(VIT_B, depth=2, global_blocks=(1,), input_px=512)
+    graph = build_vit_encoder(dims, weights_of(encoder(dims)), precision, form)
+    built = build_engine(write(graph, tmp_path / "encoder.onnx"), rtx, BuildOptions(("sm_86",)))
+    assert built.attention == attention
+
+
+def test_fused_attention_of_fp32_is_not_to_be_had() -> None:
+    assert [EngineSpec("tensorrt-rtx", p).attention(MODELS["vit_b"]) for p in Precision] == ["concat", "fused", "fused"]
+    assert EngineSpec("tensorrt-rtx", fusion=False).attention(MODELS["vit_b"]) == "concat"
+    assert EngineSpec("tensorrt-rtx").attention(TINY) is None
+
+
+def test_graphs_that_the_library_does_not_take(tmp_path: Path) -> None:
+    g = Graph("strange")
+    x = g.input("x", np.float32, ["B", 3])
+    g.output(g.op("NonZero", x), "y", np.int64, [2, "n"])
+    with pytest.raises(ModelError, match=r"strange\.onnx: tensorrt_rtx .* does not take this graph: .*NonZero"):
+        build_engine(write(g, tmp_path / "strange.onnx"), rtx, SPEC.options)
+    free = Graph("free")
+    free.output(free.op("Neg", free.input("x", np.float32, ["batch", 3])), "y", np.float32, ["batch", 3])
+    with pytest.raises(ModelError, match="input x: found free extent 'batch', expected one of B, M"):
+        build_engine(write(free, tmp_path / "free.onnx"), rtx, SPEC.options)
+    with pytest.raises(ModelError, match="found no such file"):
+        build_engine(tmp_path / "gone.onnx", rtx, SPEC.options)
+
+
+def test_a_build_that_fails(tmp_path: Path) -> None:
+    """Fused attention of float32 parses, but there is no kernel."""
+    g = Graph("attention", opset=23)
+    q = g.input("q", np.float32, [1, 2, 64, 32])
+    g.output(g.op("Attention", q, q, q, scale=1.0), "y", np.float32, [1, 2, 64, 32])
+    with pytest.raises(EngineError, match=r"attention\.onnx: tensorrt_rtx .* could not build an engine: .*kernel"):
+        build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
+
+
+def test_known_targets() -> None:
+    assert {"sm_75", "sm_86", "sm_89", "sm_120"} <= set(known_targets(rtx))
+    assert known_targets(json) == ()
+
+
+# The command line.
+
+
+def test_build_engine_prints_what_it_built(cache: Path) -> None:
+    result = call("build-engine", "tiny", "--target", "sm_86, sm_89,sm_120")
+    assert (result.exit_code, result.stderr) == (0, "")
+    for word in (*NAMES, "8.6 MB", f"tensorrt-rtx {rtx.__version__} for sm_86, sm_89, sm_120", "Not tried"):
+        assert word in result.stdout
+    built = json.loads(call("build-engine", "tiny", "--target", "sm_86,sm_89,sm_120", "--json").stdout)
+    assert built["targets"] == ["sm_86", "sm_89", "sm_120"]
+    assert Path(built["folder"]).is_dir()
+
+
+def test_onnx_runtime_needs_no_engine(cache: Path) -> None:
+    result = call("build-engine", "tiny", "--backend", "onnxruntime", "--precision", "fp32")
+    assert result.exit_code == 0
+    assert "nothing is to be built" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("tiny",), 2, ("no GPU", "--target")),
+        (("tiny", "--target", "sm_90"), 2, ("sm_90", "knows sm_75")),
+        (("tiny", "--backend", "openvino"), 2, ("--backend openvino: unknown", "tensorrt-rtx")),
+        (("tiny", "--precision", "int8", "--target", "sm_86"), 2, ("--precision int8",)),
+        (("tinny", "--target", "sm_86"), 2, ("'tinny'", "Did you mean tiny")),
+        (("vit_b", "--target", "sm_86", "--checkpoint", "gone.pth"), 3, ("gone.pth", "no such file")),
+    ],
+)
+def test_mistakes(cache: Path, arguments: tuple[str, ...], code: int, words: tuple[str, ...]) -> None:
+    result = call("build-engine", *arguments)
+    assert result.exit_code == code
+    assert_one_error_line(result, *words)
+
+
+def test_list_verify_and_prune(cache: Path, engines: EngineSet) -> None:
+    (row,) = json.loads(call("engines", "list", "--json").stdout)
+    assert (row["model"], row["why_not"], row["runs_on"]) == ("tiny", None, ["sm_86", "sm_89", "sm_120"])
+    assert "tensorrt-rtx" in call("engines", "list").stdout
+    assert call("engines", "verify").stdout == f"ok  {engines.folder}\n"
+    assert call("engines", "prune").stdout == "0 MB freed.\n"
+    cut(engines.folder)
+    result = call("engines", "verify")
+    assert result.exit_code == 3
+    assert_one_error_line(result, "encoder.engine", "cut off")
+    assert "cut off" in call("engines", "prune", "--dry-run").stdout
+    assert engines.folder.is_dir()
+    assert "20 MB freed." in call("engines", "prune").stdout
+    assert not engines.folder.exists()
+    assert "No engines yet" in call("engines", "list").stdout
+
+
+def test_prune_all(cache: Path, engines: EngineSet) -> None:
+    assert "20 MB freed." in call("engines", "prune", "--all").stdout
+    assert not engines.folder.exists()
+
+
+def test_a_folder_that_cannot_be_removed(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(OutputError, match="cannot be removed"):
+        remove(engines.folder)
