@@ -30,8 +30,9 @@ from rich.table import Table
 
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.engines import Tensor
+from esam_rt.load import load_sam
 from esam_rt.sam import PROMPT_SIDE, Engines, Geometry, Sam
-from esam_rt.segmenter import METHODS, load_sam
+from esam_rt.segmenter import METHODS
 from esam_rt.settings import Superpixels as SuperpixelSettings
 from esam_rt.sources import read_photo
 from esam_rt.superpixels import SuperpixelMap, superpixels

@@ -20,7 +20,8 @@ def vision_config(dims: VitDims) -> dict[str, Any]:
     }
 
 
-def sam_model(dims: VitDims) -> SamModel:
+def sam_model(dims: VitDims, attention: str = "sdpa") -> SamModel:
     """The whole model, its weights as transformers begins them."""
     norm = {"layer_norm_eps": SAM_DECODER.token_norm_eps}
-    return SamModel(SamConfig(vision_config=vision_config(dims), mask_decoder_config=norm)).eval().requires_grad_(False)
+    config = SamConfig(vision_config=vision_config(dims), mask_decoder_config=norm, attn_implementation=attention)
+    return SamModel(config).eval().requires_grad_(False)

@@ -18,6 +18,7 @@ from esam_rt.errors import (
     EngineError,
     MissingDependencyError,
     ModelError,
+    OutOfMemoryError,
     SettingsError,
     did_you_mean,
 )
@@ -94,7 +95,7 @@ class OnnxRuntimeEngine:
             )
         except _runtime_errors() as e:
             if _is_out_of_memory(e):
-                raise DeviceError(f"{path}: not enough memory on device {device} to load it: {e}") from e
+                raise OutOfMemoryError(f"{path}: not enough memory on device {device} to load it: {e}") from e
             raise ModelError(f"{path}: expected a whole ONNX model, found one that cannot be loaded: {e}") from e
         if provider not in self._session.get_providers():
             raise DeviceError(
@@ -105,7 +106,7 @@ class OnnxRuntimeEngine:
         self.outputs = tuple(_tensor(path, t) for t in self._session.get_outputs())
 
     def infer(self, feed: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
-        """Run once; see `Engine`. DeviceError when the device is out of memory."""
+        """Run once; see `Engine`. OutOfMemoryError when the device is out of memory."""
         session = self._session  # a close() meanwhile does not pull it away
         if session is None:
             raise EngineError(f"{self._name}: used after close().")
@@ -130,7 +131,9 @@ class OnnxRuntimeEngine:
             }
         except _runtime_errors() as e:
             if _is_out_of_memory(e):
-                raise DeviceError(f"{self._name}: out of memory; use smaller batches or a smaller model: {e}") from e
+                raise OutOfMemoryError(
+                    f"{self._name}: out of memory; use smaller batches or a smaller model: {e}"
+                ) from e
             raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
 
     def close(self) -> None:

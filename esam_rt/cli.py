@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 import time
@@ -71,6 +72,8 @@ def _root(
     ] = False,
 ) -> None:
     """Root of the commands."""
+    log = logging.getLogger("esam_rt")
+    log.handlers = [console.WarningLines()]
 
 
 @app.command()
@@ -89,8 +92,11 @@ def run(
         typer.Option("--set", metavar="NAME=VALUE", help="One setting, on top of both; may be repeated."),
     ] = None,
     write: Annotated[str, typer.Option(help="What to write, separated by commas.")] = "labels,coco,overlay,report",
-    backend: Annotated[str, typer.Option(help="What executes the networks.")] = "onnxruntime",
-    device: Annotated[str, typer.Option(help="Where they are executed.")] = "cpu",
+    backend: Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")] = "onnxruntime",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: what the backend runs on.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32, for TensorRT fp16.")] = None,
+    engines: Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")] = None,
+    no_build: Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")] = 200.0,
@@ -113,6 +119,9 @@ def run(
             write=tuple(name.strip() for name in write.split(",") if name.strip()),
             backend=backend,
             device=device,
+            precision=precision,
+            engines=engines,
+            build=not no_build,
             threads=threads,
             limit=limit,
             max_pixels=_pixels(max_megapixels),
@@ -148,7 +157,7 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the files. Default: the cache, where run looks for fp32."),
+        typer.Option(help="Folder for the files. Default: the cache, where run looks."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
@@ -193,8 +202,9 @@ def export(
                     f"{f.stat().st_size / 1e6:9.1f} MB  {f}", soft_wrap=True, highlight=False, markup=False
                 )
             console.stdout.print(f"{len(files)} files in {time.perf_counter() - start:.1f} s.", highlight=False)
-            if out is None and precision == "fp32" and attention in (None, row.attention):
+            if out is None and attention in (None, row.attention):
                 given = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
+                given += f" --precision {precision}" if precision != "fp32" else ""
                 line = f"Use it: esam-rt run PHOTOS --model {model}{given}"
                 console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,15 @@ INTERRUPTED = 130
 
 stderr = Console(stderr=True)
 stdout = Console()
+
+
+class WarningLines(logging.Handler):
+    """What the library logs, as lines on stderr that do not break a progress display."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        line = " ".join(record.getMessage().split())
+        stderr.print(f"[yellow]{record.levelname.lower()}:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

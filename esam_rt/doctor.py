@@ -77,8 +77,11 @@ def diagnose() -> Diagnosis:
     runtime = onnxruntime_finding(has_gpu=gpu.state is State.OK)
     needed = [*library_findings(), *model_findings()]
     findings = [*version_findings(), *needed, runtime, *tensorrt_findings(), gpu, cache_finding()]
-    able = runtime.state is State.OK and all(f.state is State.OK for f in needed)
-    return Diagnosis(tuple(findings), ("onnxruntime",) if able else ())
+    backends = [runtime]
+    if gpu.state is State.OK:
+        backends += [f for f in findings if f.name in TENSORRT.values()]
+    able = all(f.state is State.OK for f in needed)
+    return Diagnosis(tuple(findings), tuple(f.name for f in backends if able and f.state is State.OK))
 
 
 def version_findings() -> Iterator[Finding]:
@@ -113,9 +116,11 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
 def tensorrt_findings() -> Iterator[Finding]:
     """TensorRT and TensorRT-RTX, both optional."""
     for name, extra in TENSORRT.items():
-        module = _import(name)
+        module, cuda = _import(name), _import("cuda.bindings.runtime")
         if isinstance(module, str):
-            found = f"{module}; its backend is still to come"
+            yield Finding(extra, State.ABSENT, module, f"pip install 'esam-rt[{extra}]'")
+        elif isinstance(cuda, str):
+            found = f"{module.__version__}, builds engines; to run them cuda-python is {cuda}"
             yield Finding(extra, State.ABSENT, found, f"pip install 'esam-rt[{extra}]'")
         else:
             yield Finding(extra, State.OK, module.__version__)

@@ -111,7 +111,7 @@ def engine_set(
     graphs = onnx_model(row, checkpoint, spec.precision, spec.attention(row), listener)
     wanted = description(row, spec, graphs, library)
     folder = out or store_folder() / f"{row.name}-{spec.backend}-{spec.precision}-{_key(wanted)}"
-    if not force and (there := _usable(folder, wanted)):
+    if not force and (there := _usable(folder, wanted) or (None if out else _ahead_of_time(wanted, spec))):
         return there
     if not build:
         return checked(folder, wanted)  # which says what is wrong
@@ -246,6 +246,35 @@ def _build(
             }
         made = {"engines": entries, "built": datetime.now(UTC).isoformat(timespec="seconds")}
         write_json(temporary / SIDECAR, {**wanted, **made})
+
+
+def given_engines(folder: Path, row: ModelRow, spec: EngineSpec, library: ModuleType) -> EngineSet:
+    """The engines of a folder that a user names, of any checkpoint, precision and options; ModelError, naming the
+    field, unless they are of this model, of this library, and for the GPU at hand."""
+    fields = {"format": FORMAT, "model": row.name, "exporter_version": EXPORTER_VERSION, "backend": spec.backend}
+    engines = checked(folder, fields | {"backend_version": library.__version__})
+    if not _runs_on(engines.sidecar, spec.gpu):
+        found = engines.sidecar.get("targets") or engines.sidecar.get("gpu")
+        raise ModelError(
+            f"{folder / SIDECAR}: targets: found {_short(found)}, expected {spec.gpu}; build the engines for this GPU."
+        )
+    return engines
+
+
+def _ahead_of_time(wanted: Mapping[str, Any], spec: EngineSpec) -> EngineSet | None:
+    """Engines of the store that were built ahead of time, for the GPU at hand among others."""
+    for folder in stored() if spec.gpu and not spec.options.targets else []:
+        with contextlib.suppress(ModelError):
+            sidecar = checked(folder).sidecar
+            fields = {**wanted, "targets": sidecar.get("targets"), "gpu": None, "options": sidecar.get("options")}
+            if _runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):
+                return there
+    return None
+
+
+def _runs_on(sidecar: Mapping[str, Any], gpu: Gpu | None) -> bool:
+    """Whether engines were built for a GPU."""
+    return gpu is not None and (gpu.capability in sidecar.get("targets", []) or sidecar.get("gpu") == asdict(gpu))
 
 
 def _usable(folder: Path, wanted: Mapping[str, Any]) -> EngineSet | None:

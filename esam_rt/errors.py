@@ -45,6 +45,10 @@ class DeviceError(EsamError, RuntimeError):
     exit_code = 4
 
 
+class OutOfMemoryError(DeviceError):
+    """A device that has not enough memory for a model or a batch; smaller ones may fit."""
+
+
 class MissingDependencyError(EsamError, ImportError):
     """An optional package is not installed; the message names the pip command."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engines import Engine, Kept
-from .errors import InputError
+from .errors import InputError, OutOfMemoryError
 from .masks import Level, MaskSet
 from .models import ModelRow
 from .settings import Filters
 
+_log = logging.getLogger("esam_rt")
+
+BATCH_FLOOR = 1  # prompts of one call
 CELL_PX = 4  # pixels of the input a cell of the mask grid
 PATCH_PX = 16  # pixels of the input a position of the embedding
 IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
@@ -106,6 +110,7 @@ class Sam:
 
     def __init__(self, row: ModelRow, engines: Engines, checkpoint_sha256: str) -> None:
         self.row, self.engines, self.checkpoint_sha256 = row, engines, checkpoint_sha256
+        self._batch = row.decode_batch
 
     def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
         """Scale, pad and encode a photo uint8 [H, W, 3]."""
@@ -143,9 +148,8 @@ class Sam:
         side = self.row.input_px // PATCH_PX
         cells = np.arange(side * side).reshape(side, side)[: -(-h // 4), : 2 * -(-w // 8)]
         parts = [MaskSet.empty(h, w)]
-        batch = self.row.decode_batch
-        for start in range(0, len(points_01), batch):
-            part = slice(start, start + batch)
+
+        def decode(part: slice) -> None:
             prompts = self._decode(photo, points_xy_px[part], labels[part])
             score = prompts.pop("score")
             index = np.flatnonzero(score.max(axis=1) >= filters.score_min)
@@ -159,8 +163,10 @@ class Sam:
                         "stability_offset": np.array(filters.stability_offset, np.float32),
                     }
                 )
-                out |= {"score": score[index], "point": index + first_point + start}
+                out |= {"score": score[index], "point": index + first_point + part.start}
                 parts.append(_select(out, photo.geometry, filters, levels))
+
+        self._in_batches(len(points_xy_px), decode)
         return MaskSet.concatenate(parts)
 
     def logits(
@@ -174,15 +180,34 @@ class Sam:
         points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
         h, w = photo.geometry.grid_hw
         result = np.empty((len(points_01), h, w), np.float32)
-        batch = self.row.decode_batch
-        for start in range(0, len(points_01), batch):
-            part = slice(start, start + batch)
+
+        def decode(part: slice) -> None:
             prompts = self._decode(photo, points_xy_px[part], labels[part])
             del prompts["score"]
             result[part] = self.engines.logits.infer({**prompts, "level": output[part].astype(np.int64)})["logits"][
                 :, :h, :w
             ]
+
+        self._in_batches(len(points_xy_px), decode)
         return result
+
+    def _in_batches(self, count: int, decode: Callable[[slice], None]) -> None:
+        """Decode `count` prompts part by part. Where the device is out of memory the parts are halved, for all photos
+        that follow too, down to BATCH_FLOOR; then its OutOfMemoryError is raised."""
+        start = 0
+        while start < count:
+            batch = self._batch
+            try:
+                decode(slice(start, min(start + batch, count)))
+            except OutOfMemoryError as e:
+                smaller = min(batch, count - start) // 2
+                if smaller < BATCH_FLOOR:
+                    raise
+                self._batch = min(self._batch, smaller)
+                if batch == self.row.decode_batch:
+                    _log.warning("%s Going on with at most %d prompts a call instead of %d.", e, smaller, batch)
+            else:
+                start += batch
 
     def _decode(
         self, photo: EncodedPhoto, points_xy_px: NDArray[np.float32], labels: NDArray[np.int64]

@@ -14,24 +14,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifacts import SILENT, ModelListener, onnx_model
+from .artifacts import SILENT, ModelListener
 from .emr import refine_entities
 from .entities import EntityMap, Stage
 from .errors import EngineError, SettingsError, did_you_mean
 from .grid import GridEntities
+from .load import Placement, load_sam
 from .masks import Level, MaskSet
 from .mmg import multi_level_masks, nms
-from .models import get_model
 from .prompts import point_grid
 from .render import render_labels
-from .sam import EncodedPhoto, Engines, Geometry, Sam, check_photo
+from .sam import EncodedPhoto, Geometry, Sam, check_photo
 from .settings import Settings
 from .superpixels import SuperpixelMap, superpixels
 from .usr import fill_gaps, new_prompts
 
 METHODS = ("e-sam", "amg", "sam-o")
-BACKENDS = ("onnxruntime",)
-DEVICES = ("cpu", "cuda")
 
 
 @dataclass
@@ -51,9 +49,9 @@ class EntitySegmenter:
     """Segments every entity of a photo. Loads its engines on construction; usable from several threads at once.
 
     model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
-    `e-sam`, or the baselines `amg` (SAM's automatic mask generation) and `sam-o` (its object level alone). backend:
-    `onnxruntime`. device: `cpu` or `cuda`. threads: of the engines on the CPU, default all. checkpoint: instead of the
-    model's own. listener: told while the model is fetched and exported, which happens once.
+    `e-sam`, or the baselines `amg` (SAM's automatic mask generation) and `sam-o` (its object level alone). backend,
+    device, precision, threads, engines, build: see `Placement`. checkpoint: instead of the model's own. listener: told
+    while the model is fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -64,18 +62,19 @@ class EntitySegmenter:
         settings: Settings | None = None,
         method: str = "e-sam",
         backend: str = "onnxruntime",
-        device: str = "cpu",
+        device: str | None = None,
+        precision: str | None = None,
         threads: int | None = None,
         checkpoint: Path | None = None,
+        engines: Path | None = None,
+        build: bool = True,
         listener: ModelListener = SILENT,
     ) -> None:
-        names = (("method", method, METHODS), ("backend", backend, BACKENDS), ("device", device, DEVICES))
-        for kind, name, known in names:
-            if name not in known:
-                raise SettingsError(f"Unknown {kind} {name!r}.{did_you_mean(name, known)}")
-        self.method, self.backend, self.device = method, backend, device
+        if method not in METHODS:
+            raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
+        self.method, self.placement = method, Placement(backend, device, precision, threads, engines, build)
         self._owned = not isinstance(model, Sam)
-        self._sam = model if isinstance(model, Sam) else load_sam(model, device, threads, checkpoint, listener)
+        self._sam = model if isinstance(model, Sam) else load_sam(model, self.placement, checkpoint, listener)
         self.settings = (settings or Settings()).completed(self._sam.row.own_settings())
         self._filters = self.settings.filters
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
@@ -158,8 +157,9 @@ class EntitySegmenter:
             "name": self._sam.row.name,
             "checkpoint_sha256": self._sam.checkpoint_sha256,
             "own_settings": self._sam.row.own_settings(),
-            "backend": self.backend,
-            "device": self.device,
+            "backend": self.placement.backend,
+            "device": self.placement.device,
+            "precision": self.placement.precision,
         }
 
     def close(self) -> None:
@@ -175,22 +175,3 @@ class EntitySegmenter:
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def load_sam(
-    model: str,
-    device: str = "cpu",
-    threads: int | None = None,
-    checkpoint: Path | None = None,
-    listener: ModelListener = SILENT,
-) -> Sam:
-    """The engines of a model by name; see `EntitySegmenter` for the arguments and errors."""
-    from .engines.onnxruntime import OnnxRuntimeEngine
-
-    row = get_model(model)
-    files = onnx_model(row, Path(checkpoint) if checkpoint else None, listener=listener)
-    encoder, decoder, masks, logits = (
-        OnnxRuntimeEngine(path, device=device, threads=threads)
-        for path in (files.encoder, files.decoder, files.masks, files.logits)
-    )
-    return Sam(row, Engines(encoder, decoder, masks, logits), files.checkpoint_sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -103,6 +104,9 @@ def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: lis
         "method": "amg",
         "backend": "onnxruntime",
         "device": "cuda",
+        "precision": None,
+        "engines": None,
+        "build": True,
         "threads": 3,
         "checkpoint": tmp_path / "w",
     }
@@ -326,3 +330,15 @@ cli.main()
     assert "1 photo segmented" in stdout
     assert len(json.loads((out / "entities.json").read_text())["images"]) == 1
     assert not list(out.rglob(".*"))
+
+
+def test_warnings_are_lines_on_stderr(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(number: int) -> None:
+        if number == 1:
+            logging.getLogger("esam_rt").warning("GPU 0: out of memory.\nGoing on [slower].")
+
+    monkeypatch.setattr("esam_rt.segmenter.EntitySegmenter", lambda model, **options: FakeSegmenter(warn))
+    result = call("run", photos, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stderr) == (0, "warning: GPU 0: out of memory. Going on [slower].\n")

@@ -129,7 +129,11 @@ def test_no_network_is_3_and_says_where_to_put_which_file(cache: Path, offline: 
 
 @pytest.mark.parametrize(
     ("options", "line"),
-    [((), "Use it: esam-rt run PHOTOS --model tiny\n"), (("--precision", "fp16"), ""), (("--out", "{out}"), "")],
+    [
+        ((), "Use it: esam-rt run PHOTOS --model tiny\n"),
+        (("--precision", "fp16"), "Use it: esam-rt run PHOTOS --model tiny --precision fp16\n"),
+        (("--out", "{out}"), ""),
+    ],
 )
 def test_export_says_how_to_use_it(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
     result = call("export", "tiny", *(word.format(out=tmp_path / "out") for word in options))

@@ -75,12 +75,26 @@ def test_optional_packages_name_their_command() -> None:
     for extra in ("tensorrt", "tensorrt-rtx"):
         found = finding(extra)
         assert found == Finding(extra, State.ABSENT, found.found, f"pip install 'esam-rt[{extra}]'")
-        assert found.found == "not installed; its backend is still to come"
+        assert found.found == "not installed"
 
 
-def test_tensorrt_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_tensorrt_that_is_there(monkeypatch: pytest.MonkeyPatch, machine: Path, has_gpu: bool) -> None:
     install(monkeypatch, "tensorrt", "11.4.0")
-    assert finding("tensorrt") == Finding("tensorrt", State.OK, "11.4.0")
+    install(monkeypatch, "cuda.bindings.runtime", "13.0")
+    if has_gpu:
+        program(machine, "nvidia-smi", "echo 'NVIDIA H100, 81559 MiB, 570.1'")
+    diagnosis = doctor.diagnose()
+    assert finding("tensorrt", diagnosis) == Finding("tensorrt", State.OK, "11.4.0")
+    assert diagnosis.backends == (("onnxruntime", "tensorrt") if has_gpu else ("onnxruntime",))
+
+
+def test_tensorrt_without_cuda_python_builds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "tensorrt_rtx", "1.7")
+    hide(monkeypatch, "cuda.bindings.runtime")
+    found = finding("tensorrt-rtx")
+    assert (found.state, found.remedy) == (State.ABSENT, "pip install 'esam-rt[tensorrt-rtx]'")
+    assert found.found == "1.7, builds engines; to run them cuda-python is not installed"
 
 
 @pytest.mark.parametrize(("module", "name"), [("onnxruntime", "onnxruntime"), ("cv2", "opencv-python-headless")])

@@ -17,7 +17,19 @@ import pytest
 
 from esam_rt import engine_store
 from esam_rt.artifacts import ModelListener, onnx_model
-from esam_rt.engine_store import NAMES, SIDECAR, EngineSet, EngineSpec, checked, engine_set, outdated, remove, verify
+from esam_rt.engine_store import (
+    NAMES,
+    SIDECAR,
+    EngineSet,
+    EngineSpec,
+    Gpu,
+    checked,
+    engine_set,
+    given_engines,
+    outdated,
+    remove,
+    verify,
+)
 from esam_rt.engines.tensorrt_build import BuildOptions, build_engine, known_targets, load_library
 from esam_rt.errors import EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
 from esam_rt.export.dims import VIT_B
@@ -163,6 +175,35 @@ def test_foreign_engines_name_the_field(engines: EngineSet, field: str, value: o
     built: list[str] = []
     engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
     assert built == list(NAMES)
+
+
+def test_engines_built_ahead_of_time_are_found_on_their_gpu(cache: Path, engines: EngineSet) -> None:
+    here = EngineSpec("tensorrt-rtx", gpu=Gpu("sm_86", "NVIDIA GeForce RTX 3090"))
+    assert engine_set(TINY, here, build=False) == engines
+    for other in (replace(here, gpu=Gpu("sm_75", "Tesla T4")), replace(here, precision="bf16")):
+        with pytest.raises(ModelError, match=r"engine\.json: found no such file"):
+            engine_set(TINY, other, build=False)
+    flip(engines.folder)
+    with pytest.raises(ModelError, match=r"engine\.json: found no such file"):
+        engine_set(TINY, here, build=False)
+
+
+def test_engines_in_a_folder_that_is_named(engines: EngineSet) -> None:
+    spec = EngineSpec("tensorrt-rtx", "fp32", gpu=Gpu("sm_89", "NVIDIA L40S"))
+    assert given_engines(engines.folder, TINY, spec, rtx) == engines
+    with pytest.raises(ModelError, match='model: found "tiny", expected "vit_b"'):
+        given_engines(engines.folder, MODELS["vit_b"], spec, rtx)
+    with pytest.raises(
+        ModelError, match=r"targets: found .*sm_86.*, expected .*sm_90.*; build the engines for this GPU"
+    ):
+        given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_90", "NVIDIA H100")), rtx)
+    change(engines.folder, targets=[], gpu={"capability": "sm_90", "name": "NVIDIA H100"})
+    given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_90", "NVIDIA H100")), rtx)
+    with pytest.raises(ModelError, match=r"targets: found .*H100"):
+        given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_90", "NVIDIA H200")), rtx)
+    change(engines.folder, backend_version="1.0")
+    with pytest.raises(ModelError, match=r'backend_version: found "1\.0"'):
+        given_engines(engines.folder, TINY, spec, rtx)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"engines": []}', '{"engines": {"encoder.engine": 1}}'])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.errors import InputError
+from esam_rt.errors import InputError, OutOfMemoryError
 from esam_rt.sam import EncodedPhoto, Geometry, Sam
 from esam_rt.settings import Filters
 
@@ -69,6 +69,39 @@ def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
     masks = sam.decode(photo, points, 10, FILTERS)
     assert upscaled == [[1], [0, 1]], "the second batch has none"
     assert set(masks.point) == {11, 16, 17}
+
+
+@pytest.mark.parametrize("fits", [5, 2, 1, 0])
+def test_batches_shrink_where_memory_ends(fits: int, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[int] = []
+    scene = Scene.of_label_maps(quadrants())
+
+    def limited(feed: dict[str, Any]) -> dict[str, Any]:
+        asked.append(len(feed["points_xy_px"]))
+        if asked[-1] > fits:
+            raise OutOfMemoryError("GPU 0: out of memory.")
+        return scene.decode(feed)
+
+    row = replace(ROW, decode_batch=16)
+    sam = Sam(row, replace(scene.engines(), decoder=FakeEngine(limited)), "0" * 64)
+    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    points = np.random.default_rng(0).uniform(0, 1, (20, 2)).astype(np.float32)
+    expected = Sam(row, scene.engines(), "0" * 64).decode(photo, points, 3, FILTERS)
+    if fits == 0:
+        with pytest.raises(OutOfMemoryError):
+            sam.decode(photo, points, 3, FILTERS)
+        return
+    masks = sam.decode(photo, points, 3, FILTERS)
+    for name in ("bits", "point", "score", "area", "level"):
+        np.testing.assert_array_equal(getattr(masks, name), getattr(expected, name))
+    np.testing.assert_array_equal(
+        sam.logits(photo, points, np.zeros(20, np.uint8)),
+        Sam(row, scene.engines(), "0" * 64).logits(photo, points, np.zeros(20, np.uint8)),
+    )
+    assert asked[0] == 16
+    assert max(asked[5:]) == {5: 4, 2: 2, 1: 1}[fits], "it is tried again"
+    (record,) = caplog.records
+    assert "GPU 0: out of memory. Going on with at most 8 prompts a call instead of 16." in record.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from PIL import Image
 from skimage import data
 from transformers import SamModel
 
+from esam_rt.load import load_sam
 from esam_rt.sam import Sam
-from esam_rt.segmenter import load_sam
 from esam_rt.settings import Filters
 
 from .checkpoints import mobile_sam_state_dict, sam_state_dict, save_pth, whole_vit_b

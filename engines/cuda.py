@@ -1,0 +1,300 @@
+"""The few calls of CUDA's runtime that engines on an NVIDIA GPU need, through cuda-python."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType, SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from esam_rt.errors import DeviceError, EngineError, EsamError, InputError, MissingDependencyError, OutOfMemoryError
+
+_log = logging.getLogger("esam_rt")
+
+NO_GPU = (
+    "cudaErrorCompatNotSupportedOnDevice",
+    "cudaErrorDevicesUnavailable",
+    "cudaErrorInitializationError",
+    "cudaErrorInsufficientDriver",
+    "cudaErrorInvalidDevice",
+    "cudaErrorNoDevice",
+    "cudaErrorStubLibrary",
+    "cudaErrorSystemDriverMismatch",
+    "cudaErrorSystemNotReady",
+)
+LEGACY_STREAM = 1  # the name of stream 0 where 0 would mean none
+NEVER = 2**64 - 1  # bytes of unused memory at which a pool gives some back
+
+
+class _Calls:
+    """Calls of the runtime with the GPU of `index`, statuses checked."""
+
+    def __init__(self, runtime: Any, index: int) -> None:
+        self.runtime, self.index = runtime, index
+
+    def __call__(self, name: str, *args: Any) -> Any:
+        """The value of a call, a tuple where it has several, None where it has none."""
+        try:
+            status, *values = getattr(self.runtime, name)(*args)
+        except RuntimeError as e:  # of a cuda-python before 13 that finds no driver to load
+            raise DeviceError(
+                f"GPU {self.index}: found no NVIDIA driver ({e}); expected one. See esam-rt doctor."
+            ) from e
+        if status.name == "cudaSuccess":
+            return values[0] if len(values) == 1 else tuple(values) or None
+        words = self.runtime.cudaGetErrorString(status)[1].decode()
+        if status.name == "cudaErrorMemoryAllocation":
+            raise OutOfMemoryError(
+                f"GPU {self.index}: out of memory ({name}); use smaller batches or a smaller model, or end what else "
+                "runs on this GPU."
+            )
+        if status.name in NO_GPU:
+            raise DeviceError(
+                f"GPU {self.index}: cannot be used: {words} ({status.name}); expected an NVIDIA GPU with its driver. "
+                "See esam-rt doctor."
+            )
+        raise EngineError(f"GPU {self.index}: {name} failed: {words} ({status.name}).")
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the GPU this thread's current one, and the one before again at the end."""
+        before = self("cudaGetDevice")
+        if before == self.index:
+            yield
+            return
+        self("cudaSetDevice", self.index)
+        try:
+            yield
+        finally:
+            self("cudaSetDevice", before)
+
+    def release(self, name: str, *args: Any) -> None:
+        """A call that gives something back. What fails is logged: a finalizer has nobody to raise it to."""
+        try:
+            with self.current():
+                self(name, *args)
+        except EsamError as e:
+            _log.warning("%s", e)
+
+
+class CudaDevice:
+    """A GPU and the one stream on which all engines of a model work: what one leaves, the next uses without waiting.
+
+    index: of the GPU as CUDA counts them. stream: the address of a caller's `cudaStream_t`, which is never destroyed
+    here; default an own one. runtime: in place of cuda-python's. The GPU's memory comes from an own pool, which keeps
+    what is free for later calls and gives all back when the device and its buffers are garbage. Threads may share it.
+    Errors: MissingDependencyError without cuda-python, DeviceError without driver or GPU.
+    """
+
+    def __init__(self, index: int = 0, stream: int | None = None, runtime: ModuleType | None = None) -> None:
+        self.index = index
+        self._calls = calls = _Calls(runtime or _cuda_python(), index)
+        count = calls("cudaGetDeviceCount")
+        if not 0 <= index < count:
+            raise DeviceError(f"GPU {index}: found {count} GPUs here, expected an index from 0 to {count - 1}.")
+        cuda = calls.runtime
+        with calls.current():
+            properties = calls("cudaGetDeviceProperties", index)
+            pool = cuda.cudaMemPoolProps()
+            pool.allocType = cuda.cudaMemAllocationType.cudaMemAllocationTypePinned
+            pool.location.type = cuda.cudaMemLocationType.cudaMemLocationTypeDevice
+            pool.location.id = index
+            self._pool = calls("cudaMemPoolCreate", pool)
+            weakref.finalize(self, calls.release, "cudaMemPoolDestroy", self._pool)
+            # Else every synchronisation gives the free memory back, and the next call pays for it again.
+            threshold = cuda.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
+            calls("cudaMemPoolSetAttribute", self._pool, threshold, cuda.cuuint64_t(NEVER))
+            if stream is None:
+                stream = int(calls("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking))
+                weakref.finalize(self, calls.release, "cudaStreamDestroy", stream)
+        self.stream = stream
+        self.name: str = properties.name.partition(b"\0")[0].decode()
+        self.capability = f"sm_{properties.major}{properties.minor}"
+
+    def free_bytes(self) -> int:
+        """Memory of the GPU that no process uses; the pool's own reserve counts as used."""
+        with self._calls.current():
+            return int(self._calls("cudaMemGetInfo")[0])
+
+    def current(self) -> AbstractContextManager[None]:
+        """Context in which the GPU is this thread's current one."""
+        return self._calls.current()
+
+    def synchronise(self) -> None:
+        """Wait until the stream has done all it was given. EngineError if some of it failed."""
+        with self._calls.current():
+            self._calls("cudaStreamSynchronize", self.stream)
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceBuffer:
+        """Memory of unknown content, aligned to 256 bytes. OutOfMemoryError if there is none."""
+        dtype = np.dtype(dtype)
+        size = max(1, math.prod(shape) * dtype.itemsize)
+        with self._calls.current():
+            pointer = self._calls("cudaMallocFromPoolAsync", size, self._pool, self.stream)
+        buffer = DeviceBuffer(self, pointer, dtype, shape)
+        buffer.finalizer = weakref.finalize(buffer, self._free, pointer)
+        return buffer
+
+    def _free(self, pointer: int) -> None:
+        """Free in the stream's order, hence after what was given to the stream before. Finalizers that hold this method
+        keep the device, so that the stream goes last."""
+        self._calls.release("cudaFreeAsync", pointer, self.stream)
+
+    def view(self, array: Any) -> DeviceBuffer:
+        """Memory of any object with `__cuda_array_interface__`, in place; the object lives as long as the view.
+
+        It must lie on this GPU, C-contiguous; InputError else. Waits for the stream that the object names. PyTorch
+        names none: give `CudaDevice` PyTorch's stream, or synchronise it first.
+        """
+        interface = array.__cuda_array_interface__
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        dtype = np.dtype(interface["typestr"])
+        if dtype == np.dtype("V2"):
+            dtype = np.dtype(ml_dtypes.bfloat16)
+        if interface.get("mask") is not None:
+            raise InputError("GPU array: found one with a mask, expected one without.")
+        if strides is not None and not _is_contiguous(shape, tuple(strides), dtype.itemsize):
+            raise InputError(
+                f"GPU array: found shape {list(shape)} with strides {list(strides)}, expected a C-contiguous array; "
+                "make one with .contiguous() or ascontiguousarray()."
+            )
+        pointer = int(interface["data"][0])
+        if math.prod(shape):
+            found = self._calls("cudaPointerGetAttributes", pointer)
+            kinds = self._calls.runtime.cudaMemoryType
+            if found.type not in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged) or (
+                found.type == kinds.cudaMemoryTypeDevice and found.device != self.index
+            ):
+                raise InputError(f"GPU array: expected memory of GPU {self.index}, found it elsewhere; copy it there.")
+        if interface.get("stream") is not None:
+            with self._calls.current():
+                self._calls("cudaStreamSynchronize", interface["stream"])
+        return DeviceBuffer(self, pointer, dtype, shape, owner=array)
+
+    def upload(self, target: DeviceBuffer, source: NDArray[np.uint8]) -> None:
+        """Have the stream copy bytes of a `HostBuffer` to the start of `target`."""
+        kind = self._calls.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        with self._calls.current():
+            self._calls("cudaMemcpyAsync", target.pointer, source.ctypes.data, source.nbytes, kind, self.stream)
+
+    def download(self, target: NDArray[Any], source: DeviceBuffer) -> None:
+        """Have the stream copy the start of `source` to the host; there after the next `synchronise`."""
+        kind = self._calls.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        with self._calls.current():
+            self._calls("cudaMemcpyAsync", target.ctypes.data, source.pointer, target.nbytes, kind, self.stream)
+
+
+class DeviceBuffer:
+    """An array in a GPU's memory, C-contiguous; see `CudaDevice.allocate` and `view`.
+
+    Its memory is freed when it is closed or garbage, after what was given to the stream before. CuPy, Numba and PyTorch
+    read it in place (`__cuda_array_interface__`); PyTorch does not wait for the stream: `device.synchronise()` first.
+    """
+
+    def __init__(
+        self, device: CudaDevice, pointer: int, dtype: np.dtype[Any], shape: tuple[int, ...], owner: Any = None
+    ) -> None:
+        self.device, self.dtype, self.shape = device, dtype, shape
+        self.finalizer: weakref.finalize[Any, Any] | None = None
+        self._pointer: int | None = pointer
+        self._owner = owner
+
+    @property
+    def pointer(self) -> int:
+        """Address on the GPU. EngineError after close()."""
+        if self._pointer is None:
+            raise EngineError(f"GPU {self.device.index}: array used after close().")
+        return self._pointer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "stream": self.device.stream or LEGACY_STREAM,
+        }
+
+    def numpy(self) -> NDArray[Any]:
+        """A copy on the host."""
+        result = np.empty(self.shape, self.dtype)
+        if result.size:
+            self.device.download(result, self)
+        self.device.synchronise()
+        return result
+
+    def close(self) -> None:
+        """Free the memory, which no call may be using; closing twice does nothing."""
+        self._pointer = self._owner = None
+        if self.finalizer is not None:
+            self.finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class HostBuffer:
+    """Pinned memory of the host, between which and the GPU copies run at full speed; kept, and grown as needed."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._calls = device._calls
+        self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    def sized(self, size: int) -> NDArray[np.uint8]:
+        """uint8 [size] of unknown content, the same memory at each call. OutOfMemoryError if there is none."""
+        if size > len(self._bytes):
+            self.close()
+            capacity = 1 << (size - 1).bit_length()
+            with self._calls.current():
+                pointer = self._calls("cudaMallocHost", capacity)
+            self._finalizer = weakref.finalize(self, self._calls.release, "cudaFreeHost", pointer)
+            self._bytes = np.ctypeslib.as_array((ctypes.c_ubyte * capacity).from_address(pointer))
+        return self._bytes[:size]
+
+    def close(self) -> None:
+        """Free the memory, once no copy needs it; closing twice does nothing."""
+        self._bytes = np.empty(0, np.uint8)
+        if self._finalizer is not None:
+            self._finalizer()
+
+
+def _cuda_python() -> SimpleNamespace:
+    """The names of `cuda.bindings.runtime`, and the driver's integer that one of its calls takes."""
+    try:
+        runtime = importlib.import_module("cuda.bindings.runtime")
+        driver = importlib.import_module("cuda.bindings.driver")
+    except ImportError as e:
+        raise MissingDependencyError(
+            f"cuda-python cannot be imported ({e}); get it with: pip install 'esam-rt[tensorrt-rtx]'"
+        ) from e
+    return SimpleNamespace(**vars(runtime), cuuint64_t=driver.cuuint64_t)
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether strides in bytes are those of a C-contiguous array; those of single elements do not matter."""
+    expected = itemsize
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n > 1 and stride != expected:
+            return False
+        expected *= n
+    return True

@@ -1,0 +1,92 @@
+"""A model by name → its engines on a backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .artifacts import SILENT, ModelListener, onnx_model
+from .errors import SettingsError
+from .models import ModelRow, get_model
+from .sam import Engines, Sam
+
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What executes the networks, and where.
+
+    backend: a name of BACKENDS. device: `cpu` or `cuda`; None = what the backend runs on, the CPU for ONNX Runtime.
+    precision: None = fp32 for ONNX Runtime, fp16 for TensorRT. threads: of a call on the CPU, default all cores.
+    engines: a folder of `esam-rt build-engine --out`. build: whether engines that are missing may be built.
+    SettingsError for names that do not exist or do not go together.
+    """
+
+    backend: str = "onnxruntime"
+    device: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    engines: Path | None = None
+    build: bool = True
+
+    def __post_init__(self) -> None:
+        runs_on_gpu = self.backend != "onnxruntime"
+        object.__setattr__(self, "device", self.device or ("cuda" if runs_on_gpu else "cpu"))
+        object.__setattr__(self, "precision", self.precision or ("fp16" if runs_on_gpu else "fp32"))
+        for kind, known in (("backend", BACKENDS), ("device", DEVICES), ("precision", PRECISIONS)):
+            if getattr(self, kind) not in known:
+                raise SettingsError(f"Unknown {kind} {getattr(self, kind)!r}. Known: {', '.join(known)}.")
+        if runs_on_gpu and self.device == "cpu":
+            raise SettingsError(f"Backend {self.backend} runs on device cuda only, found device cpu.")
+        if self.engines is not None and not runs_on_gpu:
+            raise SettingsError("Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime.")
+
+
+def load_sam(
+    model: str,
+    placement: Placement = Placement(),
+    checkpoint: Path | str | None = None,
+    listener: ModelListener = SILENT,
+) -> Sam:
+    """The engines of a model by name, exported and built first where need be.
+
+    checkpoint: instead of the model's own. Errors: SettingsError for unknown names, MissingDependencyError for a
+    backend that is not installed, ModelError, EngineError and DeviceError for what cannot be loaded.
+    """
+    row = get_model(model)
+    file = Path(checkpoint) if checkpoint is not None else None
+    if placement.backend == "onnxruntime":
+        return _onnxruntime(row, placement, file, listener)
+    return _tensorrt(row, placement, file, listener)
+
+
+def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
+    from .engines.onnxruntime import OnnxRuntimeEngine
+
+    graphs = onnx_model(row, checkpoint, str(placement.precision), None, listener)
+    encoder, decoder, masks, logits = (
+        OnnxRuntimeEngine(path, device=str(placement.device), threads=placement.threads)
+        for path in (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)
+    )
+    return Sam(row, Engines(encoder, decoder, masks, logits), graphs.checkpoint_sha256)
+
+
+def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
+    from .engine_store import NAMES, EngineSpec, Gpu, engine_set, given_engines
+    from .engines.cuda import CudaDevice
+    from .engines.tensorrt import TensorRTEngine
+    from .engines.tensorrt_build import load_library
+
+    library, device = load_library(placement.backend), CudaDevice()
+    gpu = Gpu(device.capability, device.name)
+    spec = EngineSpec(placement.backend, str(placement.precision), gpu=gpu)
+    if placement.engines is not None:
+        engines = given_engines(placement.engines, row, spec, library)
+    else:
+        engines = engine_set(row, spec, checkpoint, build=placement.build, listener=listener)
+    encoder, decoder, masks, logits = (TensorRTEngine(name, engines.plan(name), library, device) for name in NAMES)
+    fitting = replace(row, decode_batch=engines.sidecar["options"]["max_batch"])
+    return Sam(fitting, Engines(encoder, decoder, masks, logits), engines.sidecar["checkpoint_sha256"])
