@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from types import ModuleType, TracebackType
@@ -21,6 +20,7 @@ from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryErro
 
 from .base import Tensor, check_feed
 from .cuda import CudaDevice, DeviceBuffer, HostBuffer
+from .tensorrt_log import keeping_logger
 
 DTYPES = {
     "FLOAT": np.float32,
@@ -31,9 +31,7 @@ DTYPES = {
     "INT64": np.int64,
     "BOOL": np.bool_,
 }
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "could not be allocated", "bad_alloc")
 ALIGNMENT = 256  # of addresses that TensorRT takes, in bytes
-_WORDS = 600  # characters of a library's complaints in an error
 
 
 class TensorRTEngine:
@@ -48,7 +46,7 @@ class TensorRTEngine:
     def __init__(self, name: str, plan: bytes, library: ModuleType, device: CudaDevice) -> None:
         self._name, self._device = name, device
         self._lock = threading.Lock()
-        self._logger = logger = _logger(library)
+        self._logger = logger = keeping_logger(library)
         version = f"{library.__name__} {library.__version__}"
         with device.current():
             try:
@@ -248,25 +246,3 @@ def _packed(sizes: Iterable[tuple[str, int]]) -> tuple[dict[str, int], int]:
 def _part(memory: NDArray[np.uint8], at: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """An array in a piece of memory."""
     return memory[at : at + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-
-
-def _logger(library: ModuleType) -> Any:
-    """A logger that keeps the last complaints for the error, in place of printing them."""
-
-    class Logger(library.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.complaints: deque[str] = deque(maxlen=8)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR):
-                self.complaints.append(message.strip())
-
-        def words(self) -> str:
-            return " ".join(self.complaints)[-_WORDS:] or "it does not say why."
-
-        def tells_out_of_memory(self) -> bool:
-            text = " ".join(self.complaints).lower()
-            return any(sign in text for sign in OUT_OF_MEMORY)
-
-    return Logger()

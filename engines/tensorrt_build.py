@@ -18,6 +18,8 @@ from typing import Any
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.graph_files import check_graph_file
 
+from .tensorrt_log import keeping_logger
+
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Import names of the libraries, by backend, which is also the name of its extra."""
 
@@ -30,13 +32,11 @@ _WORDS = 400  # characters of a library's complaints in an error
 @dataclass(frozen=True)
 class BuildOptions:
     """targets: compute capabilities as `sm_86`; none = the GPU at hand. max_batch: prompts of one call at most.
-    workspace_mb: scratch memory that the builder may plan with, default all. version_compatible: loadable by later
-    versions of the library, at some cost in speed."""
+    workspace_mb: scratch memory that the builder may plan with, default all."""
 
     targets: tuple[str, ...] = ()
     max_batch: int = 64
     workspace_mb: int | None = None
-    version_compatible: bool = False
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
@@ -79,7 +79,7 @@ def build_engine(
     """
     check_graph_file(path)
     start = time.perf_counter()
-    logger = _logger(library)
+    logger = keeping_logger(library)
     builder = _made(library.Builder(logger), library, logger)
     config = builder.create_builder_config()
     _configure(config, library, options)
@@ -123,8 +123,6 @@ def _configure(config: Any, library: ModuleType, options: BuildOptions) -> None:
         config.set_compute_capability(getattr(library.ComputeCapability, target.replace("_", "").upper()), i)
     if options.workspace_mb is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-    if options.version_compatible:
-        config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 is fp32: who wants less asks for fp16 or bf16
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
 
@@ -178,24 +176,6 @@ def _made(builder: Any, library: ModuleType, logger: Any) -> Any:
             "its driver; tensorrt-rtx builds without, with --target."
         )
     return builder
-
-
-def _logger(library: ModuleType) -> Any:
-    """A logger that keeps complaints for the error, in place of printing them."""
-
-    class Logger(library.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.complaints: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR):
-                self.complaints.append(message.strip())
-
-        def words(self) -> str:
-            return " ".join(self.complaints)[:_WORDS] or "it does not say why."
-
-    return Logger()
 
 
 def _monitor(library: ModuleType, progress: Progress | None) -> Any:

@@ -31,9 +31,6 @@ def build_engine(
     max_batch: Annotated[int, typer.Option(min=1, help="Prompts of one call at most.")] = 64,
     workspace: Annotated[int | None, typer.Option(min=1, help="Scratch memory in MB. Default: all.")] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="No fused attention.")] = False,
-    version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Loadable by later versions of the library.")
-    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the engines. Default: the cache.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
@@ -59,7 +56,7 @@ def build_engine(
                 from .engines.tensorrt_build import BuildOptions
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
-                options = BuildOptions(targets, max_batch, workspace, version_compatible)
+                options = BuildOptions(targets, max_batch, workspace)
                 spec = EngineSpec(backend, precision, not no_fusion, options)
                 built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener())
                 result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
