@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from . import console
 from .errors import EsamError, ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .self_test import SelfTest
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
@@ -52,18 +59,37 @@ def build_engine(
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
-                from .engine_store import EngineSpec, engine_set
+                from .engine_store import EngineSpec, engine_set, gpu_here, runs_on
                 from .engines.tensorrt_build import BuildOptions
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
                 options = BuildOptions(targets, max_batch, workspace)
-                spec = EngineSpec(backend, precision, not no_fusion, options)
+                spec = EngineSpec(backend, precision, not no_fusion, options, gpu_here())
                 built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener())
                 result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
+                if runs_on(built.sidecar, spec.gpu):
+                    steps.begin("comparing with ONNX Runtime")
+                    result["self_test"] = asdict(_self_test(model, backend, built.folder, checkpoint))
         if as_json:
             typer.echo(json.dumps(result))
         elif not quiet:
             _print_built(result, time.perf_counter() - start)
+
+
+def _self_test(model: str, backend: str, folder: Path, checkpoint: Path | None) -> SelfTest:
+    """The engines against ONNX Runtime on the CPU in fp32, on a photo that scikit-image carries."""
+    from skimage import data
+
+    from .load import Placement, load_sam
+    from .self_test import self_test
+
+    engines, reference = load_sam(model, Placement(backend, engines=folder)), load_sam(model, checkpoint=checkpoint)
+    try:
+        photo: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+        return self_test(engines, reference, photo)
+    finally:
+        engines.close()
+        reference.close()
 
 
 def _print_built(result: dict[str, Any], seconds: float) -> None:
@@ -76,8 +102,13 @@ def _print_built(result: dict[str, Any], seconds: float) -> None:
         console.stdout.print(table)
         whom = ", ".join(result["targets"]) or result["gpu"]["name"]
         console.stdout.print(f"{result['backend']} {result['backend_version']} for {whom}", highlight=False)
-        if result["targets"]:
-            console.stdout.print("Not tried: that takes one of these GPUs.", highlight=False)
+        tried = "Not tried: that takes one of these GPUs."
+        if test := result.get("self_test"):
+            tried = (
+                f"Self-test: {test['masks']} masks, mean IoU {test['iou']:.4f} with ONNX Runtime in fp32, scores within"
+            )
+            tried += f" {test['score']:.4f}."
+        console.stdout.print(tried, soft_wrap=True, highlight=False)
     else:
         console.stdout.print("ONNX Runtime runs the graphs themselves; nothing is to be built.", highlight=False)
     line = f"{result['folder']} in {seconds:.1f} s"

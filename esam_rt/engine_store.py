@@ -22,7 +22,7 @@ from filelock import FileLock
 from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, onnx_model
 from .cache import cache_folder, sha256_of
 from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, load_library
-from .errors import EsamError, ModelError, OutputError, SettingsError
+from .errors import DeviceError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
 from .files import output_error, write_json
 from .manifest import listed_files, remove_leftovers, written_together
 from .models import EXPORTER_VERSION, ModelRow
@@ -82,6 +82,17 @@ class EngineSet:
         return content
 
 
+def gpu_here() -> Gpu | None:
+    """The first GPU of this machine; None where there is none, or no cuda-python to ask."""
+    from .engines.cuda import CudaDevice
+
+    try:
+        device = CudaDevice()
+    except (DeviceError, MissingDependencyError):
+        return None
+    return Gpu(device.capability, device.name)
+
+
 def store_folder() -> Path:
     """Where engines are kept."""
     return cache_folder() / "engines"
@@ -105,8 +116,8 @@ def engine_set(
     library = load_library(spec.backend)
     if spec.gpu is None and not spec.options.targets:
         raise SettingsError(
-            f"Backend {spec.backend}: found no GPU here, expected --target with those that will run the engines, such "
-            "as --target sm_86,sm_89."
+            f"Backend {spec.backend}: found no GPU here that cuda-python reaches, expected --target with those "
+            "that will run the engines, such as --target sm_86,sm_89."
         )
     graphs = onnx_model(row, checkpoint, spec.precision, spec.attention(row), listener)
     wanted = description(row, spec, graphs, library)
@@ -253,7 +264,7 @@ def given_engines(folder: Path, row: ModelRow, spec: EngineSpec, library: Module
     field, unless they are of this model, of this library, and for the GPU at hand."""
     fields = {"format": FORMAT, "model": row.name, "exporter_version": EXPORTER_VERSION, "backend": spec.backend}
     engines = checked(folder, fields | {"backend_version": library.__version__})
-    if not _runs_on(engines.sidecar, spec.gpu):
+    if not runs_on(engines.sidecar, spec.gpu):
         found = engines.sidecar.get("targets") or engines.sidecar.get("gpu")
         raise ModelError(
             f"{folder / SIDECAR}: targets: found {_short(found)}, expected {spec.gpu}; build the engines for this GPU."
@@ -267,13 +278,13 @@ def _ahead_of_time(wanted: Mapping[str, Any], spec: EngineSpec) -> EngineSet | N
         with contextlib.suppress(ModelError):
             sidecar = checked(folder).sidecar
             fields = {**wanted, "targets": sidecar.get("targets"), "gpu": None, "options": sidecar.get("options")}
-            if _runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):
+            if runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):
                 return there
     return None
 
 
-def _runs_on(sidecar: Mapping[str, Any], gpu: Gpu | None) -> bool:
-    """Whether engines were built for a GPU."""
+def runs_on(sidecar: Mapping[str, Any], gpu: Gpu | None) -> bool:
+    """Whether engines of a sidecar were built for `gpu`."""
     return gpu is not None and (gpu.capability in sidecar.get("targets", []) or sidecar.get("gpu") == asdict(gpu))
 
 

@@ -81,8 +81,7 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
     from .engines.tensorrt_build import load_library
 
     library, device = load_library(placement.backend), CudaDevice()
-    gpu = Gpu(device.capability, device.name)
-    spec = EngineSpec(placement.backend, str(placement.precision), gpu=gpu)
+    spec = EngineSpec(placement.backend, str(placement.precision), gpu=Gpu(device.capability, device.name))
     if placement.engines is not None:
         engines = given_engines(placement.engines, row, spec, library)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -78,14 +79,15 @@ def test_no_gpu_is_an_error_never_a_quiet_run_on_the_cpu(monkeypatch: pytest.Mon
     assert_one_error_line(result, "no NVIDIA driver")
 
 
-def test_a_run_on_engines_that_are_built_first(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """From a name to entities: with stand-ins for CUDA, for TensorRT and for its builder."""
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins for CUDA, for TensorRT and for its builder; the graphs that were built."""
     cuda = FakeCuda()
     library = FakeTensorRT(cuda)
-    built: list[str] = []
+    graphs: list[str] = []
 
     def build(path: Path, library: Any, options: BuildOptions, progress: object) -> BuiltEngine:
-        built.append(path.name)
+        graphs.append(path.name)
         side, model = MODELS["tiny"].input_px // 16, onnx.load(path)
         most = {"B": options.max_batch, "M": options.max_batch, "rows": side, "columns": side}
         shapes = {t.name: [d.dim_param or d.dim_value for d in t.type.tensor_type.shape.dim] for t in model.graph.input}
@@ -101,6 +103,11 @@ def test_a_run_on_engines_that_are_built_first(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("esam_rt.engine_store.load_library", lambda backend: library)
     monkeypatch.setattr("esam_rt.engines.tensorrt_build.load_library", lambda backend: library)
     monkeypatch.setattr("esam_rt.engines.cuda.CudaDevice", partial(CudaDevice, runtime=cuda))
+    return graphs
+
+
+def test_a_run_on_engines_that_are_built_first(built: list[str], cache: Path) -> None:
+    """From a name to entities."""
     settings = Settings().with_overrides({"prompts.coarse_side": 5, "prompts.fine_side": 9})
     photo = photo_of(quadrants()[0], scale=6)
     with EntitySegmenter("tiny", settings=settings) as segment:
@@ -118,3 +125,20 @@ def test_a_run_on_engines_that_are_built_first(monkeypatch: pytest.MonkeyPatch, 
     (folder / "decoder.engine").write_bytes(b"hostile")
     with pytest.raises(ModelError, match=r"decoder\.engine: found 7 bytes"):
         EntitySegmenter("tiny", backend="tensorrt", precision="fp32", build=False)
+
+
+def test_build_engine_ends_with_a_self_test(built: list[str]) -> None:
+    result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "mean IoU 1.0000 with ONNX Runtime in fp32, scores within 0.0000." in result.stdout
+    tested = json.loads(call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32", "--json").stdout)
+    assert tested["self_test"]["masks"] > 30
+    assert tested["gpu"]["capability"].startswith("sm_")
+    assert len(built) == 4
+
+
+def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esam_rt.self_test.IOU_MIN", 1.1)
+    result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
+    assert result.exit_code == 3
+    assert_one_error_line(result, "Self-test", "--no-fusion")

@@ -1,0 +1,62 @@
+"""Do engines say what the same model says in float32 on the CPU?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EngineError
+from .masks import MaskSet
+from .prompts import point_grid
+from .sam import Sam
+from .settings import Filters
+
+SIDE = 6  # of the grid of prompts
+IOU_MIN = 0.99  # mean IoU of the masks
+SCORE_MAX = 0.02  # greatest difference of the scores
+EVERYTHING = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=16)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """masks: compared. iou: mean over them. score: greatest difference of their scores."""
+
+    masks: int
+    iou: float
+    score: float
+
+
+def self_test(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8]) -> SelfTest:
+    """Compare a model's engines with a reference on a grid of prompts on a photo uint8 [H, W, 3].
+
+    EngineError if the masks or the scores differ by more than reduced precision explains: fused attention has been
+    wrong on some GPUs without a word.
+    """
+    points = point_grid(SIDE)
+    ours, theirs = (sam.decode(sam.encode(image_hwc_rgb), points, 0, EVERYTHING) for sam in (engines, reference))
+    at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.point, ours.output, strict=True))}
+    ious, scores = [], []
+    for j, key in enumerate(zip(theirs.point.tolist(), theirs.output.tolist(), strict=True)):
+        i = at.pop(key, None)
+        ious.append(0.0 if i is None else _iou(ours, i, theirs, j))
+        scores.append(1.0 if i is None else abs(float(ours.score[i]) - float(theirs.score[j])))
+    ious += [0.0] * len(at)  # masks that the reference does not have
+    if not ious:
+        raise EngineError("Self-test: found no masks to compare; the weights answer nothing on the test photo.")
+    result = SelfTest(len(ious), float(np.mean(ious)), max(scores, default=1.0))
+    if result.iou < IOU_MIN or result.score > SCORE_MAX:
+        raise EngineError(
+            f"Self-test: mean IoU of {result.masks} masks {result.iou:.4f}, greatest difference of scores "
+            f"{result.score:.4f}; expected at least {IOU_MIN} and at most {SCORE_MAX}. Do not use these engines: build "
+            "with --no-fusion, --precision bf16 or fp32."
+        )
+    return result
+
+
+def _iou(a: MaskSet, i: int, b: MaskSet, j: int) -> float:
+    """IoU of two masks."""
+    pair = a.bits[i], b.bits[j]
+    both, either = (int(np.unpackbits(f(*pair).view(np.uint8)).sum()) for f in (np.bitwise_and, np.bitwise_or))
+    return both / either if either else 1.0
