@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +42,7 @@ class BuildOptions:
     workspace_mb: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(sorted(set(self.targets), key=lambda t: (len(t), t))))
         if self.max_batch < 1:
             raise SettingsError(f"--max-batch {self.max_batch}: expected at least 1.")
         if self.workspace_mb is not None and self.workspace_mb < 1:
@@ -93,7 +97,8 @@ def build_engine(
             f"{path}: {library.__name__} {library.__version__} does not take this graph: {found:.{_WORDS}}"
         )
     shapes = _profile(builder, config, network, path, options.max_batch)
-    plan = builder.build_serialized_network(network, config)
+    with _interrupting(monitor):
+        plan = builder.build_serialized_network(network, config)
     monitor.raise_interrupt()
     if plan is None:
         raise EngineError(
@@ -176,6 +181,23 @@ def _made(builder: Any, library: ModuleType, logger: Any) -> Any:
             "its driver; tensorrt-rtx builds without, with --target."
         )
     return builder
+
+
+@contextmanager
+def _interrupting(monitor: Any) -> Iterator[None]:
+    """Ctrl-C ends the build at its next step: raised in the library's callbacks it would be dropped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread, wherever that is
+        return
+
+    def interrupt(*_: object) -> None:
+        monitor.interrupt = KeyboardInterrupt()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _monitor(library: ModuleType, progress: Progress | None) -> Any:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from . import console
-from .errors import EsamError, ModelError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from .self_test import SelfTest
+from .errors import EsamError, ModelError, SettingsError
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
@@ -31,7 +25,9 @@ def build_engine(
         Path | None, typer.Option(help="Weights of the model. Default: those that ship or are published.")
     ] = None,
     backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx or onnxruntime.")] = "tensorrt-rtx",
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp16, for onnxruntime fp32.")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="GPUs that will run it, such as sm_86,sm_89; no GPU is needed. Default: the one here.")
     ] = "",
@@ -50,17 +46,24 @@ def build_engine(
 
         row = get_model(model)
         console.check_choice("--backend", backend, BACKENDS)
+        precision = precision or ("fp32" if backend == "onnxruntime" else "fp16")
         console.check_choice("--precision", precision, Precision)
         start = time.perf_counter()
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             if backend == "onnxruntime":
                 from .artifacts import onnx_model
 
+                if target or out or workspace:
+                    raise SettingsError(
+                        "ONNX Runtime runs graphs: esam-rt export has --out; --target and --workspace are for TensorRT."
+                    )
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
-                from .engine_store import EngineSpec, engine_set, gpu_here, runs_on
+                from .artifacts import checkpoint_of
+                from .engine_store import EngineSpec, checked, engine_set, gpu_here, runs_on
                 from .engines.tensorrt_build import BuildOptions
+                from .load import Placement, load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
                 options = BuildOptions(targets, max_batch, workspace)
@@ -68,28 +71,14 @@ def build_engine(
                 built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener())
                 result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
                 if runs_on(built.sidecar, spec.gpu):
-                    steps.begin("comparing with ONNX Runtime")
-                    result["self_test"] = asdict(_self_test(model, backend, built.folder, checkpoint))
+                    file = checkpoint_of(row, checkpoint, steps.listener())
+                    placement = Placement(backend, precision=precision, engines=built.folder)
+                    load_sam(model, placement, file, steps.listener()).close()  # which tests them
+                    result |= checked(built.folder).sidecar
         if as_json:
             typer.echo(json.dumps(result))
         elif not quiet:
             _print_built(result, time.perf_counter() - start)
-
-
-def _self_test(model: str, backend: str, folder: Path, checkpoint: Path | None) -> SelfTest:
-    """The engines against ONNX Runtime on the CPU in fp32, on a photo that scikit-image carries."""
-    from skimage import data
-
-    from .load import Placement, load_sam
-    from .self_test import self_test
-
-    engines, reference = load_sam(model, Placement(backend, engines=folder)), load_sam(model, checkpoint=checkpoint)
-    try:
-        photo: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
-        return self_test(engines, reference, photo)
-    finally:
-        engines.close()
-        reference.close()
 
 
 def _print_built(result: dict[str, Any], seconds: float) -> None:
@@ -141,8 +130,8 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
             name, built = row["model"] or Path(row["folder"]).name, (row["built"] or "?")[:10]
             backend = f"{row['backend'] or '?'} {row['backend_version'] or ''}".strip()
             megabytes, state = f"{row['size_bytes'] / 1e6:.0f} MB", "of no use" if row["why_not"] else "ok"
-            runs_on = ", ".join(row["runs_on"])
-            table.add_row(name, backend, row["precision"] or "?", runs_on, megabytes, built, state)
+            cells = (name, backend, row["precision"] or "?", ", ".join(row["runs_on"]), megabytes, built, state)
+            table.add_row(*map(escape, cells))
         console.stdout.print(table if rows else "No engines yet: esam-rt build-engine MODEL.")
 
 
@@ -171,12 +160,14 @@ def prune_engines(
 ) -> None:
     """Remove engines that no run will use any more: damaged, or of other versions of the library or the exporter."""
     with console.exit_codes():
-        from .engine_store import outdated, remove, stored
+        from .engine_store import outdated, remove, stored, verify
 
         freed = 0
         for folder in stored():
-            why = "all are to go" if everything else outdated(folder)
+            why = "all are to go" if everything else outdated(folder) or verify(folder)
             if why:
+                size = 0 if dry_run else remove(folder)
+                why = f"{why}; left alone, it is being built" if size is None else why
                 console.stdout.print(f"{folder}: {why}", soft_wrap=True, highlight=False, markup=False)
-                freed += 0 if dry_run else remove(folder)
+                freed += size or 0
         console.stdout.print(f"{freed / 1e6:.0f} MB freed.", highlight=False)

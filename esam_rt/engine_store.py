@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, onnx_model
+from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
 from .cache import cache_folder, sha256_of
 from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, load_library
 from .errors import DeviceError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
@@ -29,6 +30,22 @@ from .models import EXPORTER_VERSION, ModelRow
 
 SIDECAR = "engine.json"
 FORMAT = 1  # of the sidecar
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "format": lambda value: isinstance(value, int),
+    **dict.fromkeys(
+        ("model", "checkpoint_sha256", "exporter_version", "precision", "backend", "backend_version", "built"),
+        lambda value: isinstance(value, str),
+    ),
+    "attention": lambda value: value is None or isinstance(value, str),
+    "onnx_sha256": lambda value: isinstance(value, dict),
+    "engines": lambda value: isinstance(value, dict),
+    "targets": lambda value: isinstance(value, list) and all(isinstance(target, str) for target in value),
+    "gpu": lambda value: value is None or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())),
+    "options": lambda value: isinstance(value, dict) and type(value.get("max_batch")) is int and value["max_batch"] > 0,
+    "self_test": lambda value: value is None or (isinstance(value, dict) and "failed" not in value),
+}
+"""What the fields of a sidecar must be; engines that failed their self-test are not to be used."""
+
 NAMES = tuple(f"{graph.removesuffix('.onnx')}.engine" for graph in GRAPHS)
 
 
@@ -43,12 +60,13 @@ class Gpu:
 @dataclass(frozen=True)
 class EngineSpec:
     """What engines are wanted. precision: fp32, fp16 or bf16. fusion: fused attention where the library has it for the
-    precision; without, products and softmax one by one. gpu: the one at hand, None where there is none."""
+    precision; without, products and softmax one by one. options: None = the defaults, or whatever engines have that
+    were built ahead of time. gpu: the one at hand, None where there is none."""
 
     backend: str
     precision: str = "fp16"
     fusion: bool = True
-    options: BuildOptions = field(default_factory=BuildOptions)
+    options: BuildOptions | None = None
     gpu: Gpu | None = None
 
     def attention(self, row: ModelRow) -> str | None:
@@ -93,6 +111,12 @@ def gpu_here() -> Gpu | None:
     return Gpu(device.capability, device.name)
 
 
+def record_self_test(engines: EngineSet, result: Mapping[str, Any]) -> None:
+    """Note what a self-test found, for later loads; nothing where the folder cannot be written."""
+    with contextlib.suppress(OutputError):
+        write_json(engines.folder / SIDECAR, {**engines.sidecar, "self_test": dict(result)})
+
+
 def store_folder() -> Path:
     """Where engines are kept."""
     return cache_folder() / "engines"
@@ -113,8 +137,8 @@ def engine_set(
     else ModelError, which names what differs. force: build even if they are there. Two processes that want the same
     engines build them once. Errors as of `onnx_model` and `build_engine`; OutputError where they cannot be written.
     """
-    library = load_library(spec.backend)
-    if spec.gpu is None and not spec.options.targets:
+    library, options = load_library(spec.backend), spec.options or BuildOptions()
+    if spec.gpu is None and not options.targets:
         raise SettingsError(
             f"Backend {spec.backend}: found no GPU here that cuda-python reaches, expected --target with those "
             "that will run the engines, such as --target sm_86,sm_89."
@@ -126,24 +150,25 @@ def engine_set(
         return there
     if not build:
         return checked(folder, wanted)  # which says what is wrong
+    is_new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        with _locked(folder):
             if force or not (there := _usable(folder, wanted)):
                 remove_leftovers(folder)
-                _build(folder, wanted, graphs, library, spec.options, listener)
+                _build(folder, wanted, graphs, library, options, listener)
                 there = checked(folder, wanted)
             return there
     except OSError as e:
         raise e if isinstance(e, EsamError) else output_error(folder, e) from e
     finally:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # if nothing came of it
+            if is_new:
+                folder.rmdir()  # if nothing came of it
 
 
 def description(row: ModelRow, spec: EngineSpec, graphs: OnnxModel, library: ModuleType) -> dict[str, Any]:
     """The fields of a sidecar that decide whether engines are the wanted ones."""
-    files = listed_files(graphs.encoder.parent, GRAPHS)
+    files, options = listed_files(graphs.encoder.parent, GRAPHS), spec.options or BuildOptions()
     return {
         "format": FORMAT,
         "model": row.name,
@@ -154,15 +179,15 @@ def description(row: ModelRow, spec: EngineSpec, graphs: OnnxModel, library: Mod
         "onnx_sha256": {name: entry["sha256"] for name, entry in sorted(files.items())},
         "backend": spec.backend,
         "backend_version": library.__version__,
-        "targets": list(spec.options.targets),
-        "gpu": asdict(spec.gpu) if spec.gpu and not spec.options.targets else None,
-        "options": {key: value for key, value in asdict(spec.options).items() if key != "targets"},
+        "targets": list(options.targets),
+        "gpu": asdict(spec.gpu) if spec.gpu and not options.targets else None,
+        "options": {key: value for key, value in asdict(options).items() if key != "targets"},
     }
 
 
 def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
     """The engines of a folder; ModelError, naming the field, unless its sidecar says what is wanted and its files are
-    as large as they were written. They are hashed when they are loaded, not here."""
+    as large as they were written; `EngineSet.plan` hashes them."""
     sidecar = _sidecar(folder)
     for name, expected in (wanted or {}).items():
         if sidecar.get(name) != expected:
@@ -211,6 +236,8 @@ def outdated(folder: Path) -> str | None:
         if backend not in LIBRARIES:
             return f"{folder / SIDECAR}: backend: found {_short(backend)}, expected one of {', '.join(LIBRARIES)}"
         installed = load_library(backend).__version__
+    except MissingDependencyError:
+        return None  # of another environment, which shares the cache
     except EsamError as e:
         return str(e)
     if version != installed:
@@ -220,15 +247,18 @@ def outdated(folder: Path) -> str | None:
     return None
 
 
-def remove(folder: Path) -> int:
-    """Remove the engines of a folder; returns the bytes that are free now. OutputError where they cannot be removed."""
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+def remove(folder: Path) -> int | None:
+    """Remove the engines of a folder; returns the bytes that are free now, None where somebody is building there.
+    OutputError where they cannot be removed."""
     try:
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        with _locked(folder, timeout=0):
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             shutil.rmtree(folder)
+            return size
+    except Timeout:
+        return None
     except OSError as e:
         raise OutputError(f"{folder}: cannot be removed ({e.strerror}); check its permissions.") from e
-    return size
 
 
 def _build(
@@ -259,11 +289,17 @@ def _build(
         write_json(temporary / SIDECAR, {**wanted, **made})
 
 
-def given_engines(folder: Path, row: ModelRow, spec: EngineSpec, library: ModuleType) -> EngineSet:
-    """The engines of a folder that a user names, of any checkpoint, precision and options; ModelError, naming the
-    field, unless they are of this model, of this library, and for the GPU at hand."""
+def given_engines(
+    folder: Path, row: ModelRow, spec: EngineSpec, library: ModuleType, checkpoint: Path | None = None
+) -> EngineSet:
+    """The engines of a folder that a user names, of any options, and of any checkpoint unless
+    one is given; ModelError, naming the field, unless they are of this model, precision and library, and for the GPU at
+    hand."""
     fields = {"format": FORMAT, "model": row.name, "exporter_version": EXPORTER_VERSION, "backend": spec.backend}
-    engines = checked(folder, fields | {"backend_version": library.__version__})
+    fields |= {"backend_version": library.__version__, "precision": spec.precision}
+    if checkpoint is not None:
+        fields["checkpoint_sha256"] = checkpoint_sha256(checkpoint)
+    engines = checked(folder, fields)
     if not runs_on(engines.sidecar, spec.gpu):
         found = engines.sidecar.get("targets") or engines.sidecar.get("gpu")
         raise ModelError(
@@ -274,7 +310,7 @@ def given_engines(folder: Path, row: ModelRow, spec: EngineSpec, library: Module
 
 def _ahead_of_time(wanted: Mapping[str, Any], spec: EngineSpec) -> EngineSet | None:
     """Engines of the store that were built ahead of time, for the GPU at hand among others."""
-    for folder in stored() if spec.gpu and not spec.options.targets else []:
+    for folder in stored() if spec.gpu and spec.options is None else []:
         with contextlib.suppress(ModelError):
             sidecar = checked(folder).sidecar
             fields = {**wanted, "targets": sidecar.get("targets"), "gpu": None, "options": sidecar.get("options")}
@@ -288,13 +324,20 @@ def runs_on(sidecar: Mapping[str, Any], gpu: Gpu | None) -> bool:
     return gpu is not None and (gpu.capability in sidecar.get("targets", []) or sidecar.get("gpu") == asdict(gpu))
 
 
+def _locked(folder: Path, timeout: float = -1) -> FileLock:
+    """The lock of a folder of engines, which lies in the store wherever the folder is."""
+    store_folder().mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return FileLock(store_folder() / f".{name}.lock", timeout=timeout)
+
+
 def _usable(folder: Path, wanted: Mapping[str, Any]) -> EngineSet | None:
-    """The engines of a folder, None unless they are the wanted ones and whole, hashes included."""
-    try:
+    """The engines of a folder, None unless they are the wanted ones and whole, hashes included: what is damaged is to
+    be built again, not only refused when it is loaded."""
+    with contextlib.suppress(ModelError):
         engines = checked(folder, wanted)
-    except ModelError:
-        return None
-    return engines if verify(folder) is None else None
+        return engines if verify(folder) is None else None
+    return None
 
 
 def _sidecar(folder: Path) -> dict[str, Any]:
@@ -303,10 +346,14 @@ def _sidecar(folder: Path) -> dict[str, Any]:
         sidecar = json.loads(path.read_text())
     except FileNotFoundError as e:
         raise ModelError(f"{path}: found no such file, expected engines of esam-rt build-engine.") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ModelError(f"{path}: cannot be read as JSON ({e}); build the engines again.") from e
-    if not isinstance(sidecar, dict) or not isinstance(sidecar.get("engines"), dict):
-        raise ModelError(f"{path}: found no table of engines, expected one; build the engines again.")
+    if not isinstance(sidecar, dict):
+        raise ModelError(f"{path}: found no table, expected one; build the engines again.")
+    for name, is_valid in FIELDS.items():
+        if not is_valid(sidecar.get(name)):
+            found = _short(sidecar.get(name))
+            raise ModelError(f"{path}: {name}: found {found}, expected another value; build the engines again.")
     return sidecar
 
 

@@ -41,6 +41,8 @@ class Placement:
                 raise SettingsError(f"Unknown {kind} {getattr(self, kind)!r}. Known: {', '.join(known)}.")
         if runs_on_gpu and self.device == "cpu":
             raise SettingsError(f"Backend {self.backend} runs on device cuda only, found device cpu.")
+        if self.threads is not None and runs_on_gpu:
+            raise SettingsError(f"Threads are for the CPU, found backend {self.backend}.")
         if self.engines is not None and not runs_on_gpu:
             raise SettingsError("Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime.")
 
@@ -79,13 +81,19 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
     from .engines.cuda import CudaDevice
     from .engines.tensorrt import TensorRTEngine
     from .engines.tensorrt_build import load_library
+    from .self_test import test_once
 
     library, device = load_library(placement.backend), CudaDevice()
     spec = EngineSpec(placement.backend, str(placement.precision), gpu=Gpu(device.capability, device.name))
     if placement.engines is not None:
-        engines = given_engines(placement.engines, row, spec, library)
+        engines = given_engines(placement.engines, row, spec, library, checkpoint)
     else:
         engines = engine_set(row, spec, checkpoint, build=placement.build, listener=listener)
     encoder, decoder, masks, logits = (TensorRTEngine(name, engines.plan(name), library, device) for name in NAMES)
     fitting = replace(row, decode_batch=engines.sidecar["options"]["max_batch"])
-    return Sam(fitting, Engines(encoder, decoder, masks, logits), engines.sidecar["checkpoint_sha256"])
+    sam = Sam(fitting, Engines(encoder, decoder, masks, logits), engines.sidecar["checkpoint_sha256"])
+    if placement.engines is None or checkpoint is not None:  # else it is not known of what weights they are
+        if listener.writing is not None and not engines.sidecar.get("self_test"):
+            listener.writing("self-test")
+        test_once(engines, sam, lambda: _onnxruntime(row, Placement(), checkpoint, listener))
+    return sam

@@ -194,20 +194,22 @@ class Sam:
     def _in_batches(self, count: int, decode: Callable[[slice], None]) -> None:
         """Decode `count` prompts part by part. Where the device is out of memory the parts are halved, for all photos
         that follow too, down to BATCH_FLOOR; then its OutOfMemoryError is raised."""
-        start = 0
+        start, batch = 0, self._batch
         while start < count:
-            batch = self._batch
+            end = min(start + batch, count)
             try:
-                decode(slice(start, min(start + batch, count)))
+                decode(slice(start, end))
             except OutOfMemoryError as e:
-                smaller = min(batch, count - start) // 2
+                smaller = (end - start) // 2
                 if smaller < BATCH_FLOOR:
                     raise
-                self._batch = min(self._batch, smaller)
-                if batch == self.row.decode_batch:
-                    _log.warning("%s Going on with at most %d prompts a call instead of %d.", e, smaller, batch)
+                if end - start == batch:  # a full one, not what was left at the end
+                    if self._batch == self.row.decode_batch:
+                        _log.warning("%s Going on with at most %d prompts a call instead of %d.", e, smaller, batch)
+                    self._batch = min(self._batch, smaller)
+                batch = smaller
             else:
-                start += batch
+                start = end
 
     def _decode(
         self, photo: EncodedPhoto, points_xy_px: NDArray[np.float32], labels: NDArray[np.int64]

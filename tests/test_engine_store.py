@@ -35,7 +35,7 @@ from esam_rt.errors import EngineError, MissingDependencyError, ModelError, Outp
 from esam_rt.export.dims import VIT_B
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.vit import AttentionForm, build_vit_encoder
-from esam_rt.models import MODELS
+from esam_rt.models import MODELS, WEIGHTS
 
 from .test_cli import assert_one_error_line, call
 from .test_vit import encoder, weights_of
@@ -164,7 +164,7 @@ def test_damage_is_named_and_mended(engines: EngineSet, damage: Callable[[Path],
         ("checkpoint_sha256", "0" * 64),
         ("onnx_sha256", {}),
         ("exporter_version", "0"),
-        ("options", {}),
+        ("options", {"max_batch": 3}),
         ("format", 99),
     ],
 )
@@ -189,8 +189,13 @@ def test_engines_built_ahead_of_time_are_found_on_their_gpu(cache: Path, engines
 
 
 def test_engines_in_a_folder_that_is_named(engines: EngineSet) -> None:
-    spec = EngineSpec("tensorrt-rtx", "fp32", gpu=Gpu("sm_89", "NVIDIA L40S"))
+    spec = EngineSpec("tensorrt-rtx", gpu=Gpu("sm_89", "NVIDIA L40S"))
     assert given_engines(engines.folder, TINY, spec, rtx) == engines
+    assert given_engines(engines.folder, TINY, spec, rtx, WEIGHTS / "tiny.safetensors") == engines
+    with pytest.raises(ModelError, match=r"precision: found \"fp16\", expected \"fp32\""):
+        given_engines(engines.folder, TINY, replace(spec, precision="fp32"), rtx)
+    with pytest.raises(ModelError, match="checkpoint_sha256: found"):
+        given_engines(engines.folder, TINY, spec, rtx, WEIGHTS / "MODEL_CARD.md")
     with pytest.raises(ModelError, match='model: found "tiny", expected "vit_b"'):
         given_engines(engines.folder, MODELS["vit_b"], spec, rtx)
     with pytest.raises(
@@ -206,7 +211,10 @@ def test_engines_in_a_folder_that_is_named(engines: EngineSet) -> None:
         given_engines(engines.folder, TINY, spec, rtx)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"engines": []}', '{"engines": {"encoder.engine": 1}}'])
+BROKEN = ("", "[]", "{", "null", "{}", "[" * 100_000)
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 def test_broken_sidecars(engines: EngineSet, content: str) -> None:
     (engines.folder / SIDECAR).write_text(content)
     with pytest.raises(ModelError, match=r"engine\.json"):
@@ -214,9 +222,51 @@ def test_broken_sidecars(engines: EngineSet, content: str) -> None:
     assert outdated(engines.folder) is not None
 
 
+HOSTILE: list[dict[str, Any]] = [{"options": {"max_batch": value}} for value in (0, -1, "a", None, True, 2.0)]
+HOSTILE += [{"options": value} for value in ([], None, 3)]
+HOSTILE += [{"targets": value} for value in (5, None, "xxsm_86", [1], {})]
+HOSTILE += [{"gpu": value} for value in ("x", [], {"name": 3})]
+HOSTILE += [{name: value} for name in ("model", "backend", "built", "checkpoint_sha256") for value in (5, None, [], {})]
+HOSTILE += [{"engines": []}, {"engines": {"encoder.engine": 1}}, {"self_test": {"failed": "wrong"}}, {"self_test": 1}]
+
+
+@pytest.mark.parametrize("fields", HOSTILE, ids=str)
+def test_hostile_sidecars(engines: EngineSet, fields: dict[str, Any]) -> None:
+    change(engines.folder, **fields)
+    with pytest.raises(ModelError, match=r"engine\.json: |engine\.json: found no entry"):
+        checked(engines.folder)
+    for command in ("list", "verify", "prune"):
+        result = call("engines", command)
+        assert result.exit_code in (0, 3), result.exception
+    assert not engines.folder.exists()
+
+
+def test_names_that_look_like_markup(engines: EngineSet) -> None:
+    change(engines.folder, model="[/x]", targets=["[red]"])
+    result = call("engines", "list")
+    assert result.exit_code == 0
+    assert "[/x]" in result.stdout
+
+
 def test_a_sidecar_names_no_library_to_import(engines: EngineSet) -> None:
     change(engines.folder, backend="antigravity")
     assert 'backend: found "antigravity", expected one of tensorrt' in str(outdated(engines.folder))
+
+
+def test_a_library_of_another_environment_is_no_reason_to_prune(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert outdated(engines.folder) is None
+    assert call("engines", "prune").stdout == "0 MB freed.\n"
+
+
+def test_what_is_being_built_is_not_pruned(engines: EngineSet) -> None:
+    (engines.folder / SIDECAR).unlink()
+    with engine_store._locked(engines.folder):
+        result = call("engines", "prune")
+    assert "being built" in result.stdout.replace("\n", " ")
+    assert engines.folder.exists()
 
 
 def test_of_other_versions(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +275,19 @@ def test_of_other_versions(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) 
     assert outdated(engines.folder) == f"built of graphs of version {engines.sidecar['exporter_version']}, this is next"
     change(engines.folder, backend_version="1.0.0")
     assert f"built with tensorrt-rtx 1.0.0, installed is {rtx.__version__}" == outdated(engines.folder)
+
+
+def test_options_that_are_asked_for_are_had(cache: Path, engines: EngineSet) -> None:
+    here = EngineSpec("tensorrt-rtx", gpu=Gpu("sm_86", "NVIDIA GeForce RTX 3090"), options=BuildOptions(max_batch=128))
+    with pytest.raises(ModelError, match="found no such file"):
+        engine_set(TINY, here, build=False)
+
+
+def test_an_empty_folder_of_the_user_stays(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(SettingsError):
+        engine_set(TINY, EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_99",))), out=tmp_path / "mine")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["mine"]
 
 
 def test_out_folder(cache: Path, tmp_path: Path) -> None:
@@ -256,6 +319,27 @@ def test_an_interrupt_leaves_nothing(cache: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         engine_set(TINY, SPEC, out=tmp_path / "engines", listener=ModelListener(building=interrupt))
+    assert not (tmp_path / "engines").exists()
+
+
+def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, threading\n"
+        "from esam_rt.cli_engines import console\n"
+        "from esam_rt.cli import app\n"
+        "from esam_rt.engines import tensorrt_build\n"
+        "build = tensorrt_build._interrupting\n"
+        "def soon(monitor):\n"
+        "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    return build(monitor)\n"
+        "tensorrt_build._interrupting = soon\n"
+        "app()\n"
+    )
+    arguments = ["build-engine", "tiny", "--target", "sm_80", "--out", str(tmp_path / "engines")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
     assert not (tmp_path / "engines").exists()
 
 
@@ -383,8 +467,9 @@ def test_build_engine_prints_what_it_built(cache: Path) -> None:
 
 
 def test_onnx_runtime_needs_no_engine(cache: Path) -> None:
-    result = call("build-engine", "tiny", "--backend", "onnxruntime", "--precision", "fp32")
+    result = call("build-engine", "tiny", "--backend", "onnxruntime")
     assert result.exit_code == 0
+    assert "-fp32-" in result.stdout
     assert "nothing is to be built" in result.stdout
 
 
@@ -394,6 +479,7 @@ def test_onnx_runtime_needs_no_engine(cache: Path) -> None:
         (("tiny",), 2, ("no GPU", "--target")),
         (("tiny", "--target", "sm_90"), 2, ("sm_90", "knows sm_75")),
         (("tiny", "--backend", "openvino"), 2, ("--backend openvino: unknown", "tensorrt-rtx")),
+        (("tiny", "--backend", "onnxruntime", "--target", "sm_86"), 2, ("--target", "for TensorRT")),
         (("tiny", "--precision", "int8", "--target", "sm_86"), 2, ("--precision int8",)),
         (("tinny", "--target", "sm_86"), 2, ("'tinny'", "Did you mean tiny")),
         (("vit_b", "--target", "sm_86", "--checkpoint", "gone.pth"), 3, ("gone.pth", "no such file")),

@@ -19,6 +19,7 @@ from esam_rt.engines.tensorrt_build import BuildOptions, BuiltEngine
 from esam_rt.errors import DeviceError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.models import MODELS
+from esam_rt.self_test import SelfTest
 
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import FakeTensorRT, make_plan
@@ -45,6 +46,7 @@ def test_defaults_follow_the_backend() -> None:
         ({"device": "gpu"}, "Unknown device 'gpu'. Known: cpu, cuda"),
         ({"precision": "int8"}, "Unknown precision 'int8'. Known: fp32, fp16, bf16"),
         ({"backend": "tensorrt", "device": "cpu"}, "tensorrt runs on device cuda only, found device cpu"),
+        ({"backend": "tensorrt", "threads": 3}, "Threads are for the CPU, found backend tensorrt"),
         ({"engines": Path("x")}, "Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime"),
     ],
 )
@@ -120,7 +122,7 @@ def test_a_run_on_engines_that_are_built_first(built: list[str], cache: Path) ->
         np.testing.assert_array_equal(found.labels, expected.labels)
     assert built == ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"]
     (folder,) = (p for p in (cache / "engines").iterdir() if p.is_dir())
-    with EntitySegmenter("tiny", settings=settings, backend="tensorrt", engines=folder) as segment:
+    with EntitySegmenter("tiny", settings=settings, backend="tensorrt", precision="fp32", engines=folder) as segment:
         np.testing.assert_array_equal(segment(photo).labels, expected.labels)
     (folder / "decoder.engine").write_bytes(b"hostile")
     with pytest.raises(ModelError, match=r"decoder\.engine: found 7 bytes"):
@@ -142,3 +144,17 @@ def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.Monke
     result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
     assert result.exit_code == 3
     assert_one_error_line(result, "Self-test", "--no-fusion")
+    with pytest.raises(ModelError, match=r"self_test: found .*failed"):
+        EntitySegmenter("tiny", backend="tensorrt", precision="fp32", build=False)
+
+
+def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(*arguments: Any) -> SelfTest:
+        tests.append(arguments)
+        return SelfTest(1, 1.0, 0.0)
+
+    tests: list[Any] = []
+    monkeypatch.setattr("esam_rt.self_test.self_test", count)
+    for _ in range(2):
+        EntitySegmenter("tiny", backend="tensorrt").close()
+    assert len(tests) == 1

@@ -100,8 +100,27 @@ def test_batches_shrink_where_memory_ends(fits: int, caplog: pytest.LogCaptureFi
     )
     assert asked[0] == 16
     assert max(asked[5:]) == {5: 4, 2: 2, 1: 1}[fits], "it is tried again"
+    assert sam._batch == {5: 4, 2: 2, 1: 1}[fits]
     (record,) = caplog.records
     assert "GPU 0: out of memory. Going on with at most 8 prompts a call instead of 16." in record.getMessage()
+
+
+def test_a_short_rest_that_fails_once_shrinks_nothing_for_good() -> None:
+    asked: list[int] = []
+    scene = Scene.of_label_maps(quadrants())
+
+    def once(feed: dict[str, Any]) -> dict[str, Any]:
+        asked.append(len(feed["points_xy_px"]))
+        if len(asked) == 2:
+            raise OutOfMemoryError("GPU 0: out of memory.")
+        return scene.decode(feed)
+
+    sam = Sam(replace(ROW, decode_batch=16), replace(scene.engines(), decoder=FakeEngine(once)), "0" * 64)
+    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    points = np.random.default_rng(0).uniform(0, 1, (18, 2)).astype(np.float32)
+    for _ in range(2):
+        assert len(sam.decode(photo, points, 0, FILTERS)) == 18 * 3
+    assert asked == [16, 2, 1, 1, 16, 2]
 
 
 @pytest.mark.parametrize(
