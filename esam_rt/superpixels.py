@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.segmentation import felzenszwalb
 
+from .kernels.felzenszwalb import felzenszwalb
 from .sam import CELL_PX, Geometry
 from .settings import Superpixels as SuperpixelSettings
 
@@ -38,24 +38,22 @@ def superpixels(image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: 
     h, w = image_hwc_rgb.shape[:2]
     shrink = min(1.0, settings.long_side_px / max(h, w))
     sh, sw = max(1, round(h * shrink)), max(1, round(w * shrink))
-    small = cv2.resize(image_hwc_rgb, (sw, sh), interpolation=cv2.INTER_AREA) if shrink < 1 else image_hwc_rgb
+    small = image_hwc_rgb
+    if shrink < 1:
+        small = np.asarray(cv2.resize(image_hwc_rgb, (sw, sh), interpolation=cv2.INTER_AREA), np.uint8)
     growth = (max(sh, sw) / 512) ** 2  # the parameters hold at 512 px and scale with the area
     labels = felzenszwalb(
         small,
         scale=settings.scale * growth,
         sigma=settings.sigma,
         min_size=max(1, round(settings.min_size * growth)),
-        channel_axis=-1,
     )
     count = int(labels.max()) + 1
     pixels = np.bincount(labels.ravel(), minlength=count).astype(np.float64)
-    y, x = np.indices(labels.shape, np.float64)
-    cx = np.bincount(labels.ravel(), x.ravel() + 0.5, count) / pixels / sw
-    cy = np.bincount(labels.ravel(), y.ravel() + 0.5, count) / pixels / sh
+    cx = np.bincount(labels.ravel(), np.tile(np.arange(sw) + 0.5, sh), count) / pixels / sw
+    cy = np.bincount(labels.ravel(), np.repeat(np.arange(sh) + 0.5, sw), count) / pixels / sh
     gh, gw = geometry.grid_hw
     rh, rw = geometry.resized_hw
     ys = np.minimum((np.arange(gh) + 0.5) * CELL_PX / rh * sh, sh - 1).astype(np.intp)
     xs = np.minimum((np.arange(gw) + 0.5) * CELL_PX / rw * sw, sw - 1).astype(np.intp)
-    return SuperpixelMap(
-        labels[ys[:, None], xs].astype(np.int32), pixels / labels.size, np.stack([cx, cy], 1).astype(np.float32)
-    )
+    return SuperpixelMap(labels[ys[:, None], xs], pixels / labels.size, np.stack([cx, cy], 1).astype(np.float32))
