@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .artifacts import SILENT, ModelListener, onnx_model
-from .errors import SettingsError
+from .errors import SettingsError, did_you_mean
 from .models import ModelRow, get_model
 from .sam import Engines, Sam
 
@@ -37,8 +37,11 @@ class Placement:
         object.__setattr__(self, "device", self.device or ("cuda" if runs_on_gpu else "cpu"))
         object.__setattr__(self, "precision", self.precision or ("fp16" if runs_on_gpu else "fp32"))
         for kind, known in (("backend", BACKENDS), ("device", DEVICES), ("precision", PRECISIONS)):
-            if getattr(self, kind) not in known:
-                raise SettingsError(f"Unknown {kind} {getattr(self, kind)!r}. Known: {', '.join(known)}.")
+            name = getattr(self, kind)
+            if name not in known:
+                near = did_you_mean(name, known)  # `gpu` looks like `cpu`: all names follow
+                names = "" if "Known" in near else f" Known: {', '.join(known)}."
+                raise SettingsError(f"Unknown {kind} {name!r}.{near}{names}")
         if runs_on_gpu and self.device == "cpu":
             raise SettingsError(f"Backend {self.backend} runs on device cuda only, found device cpu.")
         if self.threads is not None and runs_on_gpu:

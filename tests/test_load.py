@@ -42,8 +42,8 @@ def test_defaults_follow_the_backend() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "tensorr"}, "Unknown backend 'tensorr'. Known: onnxruntime, tensorrt, tensorrt-rtx"),
-        ({"device": "gpu"}, "Unknown device 'gpu'. Known: cpu, cuda"),
+        ({"backend": "tensorr"}, "Unknown backend 'tensorr'. Did you mean tensorrt, .* Known: onnxruntime, tensorrt"),
+        ({"device": "gpu"}, "Unknown device 'gpu'. .*Known: cpu, cuda"),
         ({"precision": "int8"}, "Unknown precision 'int8'. Known: fp32, fp16, bf16"),
         ({"backend": "tensorrt", "device": "cpu"}, "tensorrt runs on device cuda only, found device cpu"),
         ({"backend": "tensorrt", "threads": 3}, "Threads are for the CPU, found backend tensorrt"),
