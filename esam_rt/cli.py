@@ -81,9 +81,7 @@ def run(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Photos and folders of photos.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("esam-rt-out"),
     model: Annotated[str, typer.Option(help="A name that `esam-rt models` lists.")] = "tiny",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights of the model. Default: those that ship or are published.")
-    ] = None,
+    checkpoint: console.Checkpoint = None,
     method: Annotated[str, typer.Option(help="e-sam, or one of the baselines amg and sam-o.")] = "e-sam",
     preset: Annotated[str, typer.Option(help="paper (grids 32/64) or fast (16/32).")] = "paper",
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, on top of the preset.")] = None,
@@ -102,7 +100,7 @@ def run(
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")] = 200.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an earlier run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run's results in --out.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
@@ -147,10 +145,8 @@ def run(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="A name that `esam-rt models` lists.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .pth, .safetensors or a Hugging Face folder. Default: the published.")
-    ] = None,
+    model: console.ModelName,
+    checkpoint: console.Checkpoint = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     attention: Annotated[
         str | None, typer.Option(help="Of a ViT: concat, bias or fused (opset 23). Default: the fastest on a CPU.")
@@ -159,7 +155,7 @@ def export(
         Path | None,
         typer.Option(help="Folder for the files. Default: the cache, where run looks."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder, masks and logits."""

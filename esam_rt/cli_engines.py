@@ -20,10 +20,8 @@ engines_app = typer.Typer(help="List, verify and prune the engines that were bui
 
 
 def build_engine(
-    model: Annotated[str, typer.Argument(help="A name that `esam-rt models` lists.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights of the model. Default: those that ship or are published.")
-    ] = None,
+    model: console.ModelName,
+    checkpoint: console.Checkpoint = None,
     backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx or onnxruntime.")] = "tensorrt-rtx",
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp16, for onnxruntime fp32.")
@@ -36,7 +34,7 @@ def build_engine(
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="No fused attention.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the engines. Default: the cache.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
     """Build the engines of a model: encoder, decoder, masks and logits."""

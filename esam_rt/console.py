@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +17,15 @@ from .artifacts import ModelListener
 from .errors import EsamError, SettingsError, did_you_mean
 
 INTERRUPTED = 130
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name that `esam-rt models` lists.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights: .pth, .safetensors or a Hugging Face folder. Default: those that ship or are published."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 
 stderr = Console(stderr=True)
 stdout = Console()

@@ -448,6 +448,14 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
         build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
 
 
+def test_turing_has_half_precision_only(cache: Path) -> None:
+    turing = BuildOptions(("sm_75",))
+    assert build_engine(onnx_model(TINY, precision="fp16").decoder, rtx, turing).layers > 50
+    for precision in ("fp32", "bf16"):
+        with pytest.raises(EngineError, match="could not build an engine"):
+            build_engine(onnx_model(TINY, precision=precision).decoder, rtx, turing)
+
+
 def test_known_targets() -> None:
     assert {"sm_75", "sm_86", "sm_89", "sm_120"} <= set(known_targets(rtx))
     assert known_targets(json) == ()
