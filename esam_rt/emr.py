@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .entities import Stage
+from .gallery import Gallery
 from .grid import GridEntities, sources_of
+from .kernels.sampling import points_in_overlaps
 from .kernels.similarity import adjacent, mask_similarity, most_similar
 from .kernels.split import encompassing, leaders, split_overlaps
 from .masks import Level, MaskSet
@@ -16,32 +18,32 @@ from .superpixels import SuperpixelMap
 
 
 def refine_entities(
-    objects: MaskSet,
-    fine: MaskSet,
-    fine_points_01: NDArray[np.float32],
-    first_fine_point: int,
-    photo: EncodedPhoto,
-    pixels: SuperpixelMap,
-    settings: Emr,
-    min_area: int,
+    objects: MaskSet, gallery: Gallery, photo: EncodedPhoto, pixels: SuperpixelMap, settings: Emr, min_area: int
 ) -> GridEntities:
-    """M_E (eq. 8) from the object masks of the coarse grid and the gallery `fine`: the high-confidence object and best
-    masks of the fine grid, whose prompts [P, 2] are numbered from first_fine_point."""
-    votes = _votes(fine, len(fine_points_01), first_fine_point, settings)
-    cells = photo.geometry.to_cell_yx(fine_points_01)
-    entities = _split(objects, fine, cells, votes, settings, min_area)
-    return _merge(entities, fine, photo, pixels, settings, min_area)
+    """M_E (eq. 8) from the object masks of the coarse grid and the gallery.
+
+    A lazy gallery decodes of every overlap, and then of every pair that may merge, at most settings.votes prompts. An
+    exact one decodes all of its prompts.
+    """
+    if settings.gallery == "exact":
+        gallery.ask_all()
+    else:
+        o = objects
+        gallery.ask(points_in_overlaps(o.bits, o.box_xyxy, gallery.cells_yx, gallery.order, settings.votes))
+    votes = _votes(gallery.masks, len(gallery), settings)
+    entities = _split(objects, gallery.masks, gallery.cells_yx, votes, settings, min_area)
+    return _merge(entities, gallery, photo, pixels, settings, min_area)
 
 
-def _votes(fine: MaskSet, point_count: int, first_point: int, settings: Emr) -> NDArray[np.int32]:
+def _votes(fine: MaskSet, point_count: int, settings: Emr) -> NDArray[np.int32]:
     """The gallery mask of each fine prompt (eq. 6), int32 [P]: its object mask when that scores less than tau below its
     best one, else its best; -1 where neither is of high confidence. Nearly equal masks are one: the leader's index."""
     object_of = np.full(point_count, -1, np.int64)
     best_of = np.full(point_count, -1, np.int64)
     is_object = np.flatnonzero(fine.level == Level.OBJECT)
-    object_of[fine.point[is_object] - first_point] = is_object
+    object_of[fine.point[is_object]] = is_object
     is_best = np.flatnonzero(fine.best)
-    best_of[fine.point[is_best] - first_point] = is_best
+    best_of[fine.point[is_best]] = is_best
     score = np.append(fine.score, np.float32(-1e6))  # index -1: a mask that failed the filters
     chosen = np.where((score[best_of] - score[object_of] < settings.tau) & (object_of >= 0), object_of, best_of)
     voted = np.unique(chosen[chosen >= 0])
@@ -76,7 +78,7 @@ def _split(
 
 def _merge(
     entities: GridEntities,
-    fine: MaskSet,
+    gallery: Gallery,
     photo: EncodedPhoto,
     pixels: SuperpixelMap,
     settings: Emr,
@@ -91,12 +93,12 @@ def _merge(
     s_m = mask_similarity(nearest, owner, count)
     strength = np.maximum(s_m, s_m.T)
     candidates = np.argwhere(np.triu(adjacent(labels, count) & (strength >= settings.similarity_min), 1))
-    found = encompassing(
-        entities.bits, entities.box_xyxy, entities.area, candidates, fine.bits, fine.box_xyxy, fine.area,
-        settings.encompass, settings.fill,
-    )  # fmt: skip
+    found = _encompassed(entities, candidates, gallery.masks, settings)
+    if settings.gallery == "lazy":
+        gallery.ask(_points_in_pairs(candidates[~found], labels, gallery, settings.votes))
+        found = _encompassed(entities, candidates, gallery.masks, settings)
     parent = np.arange(count)
-    for a, b in candidates[found >= 0]:  # transitive, so in any order
+    for a, b in candidates[found]:  # transitive, so in any order
         roots = _root(parent, a), _root(parent, b)
         parent[max(roots)] = min(roots)
     groups: dict[int, list[int]] = {}
@@ -112,6 +114,29 @@ def _merge(
         [tuple(s for i in g for s in entities.sources[i]) for g in groups.values()],
         min_area,
     )
+
+
+def _encompassed(entities: GridEntities, pairs: NDArray[np.int64], fine: MaskSet, settings: Emr) -> NDArray[np.bool_]:
+    """Which pairs [C, 2] some gallery mask shows as one (eq. 8): bool [C]."""
+    e = entities
+    return (
+        encompassing(
+            e.bits, e.box_xyxy, e.area, pairs, fine.bits, fine.box_xyxy, fine.area, settings.encompass, settings.fill
+        )
+        >= 0
+    )
+
+
+def _points_in_pairs(
+    pairs: NDArray[np.int64], labels: NDArray[np.int32], gallery: Gallery, most: int
+) -> NDArray[np.bool_]:
+    """Of each pair [C, 2] of entities the first `most` prompts of the gallery's order inside them: bool [P]."""
+    wanted = np.zeros(len(gallery), bool)
+    y, x = gallery.cells_yx[gallery.order].T
+    owner = labels[y, x] - 1
+    for pair in pairs:
+        wanted[gallery.order[np.isin(owner, pair)][:most]] = True
+    return wanted
 
 
 def _root(parent: NDArray[np.intp], i: int) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from .errors import MissingDependencyError
+from .trace import Span
 
 if TYPE_CHECKING:
     import supervision
@@ -34,7 +35,7 @@ class EntityMap:
     labels: uint16 [H, W] at the photo's resolution, 0 = none. score: float32 [N], predicted IoU.
     area: int64 [N], pixels. box_xyxy: int32 [N, 4], pixels, half-open. centroid_xy: float32 [N, 2], pixels, the centre
     of the top-left pixel at (0, 0). stage: uint8 [N], `Stage`. times_s: seconds of each stage: encoder, superpixels,
-    decoder, mmg, emr, usr, upsampling.
+    decoder, mmg, emr, usr, upsampling. spans: when each ran, for a profile.
     """
 
     labels: NDArray[np.uint16]
@@ -44,6 +45,7 @@ class EntityMap:
     centroid_xy: NDArray[np.float32]
     stage: NDArray[np.uint8]
     times_s: Mapping[str, float] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
 
     @classmethod
     def from_labels(

@@ -12,3 +12,11 @@ def point_grid(side: int) -> NDArray[np.float32]:
     centre = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = np.meshgrid(centre, centre)
     return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def scattered(side: int) -> NDArray[np.int64]:
+    """The points of a grid in Bayer's dither order, int64 [side²]: the first few in any region lie spread over it."""
+    rank = np.zeros((1, 1), np.int64)
+    while len(rank) < side:
+        rank = np.block([[4 * rank, 4 * rank + 2], [4 * rank + 3, 4 * rank + 1]])
+    return np.argsort(rank[:side, :side].ravel(), kind="stable")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +15,7 @@ from .artifacts import SILENT, ModelListener
 from .emr import refine_entities
 from .entities import EntityMap, Stage
 from .errors import EngineError, SettingsError, did_you_mean
+from .gallery import Gallery
 from .grid import GridEntities
 from .load import Placement, load_sam
 from .masks import Level, MaskSet
@@ -27,22 +25,10 @@ from .render import render_labels
 from .sam import EncodedPhoto, Geometry, Sam, check_photo
 from .settings import Settings
 from .superpixels import SuperpixelMap, superpixels
+from .trace import Trace
 from .usr import fill_gaps, new_prompts
 
 METHODS = ("e-sam", "amg", "sam-o")
-
-
-@dataclass
-class _Clock:
-    """Seconds spent in each stage of one photo."""
-
-    times_s: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.times_s[stage] = self.times_s.get(stage, 0.0) + time.perf_counter() - start
 
 
 class EntitySegmenter:
@@ -85,71 +71,80 @@ class EntitySegmenter:
         if self._closed:
             raise EngineError("EntitySegmenter: used after close().")
         check_photo(image_hwc_rgb)
-        clock = _Clock()
-        with clock.measure("encoder"):
+        trace = Trace()
+        pixels_later = self._pool.submit(self._superpixels, image_hwc_rgb, trace) if self.method == "e-sam" else None
+        with trace.span("encoder"):
             photo = self._sam.encode(image_hwc_rgb)
-        if self.method == "e-sam":
-            entities, points = self._entities(image_hwc_rgb, photo, clock)
+        if pixels_later is None:
+            entities, points = self._baseline(photo, trace)
         else:
-            entities, points = self._baseline(photo, clock)
-        with clock.measure("upsampling"):
+            entities, points = self._entities(photo, pixels_later, trace)
+        with trace.span("upsampling"):
             labels = render_labels(entities, self._sam, photo, points)
             result = EntityMap.from_labels(labels, entities.score, entities.stage)
-        return replace(result, times_s=clock.times_s)
+        return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
 
-    def _baseline(self, photo: EncodedPhoto, clock: _Clock) -> tuple[GridEntities, NDArray[np.float32]]:
+    def _baseline(self, photo: EncodedPhoto, trace: Trace) -> tuple[GridEntities, NDArray[np.float32]]:
         """SAM's automatic mask generation, or its object level alone (E-SAM Table 2)."""
         points = point_grid(self.settings.prompts.coarse_side)
         level = Level.OBJECT if self.method == "sam-o" else None
-        with clock.measure("decoder"):
+        with trace.span("decoder"):
             masks = self._sam.decode(photo, points, 0, self._filters, () if level is None else (level,))
-        with clock.measure("mmg"):
+        with trace.span("mmg"):
             chosen = masks.best_level() if level is None else masks.at_level(level)
             kept = nms(chosen, self.settings.amg.nms)
             stage = Stage.AMG if level is None else Stage.SAM_O
             return GridEntities.by_score(kept, stage, self._filters.min_area), points
 
     def _entities(
-        self, image_hwc_rgb: NDArray[np.uint8], photo: EncodedPhoto, clock: _Clock
+        self, photo: EncodedPhoto, pixels_later: Future[SuperpixelMap], trace: Trace
     ) -> tuple[GridEntities, NDArray[np.float32]]:
-        """E-SAM: grid entities, and all prompts that were used."""
+        """E-SAM: grid entities, and the prompts that they may have been made of."""
         s, sam = self.settings, self._sam
         min_area = self._filters.min_area
-        pixels_later = self._pool.submit(self._superpixels, image_hwc_rgb, photo.geometry)
         points = point_grid(s.prompts.coarse_side)
-        first_fine = len(points)
-        with clock.measure("decoder"):
+        gallery = self._gallery(photo, trace)
+        with trace.span("decoder"):
             coarse = sam.decode(photo, points, 0, self._filters)
-            if s.emr.enabled:
-                fine_points = point_grid(s.prompts.fine_side)
-                fine = sam.decode(photo, fine_points, first_fine, self._filters, (Level.OBJECT,))
-                points = np.concatenate([points, fine_points])
-        pixels, clock.times_s["superpixels"] = pixels_later.result()
-        with clock.measure("mmg"):
+        all_asked = self._pool.submit(gallery.ask_all) if s.emr.enabled and s.emr.gallery == "exact" else None
+        pixels = pixels_later.result()
+        with trace.span("mmg"):
             if s.mmg.enabled:
                 levels = multi_level_masks(coarse, pixels, s.mmg)
                 objects, parts = levels.object, MaskSet.concatenate([levels.part, levels.subpart])
             else:
                 objects, parts = nms(coarse.best_level(), s.amg.nms), MaskSet.empty(*photo.geometry.grid_hw)
-        with clock.measure("emr"):
+        if all_asked is not None:
+            all_asked.result()
+        with trace.span("emr"):
             if s.emr.enabled:
-                entities = refine_entities(objects, fine, fine_points, first_fine, photo, pixels, s.emr, min_area)
+                entities = refine_entities(objects, gallery, photo, pixels, s.emr, min_area)
             else:
                 entities = GridEntities.by_score(objects, Stage.MMG if s.mmg.enabled else Stage.AMG, min_area)
         if s.usr.enabled:
-            with clock.measure("usr"):
+            with trace.span("usr"):
                 new_points = new_prompts(entities, pixels, parts, photo.geometry, s.usr, min_area)
-            with clock.measure("decoder"):
+            with trace.span("decoder"):
                 additional = sam.decode(photo, new_points, len(points), self._filters, ()).best_level()
-            with clock.measure("usr"):
+            with trace.span("usr"):
                 entities = fill_gaps(entities, additional, s.usr, min_area)
             points = np.concatenate([points, new_points])
         return entities, points
 
-    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry) -> tuple[SuperpixelMap, float]:
-        """Superpixels and the seconds they took: they run beside the decoder."""
-        start = time.perf_counter()
-        return superpixels(image_hwc_rgb, geometry, self.settings.superpixels), time.perf_counter() - start
+    def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
+        """The fine grid's masks, decoded when EMR asks for them."""
+
+        def decode(points_01: NDArray[np.float32]) -> MaskSet:
+            with trace.span("decoder"):
+                return self._sam.decode(photo, points_01, 0, self._filters, (Level.OBJECT,))
+
+        return Gallery(self.settings.prompts.fine_side, photo.geometry, decode)
+
+    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], trace: Trace) -> SuperpixelMap:
+        """Superpixels need the photo alone: they run beside the encoder and the decoder."""
+        with trace.span("superpixels"):
+            geometry = Geometry.of(image_hwc_rgb.shape[:2], self._sam.row.input_px)
+            return superpixels(image_hwc_rgb, geometry, self.settings.superpixels)
 
     def model_info(self) -> dict[str, Any]:
         """Name, checkpoint hash, own settings, backend and device, for the record of a run."""

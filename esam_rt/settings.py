@@ -101,6 +101,8 @@ class Emr(_Group):
     """Entity-level mask refinement (E-SAM §3.3)."""
 
     enabled: bool = _setting(True, "paper Table 3")
+    gallery: str = _setting("lazy", "ours; decode the fine grid as needed, or all of it", choices=("lazy", "exact"))
+    votes: int = _setting(64, "ours; most prompts that a lazy gallery decodes of an overlap or of a pair", 1, 65536)
     delta: float = _setting(0.05, "paper Table 4; overlaps below this share of the larger mask are cut from it")
     tau: float = _setting(0.1, "paper eq. 6, Table 4; tolerance for the object mask as guidance")
     vote_iou: float = _setting(0.9, "ours; votes for masks that overlap so much count as one")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,16 +66,60 @@ def test_known_objects_are_recovered_with_exact_boundaries() -> None:
     assert min(result.times_s.values()) > 0
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("gallery", ["lazy", "exact"])
 @pytest.mark.parametrize(("mmg", "emr", "usr"), SWITCHES)
-def test_invariants_hold_for_every_switch(seed: int, mmg: bool, emr: bool, usr: bool) -> None:
-    scene, photo = noisy_scene(seed)
-    with EntitySegmenter(scene.sam(), settings=settings_with(mmg, emr, usr)) as segment:
+def test_invariants_hold_for_every_switch(gallery: str, mmg: bool, emr: bool, usr: bool) -> None:
+    scene, photo = noisy_scene(0)
+    settings = settings_with(mmg, emr, usr).with_overrides({"emr.gallery": gallery, "emr.votes": 4})
+    with EntitySegmenter(scene.sam(), settings=settings) as segment:
         first, second = segment(photo), segment(photo)
     check_invariants(first, photo.shape[:2])
     assert len(first) > 3
     np.testing.assert_array_equal(first.labels, second.labels)
     np.testing.assert_array_equal(first.score, second.score)
+
+
+def decoded_prompts(scene: Scene, photo: NDArray[np.uint8], gallery: str) -> tuple[EntityMap, int]:
+    """The entities of a photo, and how many prompts the decoder was given."""
+    sam, counts = scene.sam(), []
+    decode = sam.engines.decoder.infer
+
+    def counting(feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+        counts.append(len(feed["points_xy_px"]))
+        return decode(feed, keep)
+
+    sam.engines.decoder.infer = counting  # type: ignore[method-assign]
+    settings = settings_with().with_overrides({"emr.gallery": gallery, "emr.votes": 8})
+    with EntitySegmenter(sam, settings=settings) as segment:
+        return segment(photo), sum(counts)
+
+
+def test_a_lazy_gallery_decodes_less_and_finds_the_same() -> None:
+    """Two objects overlap in a quarter of the photo; three quarters of the prompts there see the left one."""
+    columns = np.arange(SIDE)
+    left, right = columns < SIDE * 5 // 8, columns >= SIDE * 3 // 8
+    sees_left = np.tile(columns < SIDE * 9 // 16, SIDE)
+    objects = np.where(sees_left[:, None], left, right)[:, None, :].repeat(SIDE, axis=1)
+    scene = Scene(np.stack([objects] * 3), np.full((SIDE * SIDE, 3), 0.95, np.float32))
+    photo = photo_of(np.tile(left + 1, (SIDE, 1)))
+    exact, all_prompts = decoded_prompts(scene, photo, "exact")
+    lazy, few_prompts = decoded_prompts(scene, photo, "lazy")
+    assert sorted(exact.area / photo[..., 0].size) == pytest.approx([3 / 8, 5 / 8], abs=0.01)
+    np.testing.assert_array_equal(exact.labels, lazy.labels)
+    np.testing.assert_array_equal(exact.score, lazy.score)
+    assert all_prompts - few_prompts >= 32**2 - 2 * 8, "of one overlap and one pair, eight prompts each"
+
+
+def test_a_lazy_gallery_with_every_vote_splits_alike() -> None:
+    """Without a bound on the votes nothing that an overlap asks is left out."""
+    scene, photo = noisy_scene(3)
+    results = []
+    for gallery in ("exact", "lazy"):
+        changes = {"emr.gallery": gallery, "emr.votes": 65536, "emr.vote_iou": 1.0, "emr.similarity_min": 100}
+        settings = settings_with().with_overrides(changes)
+        with EntitySegmenter(scene.sam(), settings=settings) as segment:
+            results.append(segment(photo))
+    np.testing.assert_array_equal(results[0].labels, results[1].labels)
 
 
 @pytest.mark.parametrize("method", ["amg", "sam-o"])

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from esam_rt import EntityMap, Settings
 from esam_rt.emr import _votes, refine_entities
 from esam_rt.entities import Stage
+from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
 from esam_rt.masks import Level, MaskSet
 from esam_rt.mmg import multi_level_masks
@@ -152,25 +153,24 @@ def test_votes_follow_equation_6() -> None:
     fine = MaskSet.from_dense(
         dense,
         score=[0.90, 0.95, 0.85, 0.99, 0.9, 0.8],
-        point=[10, 10, 11, 11, 12, 13],
+        point=[0, 0, 1, 1, 2, 3],
         level=[0, 1, 0, 1, 2, 0],
     )
     fine = MaskSet(**{**fine.__dict__, "best": np.array([False, True, False, True, True, True])})
-    votes = _votes(fine, 5, 10, Emr())
-    # 10: 0.95 - 0.90 < tau, its object; 11: 0.99 - 0.85 ≥ tau, its best; 12: no object passed; 14: nothing passed.
+    votes = _votes(fine, 5, Emr())
+    # 0: 0.95 - 0.90 < tau, its object; 1: 0.99 - 0.85 ≥ tau, its best; 2: no object passed; 4: nothing passed.
     assert votes.tolist() == [0, 3, 4, 5, -1]
 
 
 def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) -> GridEntities:
     """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight or more an object."""
     objects = MaskSet.from_dense(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
-    fine = MaskSet.from_dense(strip(gallery_span), point=[100])
     embedding = np.zeros((1, 2, 16, 16), np.float32)
     embedding[0] = features[:, None, :]
     photo = EncodedPhoto(embedding, GEOMETRY)
     pixels = pixel_strips(list(range(0, 65, 2)))
-    fine_points = np.array([[0.9, 0.5]], np.float32)
-    return refine_entities(objects, fine, fine_points, 100, photo, pixels, Emr(), 4)
+    gallery = Gallery(1, GEOMETRY, lambda points_01: MaskSet.from_dense(strip(gallery_span)))
+    return refine_entities(objects, gallery, photo, pixels, Emr(), 4)
 
 
 def test_similar_neighbours_merge_when_the_gallery_shows_them_as_one() -> None:

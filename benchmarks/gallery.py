@@ -1,0 +1,147 @@
+"""The lazy gallery beside the exact one: how much less is decoded, and what it changes.
+
+    python -m benchmarks.gallery photos/ --votes 16 32 64 --out gallery.json
+
+photos/: a folder with images/ and, for AP, entities.json (COCO). Every photo is segmented with every prompt of the fine
+grid decoded, and then with a lazy gallery for each number of votes, which takes its masks from the first run; each
+prompt is decoded on its own, so they are those that it would decode. A pixel has changed when its entities in the two
+maps are not each other's match by an IoU of 0.5 or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.quality import CachingEngines, CachingSuperpixels, average_precision
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
+from esam_rt.gallery import Gallery
+from esam_rt.load import load_sam
+from esam_rt.masks import MaskSet
+from esam_rt.sam import EncodedPhoto, Sam
+from esam_rt.sources import find_photos, read_photo
+from esam_rt.trace import Trace
+
+COLUMNS = ("fine_prompts", "all_prompts", "identical_percent", "changed_pixels_percent", "AP")
+
+
+class RecordedGallery(EntitySegmenter):
+    """Takes the fine grid's masks from `recorded`, once there is one; counts prompts that the gallery asked for."""
+
+    recorded: MaskSet | None = None
+    asked = 0
+
+    def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
+        gallery = super()._gallery(photo, trace)
+        decode, points_01 = gallery._decode, gallery._points_01
+        index_of = {tuple(point): i for i, point in enumerate(points_01.tolist())}
+
+        def answer(wanted_01: NDArray[np.float32]) -> MaskSet:
+            self.asked += len(wanted_01)
+            if self.recorded is None:
+                return decode(wanted_01)
+            wanted = np.array([index_of[tuple(point)] for point in wanted_01.tolist()])
+            found = self.recorded.select(np.isin(self.recorded.point, wanted))
+            return replace(found, point=np.searchsorted(wanted, found.point).astype(np.int32))
+
+        gallery._decode = answer
+        self.gallery = gallery
+        return gallery
+
+
+def changed_share(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> float:
+    """Share of pixels whose labels in two maps [H, W] do not match; 0 is a label."""
+    n, m = int(a.max()) + 1, int(b.max()) + 1
+    both = np.bincount(a.ravel().astype(np.int64) * m + b.ravel(), minlength=n * m).reshape(n, m)
+    union = both.sum(1, keepdims=True) + both.sum(0, keepdims=True) - both
+    return 1 - float(both[both >= 0.5 * np.maximum(union, 1)].sum() / a.size)
+
+
+def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) -> dict[str, dict[str, float]]:
+    """The columns, by variant: `exact`, and each number of votes."""
+    photos = find_photos([folder / "images"])[::every]
+    truth = None
+    if (folder / "entities.json").is_file():
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(folder / "entities.json"))
+        image_ids = {entry["file_name"]: entry["id"] for entry in truth.dataset["images"]}
+    cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
+    segmenter.superpixels = pixels  # type: ignore[assignment]
+    cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
+    exact = RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "exact"}))
+    variants = {"exact": exact} | {
+        f"{n} votes": RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "lazy", "emr.votes": n}))
+        for n in votes
+    }
+    coarse = base.prompts.coarse_side**2
+    columns: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in variants}
+    detections: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    for photo in track(photos, console=Console(stderr=True), description="photos"):
+        image = read_photo(photo.path, photo.name).image_hwc_rgb
+        cache.clear()
+        pixels.clear()
+        reference: EntityMap | None = None
+        for name, segment in variants.items():  # exact first
+            segment.asked = 0
+            segment.recorded = None if segment is exact else exact.gallery.masks
+            result = segment(image)
+            reference = result if reference is None else reference
+            row = columns[name]
+            row["fine_prompts"].append(segment.asked)
+            row["all_prompts"].append(segment.asked + coarse)
+            row["identical_percent"].append(100.0 * np.array_equal(result.labels, reference.labels))
+            row["changed_pixels_percent"].append(100 * changed_share(reference.labels, result.labels))
+            if truth is not None:
+                detections[name] += result.to_coco(image_id=image_ids[photo.name])
+    rows = {name: {key: round(float(np.mean(v)), 2) for key, v in row.items()} for name, row in columns.items()}
+    if truth is not None:
+        ids = [image_ids[photo.name] for photo in photos]
+        for name, found in detections.items():
+            rows[name]["AP"] = average_precision(truth, found, ids)["AP"]
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--votes", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    sam = load_sam(a.model)
+    rows = run(a.photos, sam, Settings.preset(a.preset), a.votes, a.every)
+    title = f"{a.model}, preset {a.preset}, {a.photos.parent.name}/{a.photos.name}, means a photo"
+    table = Table("gallery", *COLUMNS, title=title)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[c]:g}" if c in row else "" for c in COLUMNS))
+    Console(width=140).print(table)
+    record = {
+        "esam_rt": __version__,
+        "model": a.model,
+        "preset": a.preset,
+        "photos": f"{a.photos.parent.name}/{a.photos.name}",
+        "every": a.every,
+        "means": rows,
+    }
+    if a.out:
+        a.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
