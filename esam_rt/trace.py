@@ -1,13 +1,20 @@
-"""What took how long: spans of time by name and thread."""
+"""What took how long: spans of time by name and thread, and the file that shows them."""
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .files import atomic_path, output_error
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,44 @@ class Trace:
             own_ns[span.name] += span.end_ns - span.start_ns - inside_ns
             earlier.append(span)
         return {name: ns / 1e9 for name, ns in own_ns.items()}
+
+
+class Profile:
+    """A file of spans in Chrome's trace format, as an array of events: ui.perfetto.dev and chrome://tracing open it.
+
+    Written as it goes, so that a long run holds none of it. A context manager; the file appears at its end.
+    Errors: OutputError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._named: set[int] = set()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        temporary = self._open.enter_context(atomic_path(self._path))
+        self._file = self._open.enter_context(temporary.open("w", encoding="ascii"))
+        process = {"ph": "M", "pid": os.getpid(), "tid": 0, "name": "process_name", "args": {"name": "esam-rt"}}
+        self._file.write("[\n" + json.dumps(process))
+        return self
+
+    def add(self, spans: Iterable[Span], photo: str) -> None:
+        """Write the spans of a photo."""
+        for span in spans:
+            where = {"pid": os.getpid(), "tid": span.thread}
+            if span.thread not in self._named:
+                self._named.add(span.thread)
+                self._write({"ph": "M", **where, "name": "thread_name", "args": {"name": span.thread_name}})
+            times_us = {"ts": span.start_ns / 1000, "dur": (span.end_ns - span.start_ns) / 1000}
+            self._write({"ph": "X", **where, "name": span.name, **times_us, "args": {"photo": photo}})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        try:
+            self._file.write(",\n" + json.dumps(event))
+        except OSError as e:
+            raise output_error(self._path, e) from e
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if t is None:
+            self._open.callback(self._file.write, "\n]\n")  # first of all that the stack does
+        self._open.__exit__(t, e, tb)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from esam_rt.trace import Span, Trace
+from esam_rt.errors import OutputError
+from esam_rt.trace import Profile, Span, Trace
 
 
 def span(name: str, start: int, end: int, thread: int = 1) -> Span:
@@ -43,3 +47,32 @@ def test_spans_are_recorded_by_thread_even_when_they_fail() -> None:
     assert sorted(s.name for s in trace.spans) == ["inner", "inner", "outer", "outer"]
     assert all(s.thread_name.startswith("worker") and s.end_ns - s.start_ns >= 10_000_000 for s in trace.spans)
     assert trace.seconds()["outer"] < trace.seconds()["inner"]
+
+
+def test_a_profile_is_a_whole_trace_of_all_threads(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    with Profile(path) as profile:
+        profile.add([span("encoder", 1_000, 3_500), span("superpixels", 500, 4_000, thread=2)], "a.jpg")
+        profile.add([span("encoder", 5_000, 6_000)], 'b "ü".jpg')
+        assert not path.exists(), "it appears whole"
+    events = json.loads(path.read_text())
+    assert {e["pid"] for e in events} == {os.getpid()}
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert names == {1: "thread 1", 2: "thread 2"}
+    shown = [(e["name"], e["tid"], e["ts"], e["dur"], e["args"]["photo"]) for e in events if e["ph"] == "X"]
+    assert shown == [
+        ("encoder", 1, 1.0, 2.5, "a.jpg"),
+        ("superpixels", 2, 0.5, 3.5, "a.jpg"),
+        ("encoder", 1, 5.0, 1.0, 'b "ü".jpg'),
+    ]
+
+
+def test_a_profile_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    with pytest.raises(KeyError), Profile(path) as profile:
+        profile.add([span("encoder", 0, 1)], "a.jpg")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"profile\.json cannot be written"), Profile(tmp_path / "file/profile.json"):
+        pass
