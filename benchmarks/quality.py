@@ -63,7 +63,7 @@ class CachingEngines:
 
     def engines(self) -> Engines:
         """To be used in place of the given ones."""
-        decoder, masks, logits = (_Answering(answer) for answer in (self._decode, self._upscale, self._logits))
+        decoder, masks, logits = (EngineOf(answer) for answer in (self._decode, self._upscale, self._logits))
         return replace(self._engines, decoder=decoder, masks=masks, logits=logits)
 
     def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class CachingEngines:
         self._last = None
 
 
-class _Answering:
+class EngineOf:
     """`Engine` around a function."""
 
     inputs: tuple[Tensor, ...] = ()
