@@ -26,6 +26,7 @@ class Stage(IntEnum):
     USR = 2
     AMG = 3
     SAM_O = 4
+    SUPERPIXELS = 5
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,20 +24,22 @@ from .prompts import point_grid
 from .render import render_labels
 from .sam import EncodedPhoto, Geometry, Sam, check_photo
 from .settings import Settings
-from .superpixels import SuperpixelMap, superpixels
+from .superpixels import SuperpixelMap, regions, superpixels
 from .trace import Trace
 from .usr import fill_gaps, new_prompts
 
-METHODS = ("e-sam", "amg", "sam-o")
+METHODS = ("e-sam", "amg", "sam-o", "superpixels")
+MOST_LABELS = 65_535
 
 
 class EntitySegmenter:
     """Segments every entity of a photo. Loads its engines on construction; usable from several threads at once.
 
     model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
-    `e-sam`, or the baselines `amg` (SAM's automatic mask generation) and `sam-o` (its object level alone). backend,
-    device, precision, threads, engines, build: see `Placement`. checkpoint: instead of the model's own. listener: told
-    while the model is fetched, exported and built, which happens once.
+    `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
+    `superpixels` (as they are, without the model; scored by size). backend, device, precision, threads, engines, build,
+    memory_mb: see `Placement`. checkpoint: instead of the model's own. listener: told while the model is fetched,
+    exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -54,11 +56,12 @@ class EntitySegmenter:
         checkpoint: Path | None = None,
         engines: Path | None = None,
         build: bool = True,
+        memory_mb: int | None = None,
         listener: ModelListener = SILENT,
     ) -> None:
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
-        self.method, self.placement = method, Placement(backend, device, precision, threads, engines, build)
+        self.method, self.placement = method, Placement(backend, device, precision, threads, engines, build, memory_mb)
         self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, self.placement, checkpoint, listener)
         self.settings = (settings or Settings()).completed(self._sam.row.own_settings())
@@ -72,6 +75,8 @@ class EntitySegmenter:
             raise EngineError("EntitySegmenter: used after close().")
         check_photo(image_hwc_rgb)
         trace = Trace()
+        if self.method == "superpixels":
+            return self._superpixels_alone(image_hwc_rgb, trace)
         pixels_later = self._pool.submit(self._superpixels, image_hwc_rgb, trace) if self.method == "e-sam" else None
         with trace.span("encoder"):
             photo = self._sam.encode(image_hwc_rgb)
@@ -130,6 +135,22 @@ class EntitySegmenter:
                 entities = fill_gaps(entities, additional, s.usr, min_area)
             points = np.concatenate([points, new_points])
         return entities, points
+
+    def _superpixels_alone(self, image_hwc_rgb: NDArray[np.uint8], trace: Trace) -> EntityMap:
+        """Each superpixel as an entity (E-SAM §4.4); its score is its share of the photo."""
+        with trace.span("superpixels"):
+            small = regions(image_hwc_rgb, self.settings.superpixels)
+            pixels = np.bincount(small.ravel())
+            if len(pixels) > MOST_LABELS:
+                raise SettingsError(
+                    f"{len(pixels)} superpixels, of which a label map holds {MOST_LABELS}; raise superpixels.min_size."
+                )
+            h, w = image_hwc_rgb.shape[:2]
+            y, x = (np.arange(n) * m // n for n, m in ((h, small.shape[0]), (w, small.shape[1])))
+            labels = (small.astype(np.uint16) + np.uint16(1))[y[:, None], x]
+            stage = np.full(len(pixels), Stage.SUPERPIXELS)
+            result = EntityMap.from_labels(labels, pixels / small.size, stage)
+        return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
 
     def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
         """The fine grid's masks, decoded when EMR asks for them."""

@@ -77,12 +77,16 @@ class Filters(_Group):
 
 @dataclass(frozen=True)
 class Superpixels(_Group):
-    """Felzenszwalb's segmentation (E-SAM §3.2); sizes hold at a longest side of 512 px and grow with the area."""
+    """Felzenszwalb's segmentation (E-SAM §3.2), whose sizes hold at a longest side of 512 px and grow with the area, or
+    SLIC (§4.4)."""
 
+    method: str = _setting("felzenszwalb", "paper §3.2", choices=("felzenszwalb", "slic"))
     long_side_px: int = _setting(512, "ours", 16, 8192)
     scale: float = _setting(100.0, "ours", 0.0, 1e6)
     sigma: float = _setting(0.5, "ours", 0.0, 100.0)
     min_size: int = _setting(50, "ours; pixels at 512", 1, 1_000_000)
+    count: int = _setting(400, "ours; SLIC, of a square photo", 1, 60_000)
+    compactness: float = _setting(10.0, "ours; SLIC, how square", 1e-3, 1e4)
 
 
 @dataclass(frozen=True)

@@ -33,21 +33,34 @@ class SuperpixelMap:
         return np.asarray(weight.astype(np.float32)[self.labels_hw], np.float32)
 
 
-def superpixels(image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: SuperpixelSettings) -> SuperpixelMap:
-    """Felzenszwalb's segmentation of the photo, scaled down to settings.long_side_px, and its map on the grid."""
+def regions(image_hwc_rgb: NDArray[np.uint8], settings: SuperpixelSettings) -> NDArray[np.int32]:
+    """Superpixels of the photo scaled down to settings.long_side_px: int32 [h, w], numbered from 0."""
     h, w = image_hwc_rgb.shape[:2]
     shrink = min(1.0, settings.long_side_px / max(h, w))
     sh, sw = max(1, round(h * shrink)), max(1, round(w * shrink))
     small = image_hwc_rgb
     if shrink < 1:
         small = np.asarray(cv2.resize(image_hwc_rgb, (sw, sh), interpolation=cv2.INTER_AREA), np.uint8)
+    if settings.method == "slic":
+        from skimage.segmentation import slic  # 0.3 s
+
+        # Of a photo that is not square there are fewer: as many a pixel.
+        count = max(1, round(settings.count * sh * sw / max(sh, sw) ** 2))
+        labels = slic(small, n_segments=count, compactness=settings.compactness, start_label=0, channel_axis=2)
+        return np.unique(labels, return_inverse=True)[1].reshape(sh, sw).astype(np.int32)
     growth = (max(sh, sw) / 512) ** 2  # the parameters hold at 512 px and scale with the area
-    labels = felzenszwalb(
+    return felzenszwalb(
         small,
         scale=settings.scale * growth,
         sigma=settings.sigma,
         min_size=max(1, round(settings.min_size * growth)),
     )
+
+
+def superpixels(image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: SuperpixelSettings) -> SuperpixelMap:
+    """The photo's superpixels and their map on the working grid."""
+    labels = regions(image_hwc_rgb, settings)
+    sh, sw = labels.shape
     count = int(labels.max()) + 1
     pixels = np.bincount(labels.ravel(), minlength=count).astype(np.float64)
     cx = np.bincount(labels.ravel(), np.tile(np.arange(sw) + 0.5, sh), count) / pixels / sw

@@ -132,12 +132,53 @@ def test_invariants_hold_for_the_baselines(method: str) -> None:
     assert {"emr", "usr"}.isdisjoint(result.times_s)
 
 
+@pytest.mark.parametrize("superpixels", ["felzenszwalb", "slic"])
+@pytest.mark.parametrize("photo_hw", [(SIDE * 8, SIDE * 8), (100, 37), (1, 900), (3, 2), (1, 1)])
+def test_superpixels_alone(superpixels: str, photo_hw: tuple[int, int]) -> None:
+    photo = photo_of(quadrants()[0], scale=8)[: photo_hw[0], : photo_hw[1]]
+    if photo_hw[1] > photo.shape[1]:
+        photo = np.resize(photo, (*photo_hw, 3))
+    settings = Settings().with_overrides({"superpixels.method": superpixels})
+    with EntitySegmenter(Scene.of_label_maps(quadrants()).sam(), settings=settings, method="superpixels") as segment:
+        result = segment(photo)
+    check_invariants(result, photo.shape[:2])
+    assert (result.labels > 0).all()
+    assert set(result.stage) == {Stage.SUPERPIXELS}
+    assert result.score.sum() == pytest.approx(1)
+    if photo_hw == (SIDE * 8, SIDE * 8):
+        assert 100 < len(result) < 500 if superpixels == "slic" else len(result) >= 4
+        truth = quadrants()[0].repeat(8, 0).repeat(8, 1)
+        both = np.bincount((result.labels * np.int64(5) + truth).ravel(), minlength=5 * len(result) + 5).reshape(-1, 5)
+        assert both.max(axis=1).sum() > 0.98 * truth.size, "superpixels follow the boundaries"
+
+
+def test_more_superpixels_than_labels() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    settings = Settings().with_overrides({"superpixels.min_size": 1, "superpixels.sigma": 0, "superpixels.scale": 0})
+    sam = Scene.of_label_maps(quadrants()).sam()
+    with (
+        EntitySegmenter(sam, settings=settings, method="superpixels") as segment,
+        pytest.raises(
+            SettingsError, match=r"superpixels, of which a label map holds 65535; raise superpixels.min_size"
+        ),
+    ):
+        segment(photo)
+
+
+@pytest.mark.parametrize("emr", [False, True])
+def test_e_sam_with_slic(emr: bool) -> None:
+    maps = quadrants()
+    settings = settings_with(emr=emr).with_overrides({"superpixels.method": "slic"})
+    with EntitySegmenter(Scene.of_label_maps(maps).sam(), settings=settings) as segment:
+        assert len(segment(photo_of(maps[0], scale=8))) == 4
+
+
 def test_baselines_take_the_best_and_the_largest_mask() -> None:
     maps = quadrants()
     scene = Scene.of_label_maps(maps, score=(0.90, 0.91, 0.99))
     photo = photo_of(maps[0])
     counts = {}
-    for method in METHODS:
+    for method in ("e-sam", "amg", "sam-o"):
         with EntitySegmenter(scene.sam(), settings=settings_with(), method=method) as segment:
             counts[method] = len(segment(photo))
     assert counts["sam-o"] == 4
@@ -177,7 +218,7 @@ def test_photos_of_extreme_shapes(shape: tuple[int, int]) -> None:
 def test_a_photo_without_any_mask_gives_an_empty_map() -> None:
     scene, photo = noisy_scene(0)
     scene.score[:] = 0.1
-    for method in METHODS:
+    for method in set(METHODS) - {"superpixels"}:
         with EntitySegmenter(scene.sam(), settings=settings_with(), method=method) as segment:
             result = segment(photo)
         assert len(result) == 0

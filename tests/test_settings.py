@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_a_written_file_reads_back_equal(tmp_path: Path) -> None:
     lines = []
     for group, values in Settings.preset("fast").to_dict().items():
         lines.append(f"[{group}]")
-        lines += [f"{k} = {str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items()]
+        lines += [f"{k} = {json.dumps(v)}" for k, v in values.items()]
     path = tmp_path / "all.toml"
     path.write_text("\n".join(lines))
     assert Settings.from_toml(path) == Settings.preset("fast")

@@ -27,7 +27,14 @@ from .record import PhotoRecord
 _PHOTO_SIDE = 1600  # pixels; a label map of this size is some 30 KB
 _THUMB_SIDE = 480
 _FACTS = ("model", "method", "backend", "device")
-_STAGE_NAMES = {Stage.MMG: "MMG", Stage.EMR: "EMR", Stage.USR: "USR", Stage.AMG: "AMG", Stage.SAM_O: "SAM-O"}
+_STAGE_NAMES = {
+    Stage.MMG: "MMG",
+    Stage.EMR: "EMR",
+    Stage.USR: "USR",
+    Stage.AMG: "AMG",
+    Stage.SAM_O: "SAM-O",
+    Stage.SUPERPIXELS: "superpixels",
+}
 
 
 def write_report_photo(out: Path, frame: Frame, result: EntityMap, stem: str) -> None:
