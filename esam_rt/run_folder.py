@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import OutputError, SettingsError
 from .files import output_error
 
-PHOTOS, ERRORS, RUN = "photos.jsonl", "errors.jsonl", "run.json"
+PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
 FOLDERS = ("labels", "overlays", "report")
 # What a run writes into its folder. run.json, which marks the folder as one of esam-rt, is made first and removed last.
-OWNED = (*FOLDERS, PHOTOS, ERRORS, "entities.json", RUN)
+OWNED = (*FOLDERS, PHOTOS, ERRORS, PROFILE, "entities.json", RUN)
 FIXED = (
     "model",
     "backend",
@@ -68,15 +68,20 @@ def remove(path: Path) -> None:
         raise OutputError(f"{path} cannot be removed: {e.strerror}; remove it or choose another folder") from e
 
 
-def check_same(out: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """SettingsError that names the first difference between the run in `out` and its resumption."""
-    before, after = (dict(_flat({key: run.get(key) for key in FIXED})) for run in (earlier, now))
-    for key in after:
-        if before.get(key) != after[key]:
+def check_same(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str] = FIXED) -> None:
+    """SettingsError that names the first difference in `keys` between the record in `path` and its resumption."""
+    before, after = (dict(_flat({key: run.get(key) for key in keys})) for run in (earlier, now))
+    for key in before | after:
+        if before.get(key) != after.get(key):
             raise SettingsError(
-                f"{out / RUN}: {key} was {before.get(key)!r}, now it is {after[key]!r}; "
+                f"{path}: {key} was {_short(before.get(key))}, now it is {_short(after.get(key))}; "
                 "resume with what the run began with, or start anew with --overwrite."
             )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

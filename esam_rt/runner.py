@@ -7,7 +7,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,10 +22,13 @@ from .artifacts import SILENT, ModelListener
 from .entities import EntityMap
 from .errors import DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
 from .files import write_json
+from .frames import Frame
 from .journal import append_line, drop_torn_line, read_lines
-from .run_folder import ERRORS, FOLDERS, PHOTOS, RUN, check_same, earlier_run, make_folder, remove, remove_run
+from .pipeline import overlapped
+from .run_folder import ERRORS, FOLDERS, PHOTOS, PROFILE, RUN, check_same, earlier_run, make_folder, remove, remove_run
 from .settings import Settings
-from .sources.photos import PhotoFile, find_photos, read_photo
+from .sources.photos import PhotoFile, find_photos, pixel_count, read_photo
+from .trace import Profile, Trace
 from .writers import (
     WRITERS,
     PhotoRecord,
@@ -38,6 +41,13 @@ from .writers import (
 )
 
 INTERRUPTED = 130
+# Up to this size one photo is read and another written while a third is segmented; larger ones go alone, so that no
+# more than 300 MB are held (benchmarks/run_memory.py).
+OVERLAPPED_PIXELS = 12_000_000
+PACKAGES = (
+    *("numpy", "numba", "scikit-image", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu"),
+    *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings"),
+)
 
 
 class Segmenter(AbstractContextManager["Segmenter"], Protocol):
@@ -53,14 +63,15 @@ class Segmenter(AbstractContextManager["Segmenter"], Protocol):
 
 
 class Listener(Protocol):
-    """Told how a run goes; every photo that begins is then done or failed, unless the run stops."""
+    """Told how a run goes; every photo that begins is then done or failed, in that order, unless the run stops.
+    `photo_done` comes from the thread that writes, when the next photo may have begun."""
 
     def begun(self, total: int, done: int) -> None:
         """There are `total` photos, of which `done` were done before."""
         ...
 
     def photo_begun(self, name: str) -> None:
-        """A photo is about to be read."""
+        """A photo's turn has come to be segmented."""
         ...
 
     def photo_done(self) -> None:
@@ -75,7 +86,8 @@ class Listener(Protocol):
 @dataclass(frozen=True)
 class RunOptions:
     """sources: photos and folders. out: folder for the results. write: names of `WRITERS`. limit: first so many photos.
-    max_pixels: larger photos are refused. resume, overwrite: what to do with an earlier run in `out`."""
+    max_pixels: larger photos are refused. resume, overwrite: what to do with an earlier run in `out`. profile: also
+    write a trace of what ran when."""
 
     sources: Sequence[Path]
     out: Path
@@ -89,11 +101,14 @@ class RunOptions:
     engines: Path | None = None
     build: bool = True
     threads: int | None = None
+    memory_mb: int | None = None
+    cuda_graphs: bool = False
     write: Sequence[str] = WRITERS
     limit: int | None = None
     max_pixels: int = 200_000_000
     resume: bool = False
     overwrite: bool = False
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,8 @@ def open_segmenter(options: RunOptions, listener: ModelListener = SILENT) -> Seg
         engines=options.engines,
         build=options.build,
         threads=options.threads,
+        memory_mb=options.memory_mb,
+        cuda_graphs=options.cuda_graphs,
         checkpoint=options.checkpoint,
         listener=listener,
     )
@@ -173,6 +190,7 @@ class _Run:
         self.stems = output_stems([photo.name for photo in photos])
         self.photos = photos[: options.limit]
         self.failed = 0
+        self._profile: Profile | None = None
         model = segmenter.model_info()
         backend, device = model.pop("backend"), model.pop("device")
         self.header: dict[str, Any] = {
@@ -190,7 +208,7 @@ class _Run:
             "ended": None,
         }
         if earlier is not None and options.resume:
-            check_same(self.out, earlier, self.header)
+            check_same(self.out / RUN, earlier, self.header)
             self.header["started"] = earlier["started"]
             drop_torn_line(self.out / PHOTOS)
             remove(self.out / ERRORS)  # photos that failed are tried again
@@ -206,48 +224,55 @@ class _Run:
         self.listener.begun(len(self.photos), done_before)
         stop: BaseException | None = None
         try:
-            for photo in todo:
-                self._photo(photo)
-        except (EsamError, KeyboardInterrupt) as e:
-            stop = e
+            with Profile(self.out / PROFILE) if self.options.profile else nullcontext() as self._profile:
+                try:
+                    overlapped(todo, self._read, self._segment, self._write, _is_large, self._begin, self._fail)
+                except (EsamError, KeyboardInterrupt) as e:
+                    stop = e
+        except OutputError as e:  # of the profile
+            stop = stop or e
         # Counted in the journal: Ctrl-C may come between a photo's line and any counter.
         finished = {record.name for record in self._records()}
         done = sum(photo.name in finished for photo in todo)
         return self._finish(done, done_before, len(todo) - done - self.failed, stop)
 
-    def _photo(self, photo: PhotoFile) -> None:
-        """One photo, or a line on why it cannot be used; its journal line is written after all of its files."""
+    def _begin(self, photo: PhotoFile) -> None:
         self.listener.photo_begun(photo.name)
-        try:
-            record = self._segment(photo)
-        except InputError as e:
-            self.failed += 1
-            failure = {"name": photo.name, "error": type(e).__name__, "message": str(e)}
-            append_line(self.out / ERRORS, json.dumps(failure))
-            self.listener.photo_failed(str(e))
-            return
-        append_line(self.out / PHOTOS, record.to_json())
-        self.listener.photo_done()
 
-    def _segment(self, photo: PhotoFile) -> PhotoRecord:
-        try:
-            return self._read_segment_write(photo)
-        except MemoryError as e:
-            raise DeviceError(f"{photo.path}: out of memory; use --max-megapixels to leave out photos so large.") from e
+    def _fail(self, photo: PhotoFile, error: InputError) -> None:
+        """A line on why a photo cannot be used."""
+        self.failed += 1
+        failure = {"name": photo.name, "error": type(error).__name__, "message": str(error)}
+        append_line(self.out / ERRORS, json.dumps(failure))
+        self.listener.photo_failed(str(error))
 
-    def _read_segment_write(self, photo: PhotoFile) -> PhotoRecord:
-        frame = read_photo(photo.path, photo.name, self.options.max_pixels)
+    def _read(self, photo: PhotoFile) -> tuple[Frame, Trace]:
+        trace = Trace()
+        with _enough_memory(photo), trace.span("reading"):
+            return read_photo(photo.path, photo.name, self.options.max_pixels), trace
+
+    def _segment(self, photo: PhotoFile, read: tuple[Frame, Trace]) -> tuple[Frame, Trace, EntityMap]:
+        frame, trace = read
         start = time.perf_counter()
-        result = self.segmenter(frame.image_hwc_rgb)
-        result = replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
+        with _enough_memory(photo):
+            result = self.segmenter(frame.image_hwc_rgb)
+        return frame, trace, replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
+
+    def _write(self, photo: PhotoFile, made: tuple[Frame, Trace, EntityMap]) -> None:
+        """Its files, then its line of the journal."""
+        frame, trace, result = made
         stem, write = self.stems[photo.name], self.options.write
-        if "labels" in write:
-            write_labels(self.out, stem, result)
-        if "overlay" in write:
-            write_overlay(self.out, frame, result, stem)
-        if "report" in write:
-            write_report_photo(self.out, frame, result, stem)
-        return PhotoRecord.of(photo.name, stem, result)
+        with _enough_memory(photo), trace.span("writing"):
+            if "labels" in write:
+                write_labels(self.out, stem, result)
+            if "report" in write:
+                write_report_photo(self.out, frame, result, stem)
+            if "overlay" in write:  # last: it is drawn over the photo
+                write_overlay(self.out, frame, result, stem, in_place=True)
+            append_line(self.out / PHOTOS, PhotoRecord.of(photo.name, stem, result).to_json())
+        if self._profile is not None:
+            self._profile.add([*trace.spans, *result.spans], photo.name)
+        self.listener.photo_done()
 
     def _records(self) -> Iterator[PhotoRecord]:
         return map(PhotoRecord.from_json, read_lines(self.out / PHOTOS))
@@ -278,6 +303,19 @@ class _Run:
             if stop is None:  # else the first cause is the one to tell
                 return replace(summary, exit_code=e.exit_code, error=str(e))
         return summary
+
+
+def _is_large(photo: PhotoFile) -> bool:
+    return pixel_count(photo.path) > OVERLAPPED_PIXELS
+
+
+@contextmanager
+def _enough_memory(photo: PhotoFile) -> Iterator[None]:
+    """DeviceError where memory ends."""
+    try:
+        yield
+    except MemoryError as e:
+        raise DeviceError(f"{photo.path}: out of memory; use --max-megapixels to leave out photos so large.") from e
 
 
 def _exit_code(stop: BaseException | None, failed: int) -> int:
@@ -325,7 +363,7 @@ def _find_photos(options: RunOptions) -> list[PhotoFile]:
 def _versions() -> dict[str, str]:
     """Of Python, esam-rt and the packages that its numbers depend on, where they are installed."""
     versions = {"python": platform.python_version(), "esam-rt": __version__}
-    for name in ("numpy", "numba", "scikit-image", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu"):
+    for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esam_rt import Settings
+from esam_rt import Settings, runner
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
 from esam_rt.journal import append_line, drop_torn_line, read_lines
 from esam_rt.runner import RunOptions, RunSummary, run_photos
@@ -208,7 +208,7 @@ def test_interrupt_between_a_photos_files_does_it_again(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("esam_rt.runner.write_overlay", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("esam_rt.runner.write_overlay", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(photos, out).exit_code == 130
     assert files(out / "labels") == {"a.png"}
     assert run(photos, out, resume=True).done == 3
@@ -404,7 +404,7 @@ def test_out_of_memory_names_the_photo(photos: Path, out: Path) -> None:
 def test_out_of_memory_outside_the_segmenter(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    monkeypatch.setattr(f"esam_rt.runner.{part}", lambda *a: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(f"esam_rt.runner.{part}", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
     summary = run(photos, out)
     assert summary.exit_code == 4
     assert "a.png" in summary.error
@@ -426,3 +426,60 @@ def test_full_disk(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, nam
     second = run(photos, out, resume=True)
     assert (second.exit_code, second.entities) == (0, 6)
     assert len(lines(out / "photos.jsonl")) == 3
+
+
+def test_a_profile_shows_what_ran_beside_what(photos: Path, out: Path) -> None:
+    assert run(photos, out, profile=True).done == 3
+    events = [e for e in json.loads((out / "profile.json").read_text()) if e["ph"] == "X"]
+    assert {(e["name"], e["args"]["photo"]) for e in events} == {
+        (stage, name) for stage in ("reading", "writing") for name in ("a.png", "b.jpg", "sub/c.png")
+    }
+    assert len({e["tid"] for e in events if e["name"] == "reading"}) == 1
+    assert {e["tid"] for e in events if e["name"] == "reading"}.isdisjoint(
+        e["tid"] for e in events if e["name"] == "writing"
+    )
+    assert run(photos, out, overwrite=True).done == 3
+    assert not (out / "profile.json").exists()
+
+
+def test_interrupt_while_a_photo_is_segmented_keeps_the_one_before(photos: Path, out: Path) -> None:
+    """Its files and its line are finished first."""
+    summary = run(photos, out, FakeSegmenter(raise_at(1, KeyboardInterrupt())), profile=True)
+    assert (summary.exit_code, summary.done, summary.left) == (130, 1, 2)
+    assert [photo["name"] for photo in lines(out / "photos.jsonl")] == ["a.png"]
+    assert files(out / "labels") == {"a.png"}
+    assert json.loads((out / "profile.json").read_text())
+
+
+def test_a_disk_that_fills_up_while_the_next_photo_is_segmented(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch, ".png")
+    numbers: list[int] = []
+    summary = run(photos, out, FakeSegmenter(numbers.append))
+    assert summary.exit_code == 1
+    assert "full" in summary.error
+    assert (summary.done, summary.left) == (0, 3)
+    assert len(numbers) <= 2, "the photo after it at most"
+    assert not (out / "photos.jsonl").exists()
+
+
+def test_large_photos_go_alone(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is held meanwhile; small ones are read ahead."""
+    order: list[str] = []
+
+    def tell(module: str, name: str, number: int) -> None:
+        wrapped = getattr(runner, name)
+
+        def told(*arguments: Any, **options: Any) -> Any:
+            order.append(f"{module} {arguments[number]}")
+            return wrapped(*arguments, **options)
+
+        monkeypatch.setattr(runner, name, told)
+
+    tell("read", "read_photo", 1)
+    tell("write", "write_labels", 1)
+    monkeypatch.setattr(runner, "OVERLAPPED_PIXELS", 1)
+    assert run(photos, out, FakeSegmenter(lambda number: order.append(f"segment {number}"))).done == 3
+    each = zip(["a.png", "b.jpg", "sub/c.png"], ["a", "b", "sub/c"], range(3), strict=True)
+    assert order == [step for name, stem, i in each for step in (f"read {name}", f"segment {i}", f"write {stem}")]
