@@ -55,10 +55,12 @@ class EntityMap:
         score: NDArray[np.floating],
         stage: NDArray[np.integer],
         times_s: Mapping[str, float] | None = None,
+        in_place: bool = False,
     ) -> EntityMap:
         """Measure a label map [H, W] whose label i + 1 has score[i] and stage[i].
 
         Empty labels are dropped and the others renumbered by score, descending (ties by area, then by the old label).
+        in_place: `labels`, uint16, is renumbered and becomes the map's.
         """
         h, w = labels.shape
         n = len(score)
@@ -82,8 +84,11 @@ class EntityMap:
             rows, columns = np.flatnonzero(by_row[k]), np.flatnonzero(by_column[k])
             box[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
             centroid[i] = by_column[k] @ xs / area[k - 1], by_row[k] @ ys / area[k - 1]
+        renumbered = np.asarray(labels, np.uint16) if in_place else np.empty((h, w), np.uint16)
+        for y in range(0, h, 64):
+            renumbered[y : y + 64] = renumber[labels[y : y + 64]]
         return cls(
-            renumber[labels],
+            renumbered,
             np.asarray(score, np.float32)[order],
             area[order].astype(np.int64),
             box,
@@ -109,15 +114,11 @@ class EntityMap:
         """COCO annotations with compressed RLE; bbox x, y, w, h and area in pixels, category_id 1, score."""
         out = []
         h, w = self.labels.shape
-        by_column = np.ascontiguousarray(self.labels.T)  # the order of COCO's runs
-        for i in range(len(self)):
+        for i, (start, end) in enumerate(_column_runs(self.labels, len(self))):
+            counts = np.diff(np.stack([start, end], axis=1).ravel(), prepend=0, append=h * w)
+            counts = counts[: len(counts) - (counts[-1] == 0)]
+            rle = coco_mask.frPyObjects({"size": [h, w], "counts": counts.tolist()}, h, w)
             x0, y0, x1, y1 = (int(v) for v in self.box_xyxy[i])
-            inside = np.zeros((x1 - x0) * h + 2, np.int8)  # the columns of its box, with nothing before and after
-            np.equal(by_column[x0:x1].ravel(), i + 1, out=inside[1:-1], casting="unsafe")
-            edges = x0 * h + np.flatnonzero(np.diff(inside))
-            runs = np.diff(edges, prepend=0, append=h * w)
-            runs = runs[: len(runs) - (runs[-1] == 0)]
-            rle = coco_mask.frPyObjects({"size": [h, w], "counts": runs.tolist()}, h, w)
             out.append(
                 {
                     "id": first_id + i,
@@ -156,3 +157,23 @@ class EntityMap:
             confidence=self.score,
             class_id=np.zeros(len(self), int),
         )
+
+
+def _column_runs(labels: NDArray[np.uint16], count: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """For each label from 1 to `count` where its runs start and end, counting pixels column by column as COCO does."""
+    h, w = labels.shape
+    starts, owners, last = [np.zeros(0, np.intp)], [np.zeros(0, np.uint16)], -1
+    for x in range(0, w, 64):  # the whole map turned over would be a second one
+        pixels = np.ascontiguousarray(labels[:, x : x + 64].T).ravel()
+        begins = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+        begins = begins if pixels[0] == last else np.concatenate([[0], begins])
+        starts.append(x * h + begins)
+        owners.append(pixels[begins])
+        last = int(pixels[-1])
+    start, owner = np.concatenate(starts), np.concatenate(owners)
+    end = np.append(start[1:], h * w)
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(count + 1), side="right")
+    for i in range(count):
+        runs = order[ends[i] : ends[i + 1]]
+        yield start[runs], end[runs]

@@ -38,8 +38,8 @@ class EntitySegmenter:
     model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
     `superpixels` (as they are, without the model; scored by size). backend, device, precision, threads, engines, build,
-    memory_mb: see `Placement`. checkpoint: instead of the model's own. listener: told while the model is fetched,
-    exported and built, which happens once.
+    memory_mb, cuda_graphs: see `Placement`. checkpoint: instead of the model's own. listener: told while the model is
+    fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -57,11 +57,13 @@ class EntitySegmenter:
         engines: Path | None = None,
         build: bool = True,
         memory_mb: int | None = None,
+        cuda_graphs: bool = False,
         listener: ModelListener = SILENT,
     ) -> None:
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
-        self.method, self.placement = method, Placement(backend, device, precision, threads, engines, build, memory_mb)
+        self.method = method
+        self.placement = Placement(backend, device, precision, threads, engines, build, memory_mb, cuda_graphs)
         self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, self.placement, checkpoint, listener)
         self.settings = (settings or Settings()).completed(self._sam.row.own_settings())
@@ -86,7 +88,7 @@ class EntitySegmenter:
             entities, points = self._entities(photo, pixels_later, trace)
         with trace.span("upsampling"):
             labels = render_labels(entities, self._sam, photo, points)
-            result = EntityMap.from_labels(labels, entities.score, entities.stage)
+            result = EntityMap.from_labels(labels, entities.score, entities.stage, in_place=True)
         return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
 
     def _baseline(self, photo: EncodedPhoto, trace: Trace) -> tuple[GridEntities, NDArray[np.float32]]:
@@ -149,7 +151,7 @@ class EntitySegmenter:
             y, x = (np.arange(n) * m // n for n, m in ((h, small.shape[0]), (w, small.shape[1])))
             labels = (small.astype(np.uint16) + np.uint16(1))[y[:, None], x]
             stage = np.full(len(pixels), Stage.SUPERPIXELS)
-            result = EntityMap.from_labels(labels, pixels / small.size, stage)
+            result = EntityMap.from_labels(labels, pixels / small.size, stage, in_place=True)
         return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
 
     def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -62,6 +63,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIP = 256  # rows
 _WARNINGS_LOCK = threading.Lock()
 
 
@@ -114,9 +116,13 @@ def read_photo(path: Path, name: str, max_pixels: int = 200_000_000) -> Frame:
         with path.open("rb") as file:
             image = _open(file, path)
             _check_size(image, path, max_pixels)
+            pixels = _jpeg_pixels(image, file)
+            if pixels is not None:
+                return Frame(_turned(pixels, _orientation(image)), name)
             with _no_warnings() if isinstance(image, TiffImageFile) else nullcontext():
                 image.load()  # of a TIFF, this reads the EXIF data again
-            return Frame(_to_rgb(_upright(image), path), name)
+            turn = _UPRIGHT.get(_orientation(image))
+            return Frame(_to_rgb(image if turn is None else image.transpose(turn), path), name)
     except InputError:
         raise
     except Image.DecompressionBombError as e:  # a cap of its own that Pillow keeps for WebP
@@ -127,6 +133,18 @@ def read_photo(path: Path, name: str, max_pixels: int = 200_000_000) -> Frame:
         raise InputError(
             f"{path} is damaged or cut short ({_one_line(e)}); expected a whole photo, copy it again"
         ) from e
+
+
+def pixel_count(path: Path) -> int:
+    """Pixels of a photo by its header; 0 where that cannot be told, as `read_photo` will say."""
+    if not path.is_file():
+        return 0
+    try:
+        with path.open("rb") as file:
+            width, height = _open(file, path).size
+    except (InputError, Image.DecompressionBombError, *_DAMAGE):
+        return 0
+    return width * height
 
 
 def _suffixes() -> str:
@@ -215,15 +233,39 @@ def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; broken EXIF data is no reason to refuse whole pixels, and means upright."""
+def _jpeg_pixels(image: ImageFile.ImageFile, file: BinaryIO) -> NDArray[np.uint8] | None:
+    """Of a JPEG in colour or grey, its pixels as stored: those that Pillow decodes, three bytes each in place of four
+    and a copy. None for other photos, and for whatever the decoder warns of: Pillow then decides."""
+    if not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
+        return None
+    file.seek(0)
+    data = file.read()
+    file.seek(0)
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), np.uint8)
+    except ValueError:
+        return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's; broken EXIF data is no reason to refuse whole pixels, and means upright, 1."""
     try:
         with _no_warnings():
             orientation = image.getexif().get(ExifTags.Base.Orientation)
     except _DAMAGE:
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """[H, W, 3] turned upright, as Pillow's `_UPRIGHT` turns; the same array where it is."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
@@ -238,7 +280,11 @@ def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for y in range(0, image.height, _STRIP):  # the whole at once would be copied twice
+        pixels[y : y + _STRIP] = np.asarray(image.crop((0, y, image.width, min(y + _STRIP, image.height))))
+    return pixels
 
 
 def _one_line(error: BaseException) -> str:

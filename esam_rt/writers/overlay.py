@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..entities import EntityMap
 from ..files import write_bytes
@@ -19,7 +18,7 @@ MAX_JPEG_SIDE = 65_500  # libjpeg's limit
 _FILL = 112  # share of the colour in a tinted pixel, of 256
 _LINE = 235  # share of white in an outline, of 256
 _RIM = 120  # share of black beside an outline, of 256: it keeps white lines readable on bright photos
-_STRIP = 128  # rows worked on at a time; temporaries stay in the cache
+_STRIP_PIXELS = 1 << 18  # worked on at a time: temporaries stay small
 _ADJACENCY_SIDE = 1024  # colours are chosen on a map of this size: neighbours that do not show there need no contrast
 _GAP = 3  # pixels of that map that may lie between neighbours
 
@@ -51,30 +50,44 @@ def draw_overlay(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> NDArray
     return tint(image_hwc_rgb, result.labels, entity_colours(result))
 
 
-def write_overlay(out: Path, frame: Frame, result: EntityMap, stem: str) -> Path:
-    """Write `overlays/<stem>.jpg` at the photo's resolution (sides are at most 65,500 pixels, as in any JPEG)."""
+def write_overlay(out: Path, frame: Frame, result: EntityMap, stem: str, in_place: bool = False) -> Path:
+    """Write `overlays/<stem>.jpg` at the photo's resolution (sides are at most 65,500 pixels, as in any JPEG).
+
+    in_place: the frame's pixels may be drawn over, which saves a copy.
+    """
     path = out / "overlays" / f"{stem}.jpg"
     image, labels = shrink(frame.image_hwc_rgb, result.labels, MAX_JPEG_SIDE)
-    write_bytes(path, jpeg(tint(image, labels, entity_colours(result)), quality=92))
+    in_place = (in_place or image is not frame.image_hwc_rgb) and image.flags.writeable
+    drawn = tint(image, labels, entity_colours(result), image if in_place else None)
+    write_bytes(path, jpeg(drawn, quality=92))
     return path
 
 
-def tint(image_hwc_rgb: NDArray[np.uint8], labels: NDArray[np.uint16], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`draw_overlay` for labels [H, W] and the colours [N + 1, 3] of all of them."""
-    line, rim = _outlines(labels)
+def tint(
+    image_hwc_rgb: NDArray[np.uint8],
+    labels: NDArray[np.uint16],
+    colours: NDArray[np.uint8],
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """`draw_overlay` for labels [H, W] and the colours [N + 1, 3] of them; into `out`, which may be the photo."""
+    thickness = max(1, round(max(labels.shape) / 1500))  # one pixel of a screen when the whole photo is on it
+    margin = 2 * thickness + 4  # rows beyond a strip that its outlines depend on
     keep = np.full(len(colours), 256 - _FILL, np.uint16)
     add = colours.astype(np.uint16) * _FILL
     keep[0], add[0] = 256, 0
-    out = np.empty_like(image_hwc_rgb)
-    for y in range(0, len(labels), _STRIP):
-        rows = slice(y, y + _STRIP)
+    out = np.empty_like(image_hwc_rgb) if out is None else out
+    strip = max(16, _STRIP_PIXELS // labels.shape[1])
+    for y in range(0, len(labels), strip):
+        rows, above = slice(y, y + strip), min(y, margin)
         mixed = image_hwc_rgb[rows] * keep[labels[rows]][..., None]
         mixed += add.take(labels[rows], axis=0)  # four times as fast as add[labels[rows]]
-        out[rows] = mixed >> 8
-    for outline, share, level in ((rim, _RIM, 0), (line, _LINE, 255)):
-        pixels = np.flatnonzero(outline)
-        flat = out.reshape(-1, 3)
-        flat[pixels] = flat[pixels] * np.uint16(256 - share) + np.uint16(level * share) >> 8
+        mixed >>= 8
+        line, rim = _outlines(labels[y - above : y + strip + margin], thickness)
+        for outline, share, level in ((rim, _RIM, 0), (line, _LINE, 255)):
+            pixels = np.flatnonzero(outline[above : above + len(mixed)])
+            flat = mixed.reshape(-1, 3)
+            flat[pixels] = flat[pixels] * np.uint16(256 - share) + np.uint16(level * share) >> 8
+        out[rows] = mixed
     return out
 
 
@@ -96,14 +109,12 @@ def shrink(
 
 def jpeg(image_hwc_rgb: NDArray[np.uint8], quality: int) -> bytes:
     """The image as a JPEG file."""
-    data = io.BytesIO()
-    Image.fromarray(image_hwc_rgb).save(data, "JPEG", quality=quality)
-    return data.getvalue()
+    image = np.ascontiguousarray(image_hwc_rgb)
+    return bytes(simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB", colorsubsampling="420"))
 
 
-def _outlines(labels: NDArray[np.uint16]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _outlines(labels: NDArray[np.uint16], thickness: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool [H, W] twice: lines along the borders of entities and, beside them, their rims; both inside entities."""
-    thickness = max(1, round(max(labels.shape) / 1500))  # one pixel of a screen when the whole photo is on it
     inside = labels > 0
     # Larger than a neighbour: one side of every border, and never the side without an entity.
     line = (labels > np.asarray(cv2.erode(labels, _CROSS))).view(np.uint8)
