@@ -1,20 +1,33 @@
-"""What all commands share: the two streams, exit codes, progress of what is fetched, exported and built."""
+"""What commands share: options, the two streams, exit codes, progress."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from .artifacts import ModelListener
 from .errors import EsamError, SettingsError, did_you_mean
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 INTERRUPTED = 130
 
@@ -26,6 +39,26 @@ Checkpoint = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+
+# Of the commands that segment photos.
+Model = Annotated[str, typer.Option(help="A name that `esam-rt models` lists.")]
+Method = Annotated[str, typer.Option(help="e-sam, or a baseline: amg, sam-o, superpixels.")]
+Preset = Annotated[str, typer.Option(help="paper (grids 32/64) or fast (16/32).")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings, on top of the preset.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="One setting, on top of both; may be repeated."),
+]
+Backend = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: what the backend runs on.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32, for TensorRT fp16.")]
+Engines = Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")]
+NoBuild = Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")]
+MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an earlier run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run's results in --out.")]
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -63,6 +96,27 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     """SettingsError unless `value` is one of the choices."""
     if value not in list(choices):
         raise SettingsError(f"{option} {value}: unknown.{did_you_mean(value, choices)}")
+
+
+def pixels(megapixels: float) -> int:
+    """--max-megapixels in pixels; `inf` = no cap."""
+    return int(min(megapixels * 1e6, sys.maxsize))
+
+
+def settings_of(preset: str, config: Path | None, changes: list[str] | None) -> Settings:
+    """Preset, then file, then --set."""
+    from .settings import Settings
+
+    settings = Settings.preset(preset)
+    if config is not None:
+        settings = Settings.from_toml(config, settings)
+    overrides: dict[str, object] = {}
+    for change in changes or []:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change}: expected NAME=VALUE, such as --set emr.delta=0.1.")
+        overrides[name.strip()] = value.strip()
+    return settings.with_overrides(overrides)
 
 
 class Steps:
@@ -110,3 +164,45 @@ class Steps:
         if self._task is None:
             self._task = self._progress.add_task("downloading", total=total)
         self._progress.update(self._task, completed=there)
+
+
+class PhotoBar:
+    """Listener of a run: progress on stderr when shown, failures always."""
+
+    def __init__(self, shown: bool) -> None:
+        columns = (
+            TextColumn("photos"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[name]}"),
+        )
+        self._progress = Progress(*columns, console=stderr, transient=True, disable=not shown)
+        self._task = TaskID(0)
+
+    def __enter__(self) -> PhotoBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begun(self, total: int, done: int) -> None:
+        """There are `total` photos, of which `done` were done before."""
+        self._progress.start()  # not before: a terminal shows one progress at a time, and the model comes first
+        self._task = self._progress.add_task("", total=total, completed=done, rate="", name="")
+
+    def photo_begun(self, name: str) -> None:
+        """A photo is about to be read."""
+        self._progress.update(self._task, name=escape(name))
+
+    def photo_done(self) -> None:
+        """Its files are whole."""
+        self._progress.advance(self._task)
+        speed = self._progress.tasks[self._task].speed
+        self._progress.update(self._task, rate=f"{speed * 60:.1f} photos/min" if speed else "")
+
+    def photo_failed(self, message: str) -> None:
+        """It cannot be used, and why."""
+        self._progress.advance(self._task)
+        print_error(message)

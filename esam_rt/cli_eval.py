@@ -1,0 +1,209 @@
+"""The command `eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from . import console
+from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .evaluation.job import Plan, Result
+    from .evaluation.rows import Row
+
+BSDS = "bsds:"  # may stand before a folder of BSDS500's ground truth
+
+GroundTruth = Annotated[
+    str,
+    typer.Option(
+        "--gt",
+        metavar="FILE|DIR",
+        help="COCO's JSON (instances, panoptic, EntitySeg), or a folder of BSDS500's annotators (or bsds:DIR).",
+    ),
+]
+
+
+def evaluate(
+    gt: GroundTruth,
+    images: Annotated[Path | None, typer.Option(help="Folder of the photos. With BSDS500: DIR/images.")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Finished results in place of segmenting: COCO results, entities.json, a run's folder."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Other results over the same photos, to measure the difference.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for scores.json and report.html.")] = Path("esam-rt-eval"),
+    pngs: Annotated[
+        Path | None, typer.Option(help="PNGs of panoptic ground truth. Default: beside the JSON, by its name.")
+    ] = None,
+    model: console.Model = "tiny",
+    checkpoint: console.Checkpoint = None,
+    method: console.Method = "e-sam",
+    preset: console.Preset = "paper",
+    config: console.Config = None,
+    changes: console.Changes = None,
+    backend: console.Backend = "onnxruntime",
+    device: console.Device = None,
+    precision: console.Precision = None,
+    engines: console.Engines = None,
+    no_build: console.NoBuild = False,
+    threads: console.Threads = None,
+    limit: console.Limit = None,
+    max_megapixels: console.MaxMegapixels = 200.0,
+    partial: Annotated[bool, typer.Option("--partial", help="Score the photos there are, where some are missing.")] = (
+        False
+    ),
+    table: Annotated[
+        str | None,
+        typer.Option(help="Rows of the paper's table 1, 2, 3 or 4, or of superpixels, in place of one method."),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--row", metavar="NAME:SETTING=VALUE[,…]", help="A row of your own; may be repeated."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples, for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    worst: Annotated[int, typer.Option(min=0, help="Photos shown in the report.")] = 12,
+    resume: console.Resume = False,
+    overwrite: console.Overwrite = False,
+    quiet: console.Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Measure quality: segment photos, or take finished results, and compare with ground truth."""
+    with console.exit_codes():
+        from .evaluation import job
+        from .evaluation.rows import rows_of
+        from .runner import RunOptions, Segmenter, open_segmenter
+
+        run = RunOptions(
+            sources=(),
+            out=out,
+            model=model,
+            checkpoint=checkpoint,
+            method=method,
+            settings=console.settings_of(preset, config, changes),
+            backend=backend,
+            device=device,
+            precision=precision,
+            engines=engines,
+            build=not no_build,
+            threads=threads,
+            max_pixels=console.pixels(max_megapixels),
+        )
+        options = job.EvalOptions(
+            truth=Path(gt.removeprefix(BSDS)),
+            out=out,
+            images=images,
+            pngs=pngs,
+            predictions=predictions,
+            against=against,
+            run=run,
+            limit=limit,
+            partial=partial,
+            resamples=resamples,
+            seed=seed,
+            worst=worst,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        wanted = rows_of(table, rows or [])
+        if wanted and (predictions is not None or against is not None):
+            raise SettingsError("--table and --row segment by themselves; leave out --predictions and --against.")
+        if gt.startswith(BSDS) and not options.truth.is_dir():
+            raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
+        plan = job.prepare(options)
+        shown = console.stderr.is_terminal and not quiet and not as_json
+
+        def open_and_show(options: RunOptions) -> Segmenter:
+            with console.Steps(shown) as steps:
+                return open_segmenter(options, steps.listener())
+
+        if wanted:
+            _table(plan, wanted, f"Table {table}" if table else "Rows", shown, quiet, as_json)
+            return
+        exit_code = 0
+        if predictions is None:
+            with console.PhotoBar(shown) as bar:
+                summary = job.segment(plan, bar, open_and_show)
+            if summary.error:
+                console.print_error(f"{summary.error}; {summary.left} photos left: run again with --resume")
+                raise typer.Exit(summary.exit_code)
+            exit_code = summary.exit_code
+        result = _score(plan, shown)
+        record = job.write(result)
+        if as_json:
+            del record["photos"]  # scores.json has them
+            typer.echo(json.dumps(record | {"out": str(out), "exit_code": exit_code}))
+        elif not quiet:
+            _print(result)
+            line = f"{len(result.scored.photos)} photos scored. Look at {(out / job.REPORT).resolve()}"
+            console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+        raise typer.Exit(exit_code)
+
+
+def _table(plan: Plan, rows: Sequence[Row], title: str, shown: bool, quiet: bool, as_json: bool) -> None:
+    """Run the rows and print them."""
+    from .evaluation import tables
+    from .load import Placement, load_sam
+
+    run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
+    placement = Placement(run.backend, run.device, run.precision, run.threads, run.engines, run.build)
+    with console.Steps(shown) as steps:
+        sam = load_sam(run.model, placement, run.checkpoint, steps.listener())
+    with console.PhotoBar(shown) as bar:
+        bar.begun(len(plan.photos), 0)
+        title = f"{title}: {run.model}, {truth.parent.name}/{truth.name}, {len(plan.photos)} photos"
+        result = tables.run_table(plan, rows, sam, title, lambda photo: bar.photo_done())
+    sam.close()
+    if as_json:
+        typer.echo((out / tables.TABLE).read_text("utf-8").rstrip("\n"))
+    elif not quiet:
+        lines = tables.filled(result, run.model)
+        titles = [name for name in lines[0] if name != tables.GAIN_INTERVAL]  # 80 columns hold the others
+        table = Table(*titles, box=None, title=title)
+        for column in table.columns:
+            column.no_wrap = True
+        for line in lines:
+            table.add_row(*(line[name] for name in titles))
+        console.stdout.print(table)
+        where = f"{len(plan.photos)} photos. Look at {(out / tables.PLOT).resolve()}"
+        console.stdout.print(where, soft_wrap=True, highlight=False, markup=False)
+
+
+def _score(plan: Plan, shown: bool) -> Result:
+    from .evaluation import job
+
+    with console.PhotoBar(shown) as bar:
+        bar.begun(len(plan.photos), 0)
+        return job.evaluate(plan, lambda photo: bar.photo_done())
+
+
+def _print(result: Result) -> None:
+    """A row a metric."""
+    from .evaluation.figures import shown, shown_difference, shown_range
+
+    head = ["", "score", "95 % interval"]
+    table = Table(*head, *(["against", "difference", "95 % interval"] if result.theirs else []), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, e in result.metrics.items():
+        cells = [name, shown(name, e.value), shown_range(name, e)]
+        if result.theirs:
+            d = result.difference[name]
+            cells += [shown(name, result.theirs[name].value), shown_difference(name, d), shown_range(name, d)]
+        table.add_row(*cells)
+    console.stdout.print(table)
+    if result.empty():
+        line = f"In {result.empty()} of {len(result.scored.photos)} photos nothing was found."
+        console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+    if result.scored.overlapping:
+        line = f"In {result.scored.overlapping} photos masks overlap; E-SAM's AP^e is one of masks that do not."
+        console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)

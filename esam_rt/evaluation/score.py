@@ -1,0 +1,102 @@
+"""From ground truth and predictions to scores, photo by photo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from .bsds_truth import RegionTruth
+from .coco_truth import MaskTruth
+from .common import TruePhoto
+from .matching import PhotoMatches, match_photo
+from .precision import AveragePrecision, average_precision
+from .predictions import Predictions
+from .regions import PhotoRegions, RegionScores, compare
+from .truth import Truth
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Photos and their scores.
+
+    scores: of all photos, for any weights. values: of each photo, what is told of it. rank_by: the metric by which
+    photos are better or worse. overlapping: photos in which masks that were found overlap.
+    """
+
+    scores: AveragePrecision | RegionScores
+    photos: Sequence[TruePhoto]
+    values: Sequence[Mapping[str, float | None]]
+    rank_by: str
+    overlapping: int
+
+    def worst_first(self) -> list[int]:
+        """Indices of the photos that have a score, the worst first; of equals, those with more to find."""
+        known = {i: v[self.rank_by] for i, v in enumerate(self.values)}
+        ranks = {i: round(value, 6) for i, value in known.items() if value is not None}
+        return sorted(ranks, key=lambda i: (ranks[i], -(self.values[i]["true"] or 0)))
+
+
+def score(
+    truth: Truth, predictions: Predictions, photos: Sequence[TruePhoto], done: Callable[[TruePhoto], None]
+) -> Scored:
+    """Score the predictions for `photos`; `done` is told of each. `InputError` for masks that cannot be used."""
+    if isinstance(truth, MaskTruth):
+        return _masks(truth, predictions, photos, done)
+    return _regions(truth, predictions, photos, done)
+
+
+def _masks(
+    truth: MaskTruth, predictions: Predictions, photos: Sequence[TruePhoto], done: Callable[[TruePhoto], None]
+) -> Scored:
+    matches: list[PhotoMatches] = []
+    values: list[dict[str, float | None]] = []
+    overlapping = 0
+    for photo in photos:
+        found = predictions.detections(photo)
+        matches.append(match_photo(truth.entities(photo), found))
+        covered, overlap = _coverage([d["segmentation"] for d in found], photo)
+        overlapping += overlap
+        values.append(_photo_values(matches[-1]) | {"covered_percent": covered})
+        done(photo)
+    return Scored(AveragePrecision(matches), photos, values, "AP", overlapping)
+
+
+def _photo_values(matches: PhotoMatches) -> dict[str, float | None]:
+    metrics = average_precision([matches])
+    chosen = {name: _defined(metrics[name]) for name in ("AP", "AP50", "AP75", "AR100")}
+    return {**chosen, "true": int(matches.positives[0]), "found": matches.detections, "right_at_50": matches.found()}
+
+
+def _coverage(masks: list[dict[str, Any]], photo: TruePhoto) -> tuple[float, bool]:
+    """Percent of the photo inside masks, and whether masks overlap."""
+    if not masks:
+        return 0.0, False
+    # One at a time: pycocotools 2.0.11 fails on lists of more than 255.
+    union, total = float(coco_mask.area(coco_mask.merge(masks))), float(sum(coco_mask.area(mask) for mask in masks))
+    return 100 * union / (photo.width * photo.height), total > union
+
+
+def _regions(
+    truth: RegionTruth, predictions: Predictions, photos: Sequence[TruePhoto], done: Callable[[TruePhoto], None]
+) -> Scored:
+    compared: list[PhotoRegions] = []
+    values: list[dict[str, float | None]] = []
+    overlapping = 0
+    for photo in photos:
+        overlapping += _coverage([d["segmentation"] for d in predictions.detections(photo)], photo)[1]
+        result = compare(predictions.labels(photo), truth.annotated(photo))
+        compared.append(result)
+        metrics = RegionScores([result]).metrics(np.ones((1, 1), np.int64))
+        counts = {"true": result.true_segments, "found": result.segments, "annotators": result.annotators}
+        values.append({**{name: float(value[0]) for name, value in metrics.items()}, **counts})
+        done(photo)
+    return Scored(RegionScores(compared), photos, values, "covering", overlapping)
+
+
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None

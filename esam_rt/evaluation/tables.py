@@ -1,0 +1,226 @@
+"""Many rows of settings over the same photos, each photo encoded and decoded once: the tables of E-SAM's paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import SettingsError
+from ..files import write_json, write_text
+from ..journal import append_line, drop_torn_line, read_lines
+from ..run_folder import check_same, remove
+from ..sam import Geometry, Sam
+from ..segmenter import EntitySegmenter
+from ..settings import Settings
+from ..sources.photos import read_photo
+from ..superpixels import SuperpixelMap
+from ..trace import Trace
+from .bootstrap import Estimate, differences, estimates, resamples
+from .bsds_truth import RegionTruth
+from .caching import CachingEngines, CachingSuperpixels
+from .common import TruePhoto
+from .figures import shown, shown_difference, shown_range
+from .forest import forest
+from .job import Plan
+from .predictions import Predictions
+from .rows import Row
+from .score import Scored, score
+
+TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
+OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)
+PROGRAM = "esam-rt eval --table"
+COLUMNS = {"coco": ("AP", "AP50", "AP75"), "bsds": ("covering", "covering_best", "PRI", "VI", "boundary_F")}
+GAIN_INTERVAL = "its 95 % interval"
+PAPER_METRICS = ("AP", "AP50", "AP75")
+
+
+@dataclass(frozen=True, eq=False)
+class TableResult:
+    """metrics: of each row, with intervals. gain: of each row, its first metric minus that of the first row, in pairs.
+    entities, covered: means a photo, covered in percent."""
+
+    plan: Plan
+    rows: Sequence[Row]
+    columns: Sequence[str]
+    metrics: Mapping[str, Mapping[str, Estimate]]
+    gain: Mapping[str, Estimate]
+    entities: Mapping[str, float]
+
+
+class _RowSegmenter(EntitySegmenter):
+    """Shares superpixels with the other rows."""
+
+    def __init__(self, sam: Sam, settings: Settings, method: str, pixels: CachingSuperpixels) -> None:
+        super().__init__(sam, settings=settings, method=method)
+        self._shared = pixels
+
+    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], trace: Trace) -> SuperpixelMap:
+        with trace.span("superpixels"):
+            geometry = Geometry.of(image_hwc_rgb.shape[:2], self._sam.row.input_px)
+            return self._shared(image_hwc_rgb, geometry, self.settings.superpixels)
+
+
+def run_table(plan: Plan, rows: Sequence[Row], sam: Sam, title: str, done: Callable[[TruePhoto], None]) -> TableResult:
+    """Segment every photo once for each row, score, and write TABLE, MARKDOWN and PLOT into the folder of the plan.
+
+    A photo that was finished before is not segmented again with --resume. `done` is told of each photo.
+    Errors: SettingsError for rows that cannot be; InputError for a photo that cannot be read.
+    """
+    o = plan.options
+    header = {
+        "program": PROGRAM,
+        "esam_rt": __version__,
+        "title": title,
+        "model": {"name": sam.row.name, "checkpoint_sha256": sam.checkpoint_sha256},
+        "ground_truth": str(o.truth.resolve()),
+        "photos": len(plan.photos),
+        "settings": o.run.settings.to_dict(),
+        "rows": {row.name: {"method": row.method, "changes": dict(row.changes)} for row in rows},
+    }
+    _begin(plan, header)
+    cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
+    cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
+    segmenters = {
+        row.name: _RowSegmenter(cached, o.run.settings.with_overrides(row.changes), row.method, pixels) for row in rows
+    }
+    journal = o.out / JOURNAL
+    finished = {int(json.loads(line)["image_id"]) for line in read_lines(journal)}
+    for photo in plan.photos:
+        if photo.image_id not in finished:
+            image = read_photo(plan.files[photo.image_id], photo.name, o.run.max_pixels).image_hwc_rgb
+            cache.clear()
+            pixels.clear()
+            found = {name: segment(image).to_coco(photo.image_id) for name, segment in segmenters.items()}
+            append_line(journal, json.dumps({"image_id": photo.image_id, "found": _few(found)}))
+        done(photo)
+    result = _score(plan, rows)
+    _write(result, header)
+    return result
+
+
+def _begin(plan: Plan, header: Mapping[str, Any]) -> None:
+    """An earlier table in the folder is gone on with, removed or refused."""
+    out, o = plan.options.out, plan.options
+    present = [name for name in OWNED if (out / name).exists()]
+    if present:
+        try:
+            earlier = json.loads((out / TABLE).read_bytes())
+        except (OSError, ValueError):
+            earlier = None
+        if not isinstance(earlier, dict) or earlier.get("program") != PROGRAM:
+            raise SettingsError(
+                f"--out {out}: holds {', '.join(present)} and no {TABLE} of esam-rt, so they may be someone else's; "
+                "choose another folder."
+            )
+        if not (o.resume or o.overwrite):
+            raise SettingsError(f"--out {out}: holds an earlier table; give --resume, --overwrite or another folder.")
+        if o.overwrite:
+            for name in OWNED:
+                remove(out / name)
+        else:
+            check_same(out / TABLE, earlier, header, ("model", "ground_truth", "settings", "rows"))
+            drop_torn_line(out / JOURNAL)
+    write_json(out / TABLE, header)
+
+
+def _few(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[list[Any]]]:
+    """Of COCO annotations the runs of the mask and the score."""
+    return {name: [[d["segmentation"]["counts"], d["score"]] for d in each] for name, each in found.items()}
+
+
+def _score(plan: Plan, rows: Sequence[Row]) -> TableResult:
+    o = plan.options
+    size = {photo.image_id: [photo.height, photo.width] for photo in plan.photos}
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {row.name: {} for row in rows}
+    for line in read_lines(o.out / JOURNAL):
+        record = json.loads(line)
+        image_id = int(record["image_id"])
+        for name, few in record["found"].items():
+            masks = [{"size": size[image_id], "counts": counts} for counts, _ in few]
+            found[name][image_id] = [
+                {"segmentation": mask, "score": score_} for mask, (_, score_) in zip(masks, few, strict=True)
+            ]
+    weights = resamples(len(plan.photos), o.resamples, o.seed)
+    scored: dict[str, Scored] = {}
+    for row in rows:
+        predictions = Predictions(plan.photos, found[row.name])
+        scored[row.name] = score(plan.truth, predictions, plan.photos, lambda photo: None)
+    first = scored[rows[0].name].scores
+    columns = COLUMNS["bsds" if isinstance(plan.truth, RegionTruth) else "coco"]
+    return TableResult(
+        plan,
+        rows,
+        columns,
+        {name: estimates(s.scores, weights) for name, s in scored.items()},
+        {name: differences(s.scores, first, weights)[columns[0]] for name, s in scored.items()},
+        {name: float(np.mean([len(d) for d in each.values()])) for name, each in found.items()},
+    )
+
+
+def paper_figures(row: Row, model: str) -> dict[str, float]:
+    """AP^e, and where known AP50 and AP75, of the paper for this row and backbone."""
+    return dict(zip(PAPER_METRICS, row.paper.get(model, ()), strict=False))
+
+
+def _write(result: TableResult, header: Mapping[str, Any]) -> None:
+    out, model = result.plan.options.out, header["model"]["name"]
+    record = {
+        **header,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bootstrap": {"resamples": result.plan.options.resamples, "seed": result.plan.options.seed, "level": 0.95},
+        "results": {
+            row.name: {
+                "metrics": {name: asdict(e) for name, e in result.metrics[row.name].items()},
+                "gain": asdict(result.gain[row.name]),
+                "entities": result.entities[row.name],
+                "paper": paper_figures(row, model),
+            }
+            for row in result.rows
+        },
+    }
+    write_text(out / MARKDOWN, markdown(result, model))
+    write_text(out / PLOT, plot(result, header["title"]))
+    write_json(out / TABLE, record)
+
+
+def cells(result: TableResult, row: Row, model: str) -> dict[str, str]:
+    """What a printed table says of a row, by column: the first metric with its interval, its gain on the first row with
+    that of the pairs, the others, entities a photo, and the paper's figures."""
+    first, *others = result.columns
+    metrics, gain = result.metrics[row.name], result.gain[row.name]
+    return {
+        "row": row.name,
+        first: shown(first, metrics[first].value),
+        "95 % interval": shown_range(first, metrics[first]),
+        f"on {result.rows[0].name}": "" if row is result.rows[0] else shown_difference(first, gain),
+        GAIN_INTERVAL: "" if row is result.rows[0] else shown_range(first, gain),
+        **{name: shown(name, metrics[name].value) for name in others},
+        "entities": f"{result.entities[row.name]:.1f}",
+        "paper": " / ".join(f"{value:g}" for value in paper_figures(row, model).values()),
+    }
+
+
+def filled(result: TableResult, model: str) -> list[dict[str, str]]:
+    """The cells of all rows, without columns that are empty in each."""
+    lines = [cells(result, row, model) for row in result.rows]
+    return [{title: text for title, text in line.items() if any(o[title] for o in lines)} for line in lines]
+
+
+def markdown(result: TableResult, model: str) -> str:
+    """The table."""
+    lines = filled(result, model)
+    rows = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def plot(result: TableResult, title: str) -> str:
+    """The first metric of every row with its interval, as SVG."""
+    metric = result.columns[0]
+    return forest(title, metric, [(row.name, row.group, result.metrics[row.name][metric]) for row in result.rows])

@@ -1,0 +1,202 @@
+"""The paper's tables as commands: rows of settings over the same photos."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from typer.testing import CliRunner, Result
+
+from esam_rt import cli
+from esam_rt.errors import EngineError, SettingsError
+from esam_rt.evaluation.bootstrap import Estimate
+from esam_rt.evaluation.forest import forest
+from esam_rt.evaluation.rows import MODULES, TABLES, rows_of
+from esam_rt.sam import Sam
+from esam_rt.segmenter import METHODS
+from esam_rt.settings import Settings
+
+from .scene import Scene, photo_of, quadrants
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, ["eval", *(str(a) for a in arguments)])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """images/0.png and 1.png of the four quadrants, truth.json with them as entities, maps/ as of two annotators."""
+    labels = quadrants()[0].repeat(4, 0).repeat(4, 1)
+    images, annotations = [], []
+    for folder in ("images", "maps"):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        Image.fromarray(photo_of(quadrants()[0], seed=i)).save(tmp_path / f"images/{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 256, "width": 256})
+        for annotator in range(2):
+            Image.fromarray(labels.astype(np.uint8)).save(tmp_path / f"maps/{i}_{annotator}.png")
+        for k in range(1, 5):
+            rle = coco_mask.encode(np.asfortranarray(labels == k, np.uint8))
+            mask = {"size": [256, 256], "counts": rle["counts"].decode("ascii")}
+            common = {"category_id": 1, "iscrowd": 0, "area": 128 * 128, "bbox": [0, 0, 1, 1]}
+            annotations.append({"id": 4 * i + k, "image_id": i, "segmentation": mask, **common})
+    truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "entity"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    return tmp_path
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> list[Sam]:
+    """`load_sam` gives a scene whose best masks are sub-parts: the object level finds the objects."""
+    loaded: list[Sam] = []
+
+    def load(model: str, *rest: Any) -> Sam:
+        loaded.append(Scene.of_label_maps(quadrants(), score=(0.90, 0.91, 0.99)).sam())
+        return loaded[-1]
+
+    monkeypatch.setattr("esam_rt.load.load_sam", load)
+    return loaded
+
+
+def arguments(data: Path, *more: str | Path) -> list[str | Path]:
+    return [
+        *("--gt", data / "truth.json", "--images", data / "images", "--out", data / "out", "--preset", "fast"),
+        *("--set", "emr.tau=0.2"),
+        *more,
+    ]
+
+
+def record(data: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((data / "out/table.json").read_text())
+    return read
+
+
+def test_table_2(data: Path, scene: list[Sam]) -> None:
+    result = call(*arguments(data, "--table", "2", "--row", "strict:filters.score_min=1,usr.enabled=false"))
+    assert result.exit_code == 0, result.output
+    table = record(data)
+    ap = {name: row["metrics"]["AP"]["value"] for name, row in table["results"].items()}
+    assert ap["SAM^O"] == pytest.approx(100)
+    assert max(ap["SAM"], ap["E-SAM"]) < 80
+    assert ap["strict"] == 0
+    assert table["results"]["SAM^O"]["gain"]["value"] == pytest.approx(100 - ap["SAM"])
+    assert table["results"]["strict"]["entities"] == 0
+    assert table["rows"]["strict"] == {"method": "e-sam", "changes": {"filters.score_min": "1", "usr.enabled": "false"}}
+    assert table["settings"]["emr"]["tau"] == 0.2
+    assert "E-SAM" in result.stdout
+    assert "2 photos. Look at" in result.stdout
+    markdown = (data / "out/table.md").read_text().splitlines()
+    assert markdown[0].startswith("| row | AP | 95 % interval | on SAM | its 95 % interval | AP50 | AP75 | entities |")
+    assert "| SAM^O | 100.00 | 100.00 to 100.00 |" in markdown[3]
+    assert {line.count("|") for line in markdown} == {9}, "the paper has no figures for this model"
+    drawn = ElementTree.parse(data / "out/table.svg")
+    assert len(drawn.findall(".//{*}circle")) == 4
+    assert scene[0].engines.encoder.closed  # type: ignore[attr-defined]
+
+
+def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: list[Sam]) -> None:
+    assert call(*arguments(data, "--row", "a:emr.delta=0.1", "--row", "b:emr.delta=0.2")).exit_code == 0
+    whole = record(data)
+    journal = data / "out/rows.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(lines[0] + lines[1][:40])  # interrupted while the second was written
+    refused = call(*arguments(data, "--row", "a:emr.delta=0.1", "--row", "b:emr.delta=0.2"))
+    assert refused.exit_code == 2
+    assert "holds an earlier table; give --resume" in refused.stderr
+    other = call(*arguments(data, "--row", "a:emr.delta=0.1", "--resume"))
+    assert other.exit_code == 2
+    assert "rows.b" in other.stderr or "rows" in other.stderr
+    (data / "images/0.png").write_bytes((data / "images/0.png").read_bytes())
+    resumed = call(*arguments(data, "--row", "a:emr.delta=0.1", "--row", "b:emr.delta=0.2", "--resume"))
+    assert resumed.exit_code == 0, resumed.output
+    assert record(data)["results"] == whole["results"]
+    assert len(journal.read_text().splitlines()) == 2
+
+    def broken(feed: Mapping[str, Any], keep: object = ()) -> dict[str, Any]:
+        raise EngineError("not needed")
+
+    def load(model: str, *rest: Any) -> Sam:
+        sam = Scene.of_label_maps(quadrants()).sam()
+        sam.engines.encoder.infer = broken  # type: ignore[assignment]
+        return sam
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("esam_rt.load.load_sam", load)
+        again = call(*arguments(data, "--row", "a:emr.delta=0.1", "--row", "b:emr.delta=0.2", "--resume", "--json"))
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["results"] == whole["results"]
+    assert call(*arguments(data, "--row", "a:emr.delta=0.1", "--overwrite")).exit_code == 0
+    assert list(record(data)["results"]) == ["a"]
+
+
+def test_files_of_others_are_kept(data: Path, scene: list[Sam]) -> None:
+    (data / "out").mkdir()
+    (data / "out/table.md").write_text("mine")
+    result = call(*arguments(data, "--table", "2", "--overwrite"))
+    assert result.exit_code == 2
+    assert "may be someone else's" in result.stderr
+    assert (data / "out/table.md").read_text() == "mine"
+
+
+def test_regions(data: Path, scene: list[Sam]) -> None:
+    options = ["--images", data / "images", "--out", data / "out", "--preset", "fast", "--table", "superpixels"]
+    result = call("--gt", f"bsds:{data / 'maps'}", *options)
+    assert result.exit_code == 0, result.output
+    results = record(data)["results"]
+    covering = {name: row["metrics"]["covering"]["value"] for name, row in results.items()}
+    assert covering["E-SAM, SLIC"] > 0.8 > 0.5 > covering["SLIC alone"]
+    assert (data / "out/table.md").read_text().startswith("| row | covering | 95 % interval | on E-SAM, Felzenszwalb |")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--table", "5"], "Unknown table '5'"),
+        (["--row", "a:emr.delta"], "expected NAME:SETTING=VALUE"),
+        (["--row", ":emr.delta=1"], "names no row"),
+        (["--row", "a:emr.delta=1", "--row", "a:emr.tau=1"], "names no row, or a second one"),
+        (["--row", "a:emr.dleta=1"], "Unknown setting 'emr.dleta'"),
+        (["--row", "a:method=sam"], "Unknown method 'sam'"),
+        (["--table", "2", "--predictions", "x.json"], "--table and --row segment by themselves"),
+    ],
+)
+def test_what_is_refused(data: Path, scene: list[Sam], options: list[str], message: str) -> None:
+    result = call(*arguments(data, *options))
+    assert result.exit_code == 2
+    assert re.search(re.escape(message), result.stderr)
+    assert result.stderr.count("\n") == 1
+
+
+def test_every_row_of_the_paper_is_a_setting_that_exists() -> None:
+    for table in TABLES.values():
+        for row in table:
+            changed = Settings().with_overrides(row.changes)
+            assert row.method in METHODS
+            assert changed.emr.gallery == "lazy"
+    switches = {tuple(row.changes[f"{m}.enabled"] for m in MODULES) for row in TABLES["3"]}
+    assert len(switches) == 8
+    best = {row.group: row.name for row in TABLES["4"] if max(row.paper.get("vit_l", (0,))) in (20.3, 35.0, 43.6)}
+    assert set(best) == {"θ_O", "γ_O", "δ", "τ", "ρ", "prompts"}
+    assert best["prompts"] == "prompts 32/64"
+    with pytest.raises(SettingsError, match="names no row"):
+        rows_of("2", ["SAM:emr.tau=0"])
+
+
+def test_forest_of_odd_scores() -> None:
+    rows = [
+        ("none <&>", "", Estimate(None, None, None)),
+        ("lone", "g", Estimate(0.5, None, None)),
+        ("same", "g", Estimate(0.5, 0.5, 0.5)),
+    ]
+    drawn = ElementTree.fromstring(forest("a & b", "AP", rows))
+    assert drawn.findtext(".//{*}text") == "a & b"
+    assert len(drawn.findall(".//{*}circle")) == 2
+    assert ElementTree.fromstring(forest("empty", "AP", [])) is not None
