@@ -11,23 +11,20 @@ maps are not each other's match by an IoU of 0.5 or more.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.quality import CachingEngines, CachingSuperpixels, average_precision
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
+from esam_rt.evaluation import MaskTruth, PhotoMatches, average_precision, match_photo, read_truth
+from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
 from esam_rt.gallery import Gallery
 from esam_rt.load import load_sam
 from esam_rt.masks import MaskSet
@@ -73,11 +70,8 @@ def changed_share(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> float:
 def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) -> dict[str, dict[str, float]]:
     """The columns, by variant: `exact`, and each number of votes."""
     photos = find_photos([folder / "images"])[::every]
-    truth = None
-    if (folder / "entities.json").is_file():
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(folder / "entities.json"))
-        image_ids = {entry["file_name"]: entry["id"] for entry in truth.dataset["images"]}
+    truth = read_truth(folder / "entities.json") if (folder / "entities.json").is_file() else None
+    true_photos = {photo.name: photo for photo in truth.photos} if truth else {}
     cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
     segmenter.superpixels = pixels  # type: ignore[assignment]
     cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
@@ -88,7 +82,7 @@ def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) ->
     }
     coarse = base.prompts.coarse_side**2
     columns: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in variants}
-    detections: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    matches: dict[str, list[PhotoMatches]] = {name: [] for name in variants}
     for photo in track(photos, console=Console(stderr=True), description="photos"):
         image = read_photo(photo.path, photo.name).image_hwc_rgb
         cache.clear()
@@ -104,13 +98,12 @@ def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) ->
             row["all_prompts"].append(segment.asked + coarse)
             row["identical_percent"].append(100.0 * np.array_equal(result.labels, reference.labels))
             row["changed_pixels_percent"].append(100 * changed_share(reference.labels, result.labels))
-            if truth is not None:
-                detections[name] += result.to_coco(image_id=image_ids[photo.name])
+            if isinstance(truth, MaskTruth):
+                matches[name].append(match_photo(truth.entities(true_photos[photo.name]), result.to_coco()))
     rows = {name: {key: round(float(np.mean(v)), 2) for key, v in row.items()} for name, row in columns.items()}
-    if truth is not None:
-        ids = [image_ids[photo.name] for photo in photos]
-        for name, found in detections.items():
-            rows[name]["AP"] = average_precision(truth, found, ids)["AP"]
+    for name, found in matches.items():
+        if found:
+            rows[name]["AP"] = round(average_precision(found)["AP"], 2)
     return rows
 
 

@@ -12,8 +12,6 @@ Printed is AP against the objects, for each row of the ablation and SAM's mask g
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,13 +22,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.quality import CachingEngines, CachingSuperpixels, EngineOf, average_precision
 from esam_rt import EntitySegmenter, Settings, __version__, segmenter
+from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
+from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels, EngineOf
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.models import ModelRow
 from esam_rt.sam import IMAGE_SIDE, Engines, Geometry, Sam
@@ -181,34 +179,17 @@ def _joint(*maps: NDArray[np.integer]) -> NDArray[np.int32]:
     return (np.unique(code, return_inverse=True)[1].reshape(code.shape) + 1).astype(np.int32)
 
 
-def truth_of(maps: list[NDArray[np.int32]]) -> COCO:
-    """COCO annotations of label maps; images are numbered from 1."""
-    annotations = []
-    for image_id, labels in enumerate(maps, 1):
-        for k in range(1, int(labels.max()) + 1):
-            rle = coco_mask.encode(np.asfortranarray(labels == k, np.uint8))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "iscrowd": 0,
-                    "segmentation": rle, "area": int(coco_mask.area(rle)), "bbox": coco_mask.toBbox(rle).tolist(),
-                }
-            )  # fmt: skip
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": i, "height": m.shape[0], "width": m.shape[1]} for i, m in enumerate(maps, 1)],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "entity"}],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+def entities_of(labels: NDArray[np.int32]) -> list[dict[str, Any]]:
+    """COCO annotations of a label map."""
+    masks = (np.asfortranarray(labels == k, np.uint8) for k in range(1, int(labels.max()) + 1))
+    return [{"segmentation": coco_mask.encode(mask)} for mask in masks]
 
 
 def run(folder: Path, scenario: Scenario, base: Settings, every: int) -> dict[str, dict[str, float]]:
     """AP, AP50, AP75 and coverage in percent, and entities a photo, of each row."""
     simulated = SimulatedSam(scenario)
     cache, pixels = CachingEngines(simulated.engines()), CachingSuperpixels()
-    segmenter.superpixels = pixels
+    segmenter.superpixels = pixels  # type: ignore[assignment]
     sam = Sam(ROW, cache.engines(), "0" * 64)
     rows = {
         "+".join(on).upper() or "none": EntitySegmenter(
@@ -216,29 +197,27 @@ def run(folder: Path, scenario: Scenario, base: Settings, every: int) -> dict[st
         )
         for on in TABLE_3
     } | {"AMG": EntitySegmenter(sam, settings=base, method="amg")}
-    detections: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+    matches: dict[str, list[PhotoMatches]] = {name: [] for name in rows}
     covered: dict[str, list[float]] = {name: [] for name in rows}
-    truths = []
-    for image_id, photo in enumerate(track(find_photos([folder / "images"])[::every], console=Console(stderr=True)), 1):
+    photos = find_photos([folder / "images"])[::every]
+    for seed, photo in enumerate(track(photos, console=Console(stderr=True)), 1):
         image = read_photo(photo.path, photo.name).image_hwc_rgb
         truth, levels = tree_of(folder, photo.path.stem, image)
-        truths.append(truth)
-        simulated.look_at(levels, Geometry.of(truth.shape, INPUT_PX).grid_hw, image_id)
+        entities = entities_of(truth)
+        simulated.look_at(levels, Geometry.of(truth.shape, INPUT_PX).grid_hw, seed)
         cache.clear()
         pixels.clear()
         for name, segment in rows.items():
             result = segment(image)
-            detections[name] += result.to_coco(image_id=image_id)
+            matches[name].append(match_photo(entities, result.to_coco()))
             covered[name].append(float((result.labels > 0).mean()))
-    truth_coco = truth_of(truths)
-    ids = truth_coco.getImgIds()
     return {
         name: {
-            **{k: v for k, v in average_precision(truth_coco, found, ids).items() if k in ("AP", "AP50", "AP75")},
+            **{metric: round(average_precision(found)[metric], 2) for metric in ("AP", "AP50", "AP75")},
             "covered_percent": round(100 * float(np.mean(covered[name])), 1),
-            "entities": round(len(found) / len(ids), 1),
+            "entities": round(float(np.mean([m.detections for m in found])), 1),
         }
-        for name, found in detections.items()
+        for name, found in matches.items()
     }
 
 
