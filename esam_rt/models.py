@@ -92,7 +92,7 @@ MODELS = {
             description="small network that ships, for trying the runtime",
             licence="Apache-2.0, data: see its card",
             input_px=512,
-            # Calibrated with benchmarks/quality.py: its scores and logits are lower than SAM's, and its masks of one
+            # Calibrated on coco/panoptic_dev: its scores and logits are lower than SAM's, and its masks of one
             # entity differ more from each other.
             score_min=0.3,
             stability_min=0.35,
