@@ -79,7 +79,7 @@ def run_table(plan: Plan, rows: Sequence[Row], sam: Sam, title: str, done: Calla
         "esam_rt": __version__,
         "title": title,
         "model": {"name": sam.row.name, "checkpoint_sha256": sam.checkpoint_sha256},
-        "ground_truth": str(o.truth.resolve()),
+        "ground_truth": "/".join(o.truth.resolve().parts[-2:]),
         "photos": len(plan.photos),
         "settings": o.run.settings.to_dict(),
         "rows": {row.name: {"method": row.method, "changes": dict(row.changes)} for row in rows},
