@@ -7,8 +7,8 @@ import importlib
 import logging
 import math
 import weakref
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -113,6 +113,7 @@ class CudaDevice:
             # Else every synchronisation gives the free memory back, and the next call pays for it again.
             threshold = cuda.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
             calls("cudaMemPoolSetAttribute", self._pool, threshold, cuda.cuuint64_t(NEVER))
+            self._is_callers = stream is not None
             if stream is None:
                 stream = int(calls("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking))
                 weakref.finalize(self, calls.release, "cudaStreamDestroy", stream)
@@ -133,6 +134,15 @@ class CudaDevice:
         """Wait until the stream has done all it was given. EngineError if some of it failed."""
         with self._calls.current():
             self._calls("cudaStreamSynchronize", self.stream)
+
+    def check_is_running(self) -> None:
+        """EngineError if the stream is a caller's that is being captured: who waits for results must not be."""
+        if self._is_callers and self.stream:  # the default stream cannot be
+            status = self._calls("cudaStreamIsCapturing", self.stream)
+            if status != self._calls.runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone:
+                raise EngineError(
+                    f"GPU {self.index}: found a stream that is being captured, expected one that runs what it is given."
+                )
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceBuffer:
         """Memory of unknown content, aligned to 256 bytes. OutOfMemoryError if there is none."""
@@ -250,6 +260,40 @@ class DeviceBuffer:
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+class CudaGraph:
+    """Work that a stream is given once and then launched many times, as a whole.
+
+    enqueue: gives the work to the stream of an address; it waits for nothing and allocates nothing. What the work uses
+    must stay where it is, and whoever enqueued it must not change, as long as the graph is launched. EngineError or
+    OutOfMemoryError where it cannot be captured.
+    """
+
+    def __init__(self, device: CudaDevice, enqueue: Callable[[int], object]) -> None:
+        self._device, self._calls = device, device._calls
+        calls, cuda = self._calls, self._calls.runtime
+        with calls.current(), ExitStack() as at_end:
+            # An own stream: what other threads give to the device's meanwhile belongs to no graph.
+            stream = int(calls("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking))
+            at_end.callback(calls.release, "cudaStreamDestroy", stream)
+            calls("cudaStreamBeginCapture", stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+            try:
+                enqueue(stream)
+            finally:
+                graph = calls("cudaStreamEndCapture", stream)
+                at_end.callback(calls.release, "cudaGraphDestroy", graph)
+            self._launchable = calls("cudaGraphInstantiate", graph, 0)
+        self._finalizer = weakref.finalize(self, calls.release, "cudaGraphExecDestroy", self._launchable)
+
+    def launch(self) -> None:
+        """Give the work to the device's stream."""
+        with self._calls.current():
+            self._calls("cudaGraphLaunch", self._launchable, self._device.stream)
+
+    def close(self) -> None:
+        """Forget the work, once the stream has done it; closing twice does nothing."""
+        self._finalizer()
 
 
 class HostBuffer:

@@ -5,12 +5,14 @@ One module for `tensorrt` 10 and 11 and for `tensorrt_rtx`, which have one API; 
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import threading
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from types import ModuleType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +22,14 @@ from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryErro
 
 from .base import Tensor, check_feed
 from .cuda import CudaDevice, DeviceBuffer, HostBuffer
+from .tensorrt_context import Call, Context, Memory
 from .tensorrt_log import keeping_logger
+from .tensorrt_replay import Replay, Replays
+
+if TYPE_CHECKING:
+    from esam_rt.library_caches import CacheFile
+
+_log = logging.getLogger("esam_rt")
 
 DTYPES = {
     "FLOAT": np.float32,
@@ -34,42 +43,79 @@ DTYPES = {
 ALIGNMENT = 256  # of addresses that TensorRT takes, in bytes
 
 
+@dataclass(frozen=True)
+class CallBytes:
+    """What a call takes of the GPU's memory: scratch, which is free again after it, and inputs and outputs by name."""
+
+    scratch: int
+    tensors: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.scratch + sum(self.tensors.values())
+
+
 class TensorRTEngine:
     """A serialised TensorRT engine behind the `Engine` protocol; `infer` may be called from several threads at once.
 
     name: for messages. plan: the engine's bytes, which the caller has checked: the library trusts them. library: the
     imported `tensorrt` or `tensorrt_rtx`. device: shared by all engines of a model, so that one takes in place what
-    another has kept. Errors: ModelError for a plan that is broken or of another GPU or version, OutOfMemoryError,
+    another has kept, and uses again the scratch memory that it needed. kernels: that TensorRT-RTX had compiled for the
+    GPU; new ones are added when the engine is closed. cuda_graphs: whether calls that repeat are run as CUDA graphs, on
+    memory that stays. ranges: least and greatest shape of the inputs with free extents. plan_bytes: of the plan, about
+    what the weights take. Errors: ModelError for a plan that is broken or of another GPU or version, OutOfMemoryError,
     DeviceError where the library cannot use the driver.
     """
 
-    def __init__(self, name: str, plan: bytes, library: ModuleType, device: CudaDevice) -> None:
-        self._name, self._device = name, device
+    def __init__(
+        self,
+        name: str,
+        plan: bytes,
+        library: ModuleType,
+        device: CudaDevice,
+        kernels: CacheFile | None = None,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self._name, self._device, self.plan_bytes = name, device, len(plan)
         self._lock = threading.Lock()
         self._logger = logger = keeping_logger(library)
+        # Where nobody closes the engine these go in this order, as TensorRT wants.
+        self._replays: Replays | None = None
+        self._context: Context | None = None
+        self._engine: Any = None
+        self._kernels: _Kernels | None = None
+        self._runtime: Any = None
         version = f"{library.__name__} {library.__version__}"
         with device.current():
             try:
-                self._runtime: Any = library.Runtime(logger)
+                self._runtime = library.Runtime(logger)
             except TypeError as e:  # what its bindings make of a library that cannot start
                 raise DeviceError(
                     f"GPU {device.index}: {version} cannot start: {logger.words()} Expected a driver for its CUDA "
                     "version."
                 ) from e
-            self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
-            self._context: Any = None if self._engine is None else self._engine.create_execution_context()
-        if self._context is None:
-            if logger.tells_out_of_memory():
-                raise OutOfMemoryError(f"{name}: not enough memory on GPU {device.index} to load it: {logger.words()}")
-            raise ModelError(
-                f"{name}: expected a TensorRT engine built for this GPU and version ({device.capability}, {version}), "
-                f"found one that cannot be loaded: {logger.words()} Build it again: esam-rt build-engine."
-            )
-        tensors = [_tensor(name, self._engine, n, library) for n in _names(self._engine)]
-        inputs = [self._engine.get_tensor_mode(t.name) == library.TensorIOMode.INPUT for t in tensors]
-        self.inputs = tuple(t for t, is_input in zip(tensors, inputs, strict=True) if is_input)
-        self.outputs = tuple(t for t, is_input in zip(tensors, inputs, strict=True) if not is_input)
-        self._ranges = {t.name: _range(self._engine, t.name) for t in self.inputs if None in t.shape}
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                if logger.tells_out_of_memory():
+                    raise self._no_memory()
+                raise ModelError(
+                    f"{name}: expected a TensorRT engine built for this GPU and version ({device.capability}, "
+                    f"{version}), found one that cannot be loaded: {logger.words()} Build it again: esam-rt "
+                    "build-engine."
+                )
+            tensors = [_tensor(name, self._engine, n, library) for n in _names(self._engine)]
+            inputs = [self._engine.get_tensor_mode(t.name) == library.TensorIOMode.INPUT for t in tensors]
+            self.inputs = tuple(t for t, is_input in zip(tensors, inputs, strict=True) if is_input)
+            self.outputs = tuple(t for t, is_input in zip(tensors, inputs, strict=True) if not is_input)
+            self.ranges = {t.name: _range(self._engine, t.name) for t in self.inputs if None in t.shape}
+            compiles = hasattr(library, "IRuntimeCache")
+            if compiles and kernels is not None:
+                self._kernels = _Kernels(kernels, self._engine)
+            self._context = self._new_context(library)
+        if cuda_graphs:
+            new_context = functools.partial(self._new_context, library, is_replayed=True)
+            self._replays = Replays(device, new_context, captures=not compiles)
         self._staging = HostBuffer(device)
 
     def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
@@ -79,62 +125,133 @@ class TensorRTEngine:
         outputs are `DeviceBuffer`s that no later call writes to. OutOfMemoryError leaves the engine usable.
         """
         with self._lock, self._device.current():
-            if self._context is None:
-                raise EngineError(f"{self._name}: used after close().")
+            context = self._open_context()
+            self._device.check_is_running()
             arrays = {name: self._placed(name, array) for name, array in feed.items()}
             check_feed(self._name, self.inputs, arrays)
-            self._check_ranges(arrays)
+            shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+            self._check_ranges(shapes)
             self._logger.complaints.clear()
-            shapes = self._output_shapes(arrays)
-            return self._run(arrays, shapes, keep)
+            return self._run(context, arrays, context.prepared(shapes), keep)
+
+    def call_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> CallBytes:
+        """What a call would take with inputs of these shapes; of inputs without free extents they may be left out.
+
+        The library's own figure for the scratch memory; nothing is run. EngineError as of `infer`.
+        """
+        with self._lock, self._device.current():
+            context = self._open_context()
+            inputs = {t.name: tuple(n for n in t.shape if n is not None) for t in self.inputs}
+            inputs |= {name: tuple(shape) for name, shape in shapes.items()}
+            self._check_ranges(inputs)
+            self._logger.complaints.clear()
+            call = context.prepared(inputs)
+            of = {**inputs, **call.outputs}
+            sizes = {t.name: math.prod(of[t.name]) * t.dtype.itemsize for t in (*self.inputs, *self.outputs)}
+            return CallBytes(call.scratch_bytes, sizes)
 
     def _run(
-        self,
-        arrays: Mapping[str, NDArray[Any] | DeviceBuffer],
-        shapes: Mapping[str, tuple[int, ...]],
-        keep: Collection[str],
+        self, context: Context, arrays: Mapping[str, NDArray[Any] | DeviceBuffer], call: Call, keep: Collection[str]
     ) -> dict[str, Any]:
         """Copy in, launch, copy out, wait. Of the host's arrays, all inputs go in one copy, all outputs in another."""
-        device = self._device  # the context is no local: the traceback of an error would keep it after close()
+        device, shapes = self._device, call.outputs
         on_host = {name: a for name, a in arrays.items() if isinstance(a, np.ndarray)}
+        on_device = {name: a.pointer for name, a in arrays.items() if isinstance(a, DeviceBuffer)}
         fetched = {t.name: t for t in self.outputs if t.name not in keep}
         input_at, input_bytes = _packed((name, a.nbytes) for name, a in on_host.items())
         output_at, output_bytes = _packed((n, math.prod(shapes[n]) * t.dtype.itemsize) for n, t in fetched.items())
         # One piece for both: the stream has read the inputs before it writes the outputs.
         staging = self._staging.sized(max(input_bytes, output_bytes))
-        with ExitStack() as at_end, ExitStack() as on_error:
-            fed = at_end.enter_context(device.allocate((input_bytes,), np.uint8))
-            got = at_end.enter_context(device.allocate((output_bytes,), np.uint8))
-            kept = {
-                t.name: on_error.enter_context(device.allocate(shapes[t.name], t.dtype))
-                for t in self.outputs
-                if t.name in keep
-            }
+        kept = [t for t in self.outputs if t.name in keep]
+        allocate = functools.partial(Memory.allocate, device, input_bytes, output_bytes, call, kept)
+        replay = self._replay((tuple(call.inputs.items()), tuple(fetched), tuple(on_device.items())), call, allocate)
+        memory = allocate() if replay is None else replay.memory
+        is_done = False
+        try:
             for name, array in on_host.items():
                 _part(staging, input_at[name], array.dtype, array.shape)[...] = array
-            addresses = {name: a.pointer for name, a in arrays.items() if isinstance(a, DeviceBuffer)}
-            addresses |= {name: fed.pointer + at for name, at in input_at.items()}
-            addresses |= {name: got.pointer + at for name, at in output_at.items()}
-            addresses |= {name: buffer.pointer for name, buffer in kept.items()}
+            addresses = on_device | {name: memory.fed.pointer + at for name, at in input_at.items()}
+            addresses |= {name: memory.fetched.pointer + at for name, at in output_at.items()}
+            addresses |= {name: buffer.pointer for name, buffer in memory.kept.items()}
             try:
                 if input_bytes:
-                    device.upload(fed, staging[:input_bytes])
-                for name, address in addresses.items():
-                    self._require(
-                        self._context.set_tensor_address(name, address), f"does not take the address of {name}"
-                    )
-                self._require(self._context.execute_async_v3(device.stream), "could not run")
+                    device.upload(memory.fed, staging[:input_bytes])
+                if replay is None:
+                    context.launch(addresses, memory.scratch, device.stream)
+                else:
+                    replay.launch(addresses)
                 if output_bytes:
-                    device.download(staging[:output_bytes], got)
+                    device.download(staging[:output_bytes], memory.fetched)
             finally:
                 device.synchronise()  # also after a failure: memory that the stream may use is not given back before
-            on_error.pop_all()
-            return {
-                t.name: kept[t.name]
-                if t.name in kept
-                else _part(staging, output_at[t.name], t.dtype, shapes[t.name]).copy()
-                for t in self.outputs
-            }
+            is_done = True
+        finally:
+            if replay is None:
+                memory.close(with_kept=not is_done)
+            elif not is_done and self._replays is not None:
+                self._replays.forget()
+        stays = memory.kept if replay is None else self._lent(replay, addresses)
+        return {
+            t.name: stays[t.name]
+            if t.name in stays
+            else _part(staging, output_at[t.name], t.dtype, shapes[t.name]).copy()
+            for t in self.outputs
+        }
+
+    def _replay(self, key: Hashable, call: Call, allocate: Callable[[], Memory]) -> Replay | None:
+        """The replay of a call that repeats, where calls are replayed."""
+        if self._replays is not None:
+            try:
+                return self._replays.of(key, call.inputs, allocate)
+            except (EngineError, OutOfMemoryError) as e:
+                self._stop_replaying(e)
+        return None
+
+    def _lent(self, replay: Replay, addresses: Mapping[str, int]) -> dict[str, DeviceBuffer]:
+        """The outputs to keep of a replay that is done, which is captured for the next time."""
+        outputs = replay.lend()
+        if self._replays is not None and self._replays.captures:
+            try:
+                replay.capture(addresses)
+            except (EngineError, OutOfMemoryError) as e:
+                self._stop_replaying(e)
+        return outputs
+
+    def _stop_replaying(self, why: Exception) -> None:
+        """Run all calls as any from now on."""
+        _log.warning("%s: no CUDA graph could be made (%s); going on without.", self._name, str(why))
+        if self._replays is not None:
+            self._replays.close()
+            self._replays = None
+
+    def _open_context(self) -> Context:
+        """The context of calls; EngineError after close()."""
+        if self._context is None:
+            raise EngineError(f"{self._name}: used after close().")
+        return self._context
+
+    def _new_context(self, library: ModuleType, is_replayed: bool = False) -> Context:
+        """A context; its scratch memory is ours: only so can engines share it, and take no more than a call needs."""
+        strategy = library.ExecutionContextAllocationStrategy.USER_MANAGED
+        if hasattr(library, "IRuntimeCache"):
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            if self._kernels is not None:
+                config.set_runtime_cache(self._kernels.cache)
+            if is_replayed:
+                config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            made = self._engine.create_execution_context(config)
+        else:
+            made = self._engine.create_execution_context(strategy)
+        if made is None and self._logger.tells_out_of_memory():
+            raise self._no_memory()
+        if made is None:
+            raise EngineError(f"{self._name}: TensorRT made no execution context: {self._logger.words()}")
+        return Context(self._name, made, self.ranges, self.outputs, self._logger, self._device.index)
+
+    def _no_memory(self) -> OutOfMemoryError:
+        words = self._logger.words()
+        return OutOfMemoryError(f"{self._name}: not enough memory on GPU {self._device.index} to load it: {words}")
 
     def _placed(self, name: str, array: Any) -> NDArray[Any] | DeviceBuffer:
         """An input as NumPy array or memory of this GPU that the stream may use."""
@@ -155,53 +272,30 @@ class TensorRTEngine:
             f"{type(array).__name__}; was kept by another backend?"
         )
 
-    def _check_ranges(self, arrays: Mapping[str, Any]) -> None:
+    def _check_ranges(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Extents against those that the engine was built for."""
-        for name, array in arrays.items():
-            if 0 in array.shape:
-                got = "×".join(map(str, array.shape))
+        for name, shape in shapes.items():
+            if 0 in shape:
+                got = "×".join(map(str, shape))
                 raise EngineError(f"{self._name}: input {name}: expected no empty extent, got {got}.")
-        for name, (low, high) in self._ranges.items():
-            for axis, (least, most, n) in enumerate(zip(low, high, arrays[name].shape, strict=True)):
+        for name, (low, high) in self.ranges.items():
+            for axis, (least, most, n) in enumerate(zip(low, high, shapes[name], strict=True)):
                 if not least <= n <= most:
                     raise EngineError(
                         f"{self._name}: input {name}: axis {axis}: expected {least}…{most}, got {n}; the engine was "
                         "built for that range."
                     )
 
-    def _output_shapes(self, arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the outputs; the context has the shapes of the inputs then."""
-        for name in self._ranges:
-            shape = tuple(arrays[name].shape)
-            self._require(self._context.set_input_shape(name, shape), f"does not take shape {shape} of {name}")
-        try:
-            missing = self._context.infer_shapes()
-        except RuntimeError as e:
-            raise EngineError(f"{self._name}: TensorRT could not infer shapes: {e}") from e
-        shapes = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self.outputs}
-        free = [name for name, shape in shapes.items() if any(n < 0 for n in shape)]
-        if missing or free:
-            raise EngineError(
-                f"{self._name}: {', '.join([*missing, *free])}: expected shapes that follow from those of the inputs, "
-                "found ones that depend on their values."
-            )
-        return shapes
-
-    def _require(self, done: bool, what: str) -> None:
-        """Raise with the library's words unless done."""
-        if done:
-            return
-        words = self._logger.words()
-        if self._logger.tells_out_of_memory():
-            raise OutOfMemoryError(
-                f"{self._name}: out of memory on GPU {self._device.index}; use smaller batches: {words}"
-            )
-        raise EngineError(f"{self._name}: TensorRT {what}: {words}")
-
     def close(self) -> None:
         """Release the engine, once a call in another thread has ended; see `Engine`."""
         with self._lock, self._device.current():
-            self._context = None
+            if self._kernels is not None:
+                self._kernels.keep()
+            if self._replays is not None:
+                self._replays.close()
+            if self._context is not None:
+                self._context.close()
+            self._replays = self._context = self._kernels = None
             self._engine = None
             self._runtime = None
             self._staging.close()
@@ -211,6 +305,22 @@ class TensorRTEngine:
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+class _Kernels:
+    """What TensorRT-RTX compiles for the GPU, with what it compiled before, from a file."""
+
+    def __init__(self, file: CacheFile, engine: Any) -> None:
+        self._file, self._known = file, file.read()
+        self.cache = engine.create_runtime_config().create_runtime_cache()
+        if self._known and not self.cache.deserialize(self._known):
+            _log.info("%s: of another driver; its kernels are compiled anew.", file.path)
+
+    def keep(self) -> None:
+        """Write the file, if there is anything new."""
+        now = bytes(self.cache.serialize())
+        if now != self._known:
+            self._file.update(lambda _: now)
 
 
 def _names(engine: Any) -> list[str]:

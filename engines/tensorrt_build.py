@@ -6,25 +6,37 @@ in the graph's types: networks are strongly typed.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.graph_files import check_graph_file
 
 from .tensorrt_log import keeping_logger
 
+if TYPE_CHECKING:
+    from esam_rt.library_caches import CacheFile
+
+_log = logging.getLogger("esam_rt")
+
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Import names of the libraries, by backend, which is also the name of its extra."""
+
+NOT_RTX = ("sm_90", "sm_100", "sm_103")
+"""GPUs of data centres (Hopper, and Blackwell without graphics), which TensorRT-RTX does not run on."""
+
+INSTEAD_OF_RTX = "use --backend tensorrt, or --backend onnxruntime --device cuda"
 
 Progress = Callable[[str], None]
 """Called with what the builder begins to do."""
@@ -74,9 +86,13 @@ def load_library(backend: str) -> ModuleType:
 
 
 def build_engine(
-    path: Path, library: ModuleType, options: BuildOptions, progress: Progress | None = None
+    path: Path,
+    library: ModuleType,
+    options: BuildOptions,
+    progress: Progress | None = None,
+    timings: CacheFile | None = None,
 ) -> BuiltEngine:
-    """The engine of an ONNX file.
+    """The engine of an ONNX file. timings: of kernels, from earlier builds on this GPU, to which this one's are added.
 
     ModelError for a file that is no ONNX model or has what the library does not know, SettingsError for targets that it
     does not have, DeviceError where it needs a GPU and finds none, EngineError if the build fails for another reason.
@@ -87,6 +103,7 @@ def build_engine(
     builder = _made(library.Builder(logger), library, logger)
     config = builder.create_builder_config()
     _configure(config, library, options)
+    timing_cache = None if timings is None else _timing_cache(config, timings)
     monitor = _monitor(library, progress)
     config.progress_monitor = monitor
     network = builder.create_network(_typed(library))
@@ -104,9 +121,24 @@ def build_engine(
         raise EngineError(
             f"{path}: {library.__name__} {library.__version__} could not build an engine: {logger.words()}"
         )
+    if timings is not None:
+        timings.update(functools.partial(_merged, config, timing_cache))
     kinds = [network.get_layer(i).type for i in range(network.num_layers)]
     attention = sum(kind == getattr(library.LayerType, "ATTENTION_INPUT", None) for kind in kinds)
     return BuiltEngine(plan, len(kinds), attention, time.perf_counter() - start, shapes)
+
+
+def check_rtx(capabilities: Iterable[str], precision: str) -> None:
+    """SettingsError for GPUs that TensorRT-RTX does not run on, or not in this precision: its own words for the second
+    are that it finds no kernel, minutes later."""
+    for capability in capabilities:
+        if capability in NOT_RTX:
+            raise SettingsError(f"Backend tensorrt-rtx does not run on {capability}; {INSTEAD_OF_RTX} there.")
+        if capability == "sm_75" and precision != "fp16":
+            raise SettingsError(
+                f"Backend tensorrt-rtx on sm_75 (Turing): found precision {precision}, expected fp16, the only one "
+                "that it has there; build for other GPUs apart."
+            )
 
 
 def known_targets(library: ModuleType) -> tuple[str, ...]:
@@ -130,6 +162,27 @@ def _configure(config: Any, library: ModuleType, options: BuildOptions) -> None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 is fp32: who wants less asks for fp16 or bf16
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    # Else a call of few prompts takes the scratch memory of the most.
+    resize = getattr(library.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+    if resize is not None:
+        config.set_preview_feature(resize, True)
+
+
+def _timing_cache(config: Any, timings: CacheFile) -> Any:
+    """The library's cache of earlier timings, which the builder uses and adds to."""
+    cache = config.create_timing_cache(timings.read())
+    if cache is None or not config.set_timing_cache(cache, False):
+        _log.warning("%s: of another GPU or driver; measuring anew.", timings.path)
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _merged(config: Any, cache: Any, content: bytes) -> bytes:
+    """A cache and the content of its file, to which another build may have added meanwhile."""
+    newest = config.create_timing_cache(content)
+    is_merged = newest is not None and newest.combine(cache, False)
+    return bytes((newest if is_merged else cache).serialize())
 
 
 def _typed(library: ModuleType) -> int:

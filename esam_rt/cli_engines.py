@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,17 +14,23 @@ from rich.table import Table
 from . import console
 from .errors import EsamError, ModelError, SettingsError
 
+if TYPE_CHECKING:
+    from .artifacts import ModelListener
+    from .models import ModelRow
+    from .onnx_folder import GivenGraphs
+
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
 engines_app = typer.Typer(help="List, verify and prune the engines that were built.", no_args_is_help=True)
 
 
 def build_engine(
-    model: console.ModelName,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A name that `esam-rt models` lists.")] = None,
     checkpoint: console.Checkpoint = None,
+    onnx: Annotated[Path | None, typer.Option(help="Folder of `esam-rt export --out`, in place of MODEL.")] = None,
     backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx or onnxruntime.")] = "tensorrt-rtx",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp16, for onnxruntime fp32.")
+        str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp16, for onnxruntime fp32; that of --onnx.")
     ] = None,
     target: Annotated[
         str, typer.Option(help="GPUs that will run it, such as sm_86,sm_89; no GPU is needed. Default: the one here.")
@@ -37,16 +43,23 @@ def build_engine(
     quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
-    """Build the engines of a model: encoder, decoder, masks and logits."""
+    """Build the engines of a model, or of graphs that were exported: encoder, decoder, masks and logits."""
     with console.exit_codes():
         from .export import Precision
         from .models import get_model
 
-        row = get_model(model)
         console.check_choice("--backend", backend, BACKENDS)
-        precision = precision or ("fp32" if backend == "onnxruntime" else "fp16")
-        console.check_choice("--precision", precision, Precision)
-        start = time.perf_counter()
+        if precision is not None:
+            console.check_choice("--precision", precision, Precision)
+        given = None
+        if onnx is not None:
+            given = _given(onnx, backend, model, precision, checkpoint, no_fusion)
+            row, precision = given.row, given.precision
+        elif model is not None:
+            row, precision = get_model(model), precision or ("fp32" if backend == "onnxruntime" else "fp16")
+        else:
+            raise SettingsError("Found no MODEL, expected a name that esam-rt models lists, or --onnx FOLDER.")
+        start, untried = time.perf_counter(), "that takes one of these GPUs"
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             if backend == "onnxruntime":
                 from .artifacts import onnx_model
@@ -58,7 +71,6 @@ def build_engine(
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
-                from .artifacts import checkpoint_of
                 from .engine_store import EngineSpec, checked, engine_set, gpu_here, runs_on
                 from .engines.tensorrt_build import BuildOptions
                 from .load import Placement, load_sam
@@ -66,20 +78,57 @@ def build_engine(
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
                 options = BuildOptions(targets, max_batch, workspace)
                 spec = EngineSpec(backend, precision, not no_fusion, options, gpu_here())
-                built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener())
+                graphs = given.onnx if given else None
+                built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener(), graphs=graphs)
                 result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
                 if runs_on(built.sidecar, spec.gpu):
-                    file = checkpoint_of(row, checkpoint, steps.listener())
-                    placement = Placement(backend, precision=precision, engines=built.folder)
-                    load_sam(model, placement, file, steps.listener()).close()  # which tests them
-                    result |= checked(built.folder).sidecar
+                    if weights := _weights(row, given, checkpoint, steps.listener()):
+                        placement = Placement(backend, precision=precision, engines=built.folder)
+                        load_sam(row.name, placement, weights, steps.listener()).close()  # which tests them
+                        result |= checked(built.folder).sidecar
+                    else:
+                        untried = "that takes the weights of these graphs, --checkpoint"
         if as_json:
             typer.echo(json.dumps(result))
         elif not quiet:
-            _print_built(result, time.perf_counter() - start)
+            _print_built(result, untried, time.perf_counter() - start)
 
 
-def _print_built(result: dict[str, Any], seconds: float) -> None:
+def _given(
+    folder: Path, backend: str, model: str | None, precision: str | None, checkpoint: Path | None, no_fusion: bool
+) -> GivenGraphs:
+    """The graphs of --onnx; SettingsError or ModelError where other options want others."""
+    from .artifacts import checkpoint_sha256
+    from .onnx_folder import given_graphs
+
+    if backend == "onnxruntime":
+        raise SettingsError(f"--onnx {folder}: ONNX Runtime runs graphs themselves, expected a backend of TensorRT.")
+    if no_fusion:
+        raise SettingsError(f"--onnx {folder}: found --no-fusion, expected esam-rt export --attention concat before.")
+    given = given_graphs(folder)
+    for option, wanted, found in (("MODEL", model, given.row.name), ("--precision", precision, given.precision)):
+        if wanted not in (None, found):
+            raise SettingsError(f"{option} {wanted}: the graphs of {folder} are of {found}; leave {option} out.")
+    if checkpoint is not None and (digest := checkpoint_sha256(checkpoint)) != given.onnx.checkpoint_sha256:
+        raise ModelError(
+            f"--checkpoint {checkpoint}: found SHA-256 {digest[:12]}…, expected {given.onnx.checkpoint_sha256[:12]}…, "
+            f"of which the graphs of {folder} were made."
+        )
+    return given
+
+
+def _weights(row: ModelRow, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
+    """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
+    from .artifacts import checkpoint_of, checkpoint_sha256
+
+    if given is not None and checkpoint is None:
+        ships = row.checkpoint and checkpoint_sha256(row.checkpoint)
+        if given.onnx.checkpoint_sha256 not in (ships, row.remote and row.remote.sha256):
+            return None
+    return checkpoint_of(row, checkpoint, listener)
+
+
+def _print_built(result: dict[str, Any], untried: str, seconds: float) -> None:
     """Size, layers and attention of each engine, and where they are."""
     if engines := result.get("engines"):
         table = Table("engine", "size", "layers", "fused attention", "built in", box=None)
@@ -89,7 +138,7 @@ def _print_built(result: dict[str, Any], seconds: float) -> None:
         console.stdout.print(table)
         whom = ", ".join(result["targets"]) or result["gpu"]["name"]
         console.stdout.print(f"{result['backend']} {result['backend_version']} for {whom}", highlight=False)
-        tried = "Not tried: that takes one of these GPUs."
+        tried = f"Not tried: {untried}."
         if test := result.get("self_test"):
             tried = (
                 f"Self-test: {test['masks']} masks, mean IoU {test['iou']:.4f} with ONNX Runtime in fp32, scores within"
@@ -159,6 +208,7 @@ def prune_engines(
     """Remove engines that no run will use any more: damaged, or of other versions of the library or the exporter."""
     with console.exit_codes():
         from .engine_store import outdated, remove, stored, verify
+        from .library_caches import prune
 
         freed = 0
         for folder in stored():
@@ -168,4 +218,8 @@ def prune_engines(
                 why = f"{why}; left alone, it is being built" if size is None else why
                 console.stdout.print(f"{folder}: {why}", soft_wrap=True, highlight=False, markup=False)
                 freed += size or 0
+        for folder, size in prune(everything, dry_run):
+            why = "all are to go" if everything else "of a library that is not installed"
+            console.stdout.print(f"{folder}: {why}", soft_wrap=True, highlight=False, markup=False)
+            freed += 0 if dry_run else size
         console.stdout.print(f"{freed / 1e6:.0f} MB freed.", highlight=False)

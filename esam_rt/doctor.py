@@ -17,6 +17,7 @@ from typing import Any
 
 from . import __version__
 from .cache import cache_folder, sha256_of
+from .engines.tensorrt_build import INSTEAD_OF_RTX, NOT_RTX
 from .errors import ModelError
 from .models import MODELS, ModelRow
 
@@ -76,7 +77,7 @@ def diagnose() -> Diagnosis:
     gpu = gpu_finding()
     runtime = onnxruntime_finding(has_gpu=gpu.state is State.OK)
     needed = [*library_findings(), *model_findings()]
-    findings = [*version_findings(), *needed, runtime, *tensorrt_findings(), gpu, cache_finding()]
+    findings = [*version_findings(), *needed, runtime, *tensorrt_findings(gpu), gpu, cache_finding()]
     backends = [runtime]
     if gpu.state is State.OK:
         backends += [f for f in findings if f.name in TENSORRT.values()]
@@ -113,11 +114,14 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
     return Finding("onnxruntime", State.OK, f"{module.__version__}, providers {', '.join(providers)}", remedy)
 
 
-def tensorrt_findings() -> Iterator[Finding]:
+def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:
     """TensorRT and TensorRT-RTX, both optional."""
+    capabilities = {f"sm_{card.rpartition(', ')[2].replace('.', '')}" for card in gpu.found.split("; ")}
     for name, extra in TENSORRT.items():
         module, cuda = _import(name), _import("cuda.bindings.runtime")
-        if isinstance(module, str):
+        if extra == "tensorrt-rtx" and (lacking := sorted(capabilities & set(NOT_RTX))):
+            yield Finding(extra, State.ABSENT, f"does not run on {', '.join(lacking)}", INSTEAD_OF_RTX)
+        elif isinstance(module, str):
             yield Finding(extra, State.ABSENT, module, f"pip install 'esam-rt[{extra}]'")
         elif isinstance(cuda, str):
             found = f"{module.__version__}, builds engines; to run them cuda-python is {cuda}"
@@ -143,8 +147,8 @@ def _checkpoint_finding(row: ModelRow, checkpoint: Path) -> Finding:
 
 
 def gpu_finding() -> Finding:
-    """NVIDIA GPUs as `nvidia-smi` lists them."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    """NVIDIA GPUs as `nvidia-smi` lists them: name, memory, driver, compute capability."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
     if shutil.which(query[0]) is None:
         return Finding("gpu", State.ABSENT, "no nvidia-smi: no NVIDIA GPU or no driver")
     try:

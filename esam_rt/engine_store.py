@@ -22,9 +22,10 @@ from filelock import FileLock, Timeout
 
 from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
 from .cache import cache_folder, sha256_of
-from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, load_library
+from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, check_rtx, load_library
 from .errors import DeviceError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
 from .files import output_error, write_json
+from .library_caches import timing_cache
 from .manifest import listed_files, remove_leftovers, written_together
 from .models import EXPORTER_VERSION, ModelRow
 
@@ -36,7 +37,6 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
         ("model", "checkpoint_sha256", "exporter_version", "precision", "backend", "backend_version", "built"),
         lambda value: isinstance(value, str),
     ),
-    "attention": lambda value: value is None or isinstance(value, str),
     "onnx_sha256": lambda value: isinstance(value, dict),
     "engines": lambda value: isinstance(value, dict),
     "targets": lambda value: isinstance(value, list) and all(isinstance(target, str) for target in value),
@@ -61,13 +61,19 @@ class Gpu:
 class EngineSpec:
     """What engines are wanted. precision: fp32, fp16 or bf16. fusion: fused attention where the library has it for the
     precision; without, products and softmax one by one. options: None = the defaults, or whatever engines have that
-    were built ahead of time. gpu: the one at hand, None where there is none."""
+    were built ahead of time. gpu: the one at hand, None where there is none. SettingsError where TensorRT-RTX does not
+    run on these GPUs, or not in this precision."""
 
     backend: str
     precision: str = "fp16"
     fusion: bool = True
     options: BuildOptions | None = None
     gpu: Gpu | None = None
+
+    def __post_init__(self) -> None:
+        at_hand = (self.gpu.capability,) if self.gpu else ()
+        if self.backend == "tensorrt-rtx":
+            check_rtx((self.options and self.options.targets) or at_hand, self.precision)
 
     def attention(self, row: ModelRow) -> str | None:
         """The attention form of a model's encoder. TensorRT fuses attention in half precisions only."""
@@ -130,12 +136,14 @@ def engine_set(
     build: bool = True,
     force: bool = False,
     listener: ModelListener = SILENT,
+    graphs: OnnxModel | None = None,
 ) -> EngineSet:
     """The engines of a model, built unless they are there and whole: in `out`, else in the store.
 
     The model is exported first if need be. build: whether what is missing, damaged or made otherwise may be built;
-    else ModelError, which names what differs. force: build even if they are there. Two processes that want the same
-    engines build them once. Errors as of `onnx_model` and `build_engine`; OutputError where they cannot be written.
+    else ModelError, which names what differs. force: build even if they are there. graphs: of the spec's precision, in
+    place of those that would be exported. Two processes that want the same engines build them once. Errors as of
+    `onnx_model` and `build_engine`; OutputError where they cannot be written.
     """
     library, options = load_library(spec.backend), spec.options or BuildOptions()
     if spec.gpu is None and not options.targets:
@@ -143,7 +151,7 @@ def engine_set(
             f"Backend {spec.backend}: found no GPU here that cuda-python reaches, expected --target with those "
             "that will run the engines, such as --target sm_86,sm_89."
         )
-    graphs = onnx_model(row, checkpoint, spec.precision, spec.attention(row), listener)
+    graphs = graphs or onnx_model(row, checkpoint, spec.precision, spec.attention(row), listener)
     wanted = description(row, spec, graphs, library)
     folder = out or store_folder() / f"{row.name}-{spec.backend}-{spec.precision}-{_key(wanted)}"
     if not force and (there := _usable(folder, wanted) or (None if out else _ahead_of_time(wanted, spec))):
@@ -175,7 +183,6 @@ def description(row: ModelRow, spec: EngineSpec, graphs: OnnxModel, library: Mod
         "checkpoint_sha256": graphs.checkpoint_sha256,
         "exporter_version": EXPORTER_VERSION,
         "precision": spec.precision,
-        "attention": spec.attention(row),
         "onnx_sha256": {name: entry["sha256"] for name, entry in sorted(files.items())},
         "backend": spec.backend,
         "backend_version": library.__version__,
@@ -271,11 +278,13 @@ def _build(
 ) -> None:
     """Build all engines and write them with their sidecar."""
     tell = listener.writing or (lambda step: None)
+    measures = wanted["backend"] == "tensorrt" and wanted["gpu"]  # TensorRT-RTX compiles for the GPU when it runs
+    timings = timing_cache("tensorrt", library.__version__, wanted["gpu"]["name"]) if measures else None
     with written_together(folder) as temporary:
         entries: dict[str, Any] = {}
         for name, graph in zip(NAMES, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits), strict=True):
             tell(name)
-            built = build_engine(graph, library, options, listener.building)
+            built = build_engine(graph, library, options, listener.building, timings)
             (temporary / name).write_bytes(built.plan)
             entries[name] = {
                 "sha256": sha256_of(temporary / name),

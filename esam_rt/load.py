@@ -7,12 +7,14 @@ from pathlib import Path
 
 from .artifacts import SILENT, ModelListener, onnx_model
 from .errors import SettingsError, did_you_mean
+from .memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
 from .models import ModelRow, get_model
 from .sam import Engines, Sam
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("fp32", "fp16", "bf16")
+GPU_ATTENTION = "concat"  # of ONNX Runtime on a GPU: a few large products; the CPU's form has hundreds of small ones
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,12 @@ class Placement:
 
     backend: a name of BACKENDS. device: `cpu` or `cuda`; None = what the backend runs on, the CPU for ONNX Runtime.
     precision: None = fp32 for ONNX Runtime, fp16 for TensorRT. threads: of a call on the CPU, default all cores.
-    engines: a folder of `esam-rt build-engine --out`. build: whether engines that are missing may be built.
-    SettingsError for names that do not exist or do not go together.
+    engines: a folder of `esam-rt build-engine --out`. build: whether engines that are missing may be built. memory_mb:
+    what the engines may take of the device; prompts are decoded in the largest batches that fit, and one call runs at a
+    time. Weights count, a call's inputs, outputs and scratch memory, and what the encoder leaves of one photo; Python,
+    libraries, CUDA itself, photos and their masks do not. Default: on a GPU with TensorRT nine tenths of what is free,
+    else no limit. cuda_graphs: whether TensorRT launches batches that repeat as CUDA graphs. SettingsError for names
+    that do not exist or do not go together, and for what is out of range.
     """
 
     backend: str = "onnxruntime"
@@ -31,6 +37,8 @@ class Placement:
     threads: int | None = None
     engines: Path | None = None
     build: bool = True
+    memory_mb: int | None = None
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         runs_on_gpu = self.backend != "onnxruntime"
@@ -48,6 +56,12 @@ class Placement:
             raise SettingsError(f"Threads are for the CPU, found backend {self.backend}.")
         if self.engines is not None and not runs_on_gpu:
             raise SettingsError("Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime.")
+        if self.cuda_graphs and not runs_on_gpu:
+            raise SettingsError(
+                "CUDA graphs are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime."
+            )
+        if self.memory_mb is not None and self.memory_mb < 1:
+            raise SettingsError(f"Memory: found {self.memory_mb} MB, expected at least 1.")
 
 
 def load_sam(
@@ -58,8 +72,9 @@ def load_sam(
 ) -> Sam:
     """The engines of a model by name, exported and built first where need be.
 
-    checkpoint: instead of the model's own. Errors: SettingsError for unknown names, MissingDependencyError for a
-    backend that is not installed, ModelError, EngineError and DeviceError for what cannot be loaded.
+    checkpoint: instead of the model's own. Errors: SettingsError for unknown names and a budget of memory that is too
+    small, MissingDependencyError for a backend that is not installed, ModelError, EngineError and DeviceError for what
+    cannot be loaded.
     """
     row = get_model(model)
     file = Path(checkpoint) if checkpoint is not None else None
@@ -71,12 +86,19 @@ def load_sam(
 def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
     from .engines.onnxruntime import OnnxRuntimeEngine
 
-    graphs = onnx_model(row, checkpoint, str(placement.precision), None, listener)
+    batch = row.decode_batch if placement.device == "cpu" else GPU_BATCH
+    if placement.memory_mb is not None:
+        need = onnxruntime_need(row, str(placement.precision), str(placement.device))
+        batch = batch_within(placement.memory_mb, need, batch, f"{row.name} on ONNX Runtime")
+    form = GPU_ATTENTION if placement.device == "cuda" and row.attention else None
+    graphs = onnx_model(row, checkpoint, str(placement.precision), form, listener)
     encoder, decoder, masks, logits = (
         OnnxRuntimeEngine(path, device=str(placement.device), threads=placement.threads)
         for path in (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)
     )
-    return Sam(row, Engines(encoder, decoder, masks, logits), graphs.checkpoint_sha256)
+    engines = Engines(encoder, decoder, masks, logits)
+    one_at_a_time = placement.memory_mb is not None
+    return Sam(replace(row, decode_batch=batch), engines, graphs.checkpoint_sha256, one_at_a_time)
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
@@ -84,6 +106,7 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
     from .engines.cuda import CudaDevice
     from .engines.tensorrt import TensorRTEngine
     from .engines.tensorrt_build import load_library
+    from .library_caches import runtime_cache
     from .self_test import test_once
 
     library, device = load_library(placement.backend), CudaDevice()
@@ -92,11 +115,29 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
         engines = given_engines(placement.engines, row, spec, library, checkpoint)
     else:
         engines = engine_set(row, spec, checkpoint, build=placement.build, listener=listener)
-    encoder, decoder, masks, logits = (TensorRTEngine(name, engines.plan(name), library, device) for name in NAMES)
-    fitting = replace(row, decode_batch=engines.sidecar["options"]["max_batch"])
-    sam = Sam(fitting, Engines(encoder, decoder, masks, logits), engines.sidecar["checkpoint_sha256"])
+
+    def load(name: str) -> TensorRTEngine:
+        plan, digest = engines.plan(name), engines.sidecar["engines"][name]["sha256"]
+        kernels = runtime_cache(placement.backend, library.__version__, device.name, digest)
+        replays = placement.cuda_graphs and name == "decoder.engine"
+        return TensorRTEngine(name, plan, library, device, kernels, replays)
+
+    encoder, decoder, masks, logits = map(load, NAMES)
+    most = engines.sidecar["options"]["max_batch"]
+    need = tensorrt_need(encoder, decoder, masks, logits, placement.cuda_graphs)
+    if placement.memory_mb is None:
+        loaded = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
+        batch = max(1, largest_batch(need, loaded + MARGIN * device.free_bytes(), most))
+    else:
+        batch = batch_within(placement.memory_mb, need, most, f"{row.name} in these engines of {placement.backend}")
+    sam = Sam(
+        replace(row, decode_batch=batch),
+        Engines(encoder, decoder, masks, logits),
+        engines.sidecar["checkpoint_sha256"],
+        placement.memory_mb is not None,
+    )
     if placement.engines is None or checkpoint is not None:  # else it is not known of what weights they are
         if listener.writing is not None and not engines.sidecar.get("self_test"):
             listener.writing("self-test")
-        test_once(engines, sam, lambda: _onnxruntime(row, Placement(), checkpoint, listener))
+        test_once(engines, sam, lambda: _onnxruntime(row, Placement(), checkpoint, listener), placement.cuda_graphs)
     return sam

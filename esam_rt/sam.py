@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,12 +107,14 @@ class Engines:
 class Sam:
     """The engines of one model. Stateless between photos, so threads and settings may share it.
 
-    checkpoint_sha256: of the file that the engines were made of, hex.
+    checkpoint_sha256: of the file that the engines were made of, hex. one_at_a_time: whether threads take turns at
+    encoding photos and decoding batches, so that memory is needed for one of them only.
     """
 
-    def __init__(self, row: ModelRow, engines: Engines, checkpoint_sha256: str) -> None:
+    def __init__(self, row: ModelRow, engines: Engines, checkpoint_sha256: str, one_at_a_time: bool = False) -> None:
         self.row, self.engines, self.checkpoint_sha256 = row, engines, checkpoint_sha256
         self._batch = row.decode_batch
+        self._turn: AbstractContextManager[object] = threading.Lock() if one_at_a_time else nullcontext()
 
     def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
         """Scale, pad and encode a photo uint8 [H, W, 3]."""
@@ -123,7 +127,8 @@ class Sam:
         resized = cv2.resize(image_hwc_rgb, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         padded[0, :h, :w] = resized
         valid_hw_px = np.array([h, w], np.int64)
-        out = self.engines.encoder.infer({"image": padded, "valid_hw_px": valid_hw_px}, keep=IMAGE_SIDE)
+        with self._turn:
+            out = self.engines.encoder.infer({"image": padded, "valid_hw_px": valid_hw_px}, keep=IMAGE_SIDE)
         return EncodedPhoto(out.pop("embedding"), geometry, out)
 
     def decode(
@@ -198,7 +203,8 @@ class Sam:
         while start < count:
             end = min(start + batch, count)
             try:
-                decode(slice(start, end))
+                with self._turn:
+                    decode(slice(start, end))
             except OutOfMemoryError as e:
                 smaller = (end - start) // 2
                 if smaller < BATCH_FLOOR:

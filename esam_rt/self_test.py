@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -16,6 +17,7 @@ from .sam import Sam
 from .settings import Filters
 
 SIDE = 6  # of the grid of prompts
+REPLAYED = 4  # batches: the first is run as any, the second is captured
 IOU_MIN = 0.99  # mean IoU of the masks
 SCORE_MAX = 0.02  # greatest difference of the scores
 EVERYTHING = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=16)
@@ -23,25 +25,30 @@ EVERYTHING = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min
 
 @dataclass(frozen=True)
 class SelfTest:
-    """masks: compared. iou: mean over them. score: greatest difference of their scores."""
+    """masks: compared. iou: mean over them. score: greatest difference of their scores. cuda_graphs: whether calls were
+    replayed."""
 
     masks: int
     iou: float
     score: float
+    cuda_graphs: bool = False
 
 
-def test_once(engines: EngineSet, sam: Sam, reference: Callable[[], Sam]) -> None:
-    """Self-test of engines that were not tested before, on a photo that scikit-image carries; the result is noted
-    beside them, and engines that fail are not used again. EngineError as of `self_test`."""
-    if engines.sidecar.get("self_test"):
+def test_once(engines: EngineSet, sam: Sam, reference: Callable[[], Sam], cuda_graphs: bool = False) -> None:
+    """Self-test of engines that were not tested before, or not with CUDA graphs, on a photo that scikit-image carries;
+    the result is noted beside them, and engines that fail without are not used again. EngineError as of `self_test`."""
+    tested = engines.sidecar.get("self_test")
+    if tested and (tested.get("cuda_graphs") or not cuda_graphs):
         return
     from skimage import data
 
     photo: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
     other = reference()
     try:
-        result = asdict(self_test(sam, other, photo))
+        result = asdict(self_test(sam, other, photo, cuda_graphs))
     except EngineError as e:
+        if cuda_graphs:  # perhaps they are right without
+            raise EngineError(f"{e} This was with CUDA graphs; try without.") from e
         record_self_test(engines, {"failed": str(e)})
         raise
     finally:
@@ -49,24 +56,10 @@ def test_once(engines: EngineSet, sam: Sam, reference: Callable[[], Sam]) -> Non
     record_self_test(engines, result)
 
 
-def self_test(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8]) -> SelfTest:
-    """Compare a model's engines with a reference on a grid of prompts on a photo uint8 [H, W, 3].
-
-    EngineError if the masks or the scores differ by more than reduced precision explains: fused attention has been
-    wrong on some GPUs without a word.
-    """
-    points = point_grid(SIDE)
-    ours, theirs = (sam.decode(sam.encode(image_hwc_rgb), points, 0, EVERYTHING) for sam in (engines, reference))
-    at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.point, ours.output, strict=True))}
-    ious, scores = [], []
-    for j, key in enumerate(zip(theirs.point.tolist(), theirs.output.tolist(), strict=True)):
-        i = at.pop(key, None)
-        ious.append(0.0 if i is None else _iou(ours, i, theirs, j))
-        scores.append(1.0 if i is None else abs(float(ours.score[i]) - float(theirs.score[j])))
-    ious += [0.0] * len(at)  # masks that the reference does not have
-    if not ious:
-        raise EngineError("Self-test: found no masks to compare; the weights answer nothing on the test photo.")
-    result = SelfTest(len(ious), float(np.mean(ious)), max(scores, default=1.0))
+def self_test(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda_graphs: bool = False) -> SelfTest:
+    """`compare`, and EngineError if the masks or the scores differ by more than reduced precision explains: fused
+    attention has been wrong on some GPUs without a word."""
+    result = compare(engines, reference, image_hwc_rgb, cuda_graphs)
     if result.iou < IOU_MIN or result.score > SCORE_MAX:
         raise EngineError(
             f"Self-test: mean IoU of {result.masks} masks {result.iou:.4f}, greatest difference of scores "
@@ -74,6 +67,29 @@ def self_test(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8]) ->
             "with --no-fusion, --precision bf16 or fp32."
         )
     return result
+
+
+def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda_graphs: bool = False) -> SelfTest:
+    """What a model's engines and a reference answer to a grid of prompts on a photo uint8 [H, W, 3]; a mask that one of
+    them lacks counts as an IoU of 0. EngineError if neither has any.
+
+    cuda_graphs: prompt the engines again and again, until full batches are replayed; each answer counts.
+    """
+    points = point_grid(SIDE)
+    rounds = -(-REPLAYED * engines.row.decode_batch // len(points)) if cuda_graphs else 1
+    ours = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
+    theirs = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
+    at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.point, ours.output, strict=True))}
+    ious, scores = [], []
+    answers = list(enumerate(zip(theirs.point.tolist(), theirs.output.tolist(), strict=True)))
+    for nth, (j, (point, output)) in itertools.product(range(rounds), answers):
+        i = at.pop((nth * len(points) + point, output), None)
+        ious.append(0.0 if i is None else _iou(ours, i, theirs, j))
+        scores.append(1.0 if i is None else abs(float(ours.score[i]) - float(theirs.score[j])))
+    ious += [0.0] * len(at)  # masks that the reference does not have
+    if not ious:
+        raise EngineError("Self-test: found no masks to compare; the weights answer nothing on the test photo.")
+    return SelfTest(len(ious), float(np.mean(ious)), max(scores, default=1.0), cuda_graphs)
 
 
 def _iou(a: MaskSet, i: int, b: MaskSet, j: int) -> float:

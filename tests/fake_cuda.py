@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,9 +29,16 @@ Status = IntEnum(
         "cudaErrorInvalidDevice": 101,
         "cudaErrorInvalidResourceHandle": 400,
         "cudaErrorIllegalAddress": 700,
+        "cudaErrorStreamCaptureUnsupported": 900,
     },
 )
 CopyKind = IntEnum("CopyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
+CaptureMode = IntEnum(
+    "CaptureMode", {f"cudaStreamCaptureMode{m}": i for i, m in enumerate(("Global", "ThreadLocal", "Relaxed"))}
+)
+CaptureStatus = IntEnum(
+    "CaptureStatus", {f"cudaStreamCaptureStatus{s}": i for i, s in enumerate(("None", "Active", "Invalidated"))}
+)
 MemoryKind = IntEnum(
     "MemoryKind", {f"cudaMemoryType{kind}": i for i, kind in enumerate(("Unregistered", "Host", "Device", "Managed"))}
 )
@@ -55,19 +63,22 @@ class Block:
 
 @dataclass
 class Operation:
-    """What a stream will do, and the memory that it uses."""
+    """What a stream will do, and the memory that it uses. stays: whether who gave it has not changed since."""
 
     run: Callable[[], object]
     blocks: tuple[Block, ...] = ()
     context: int | None = None
+    stays: Callable[[], bool] = lambda: True
 
 
 @dataclass
 class Stream:
-    """Operations in order."""
+    """Operations in order. captured: those that are to be a graph, and the thread that asked for it."""
 
     device: int | None
     waiting: deque[Operation] = field(default_factory=deque)
+    captured: list[Operation] | None = None
+    captured_by: int = 0
 
 
 def call(values: int = 0) -> Callable[[Any], Any]:
@@ -89,18 +100,24 @@ def call(values: int = 0) -> Callable[[Any], Any]:
 
 
 class FakeCuda:
-    """The part of `cuda.bindings.runtime` that is used. broken: status by call, of those that fail."""
+    """The part of `cuda.bindings.runtime` that is used, with GPUs of `memory` bytes.
+
+    broken: status by call, of those that fail. peak: bytes of GPU memory that were in use at most; what a stream was
+    told to free is not, as a pool gives it to what comes later in that stream.
+    """
 
     cudaStreamNonBlocking = 1
     cudaMemcpyKind = CopyKind
     cudaMemoryType = MemoryKind
+    cudaStreamCaptureMode = CaptureMode
+    cudaStreamCaptureStatus = CaptureStatus
     cudaMemAllocationType = SimpleNamespace(cudaMemAllocationTypePinned=1)
     cudaMemLocationType = SimpleNamespace(cudaMemLocationTypeDevice=1)
     cudaMemPoolAttr = SimpleNamespace(cudaMemPoolAttrReleaseThreshold=4)
     cuuint64_t = ctypes.c_uint64
 
-    def __init__(self, gpus: int = 2) -> None:
-        self.gpus = gpus
+    def __init__(self, gpus: int = 2, memory: int = 1 << 30) -> None:
+        self.gpus, self.memory, self.peak = gpus, memory, 0
         self.lock = threading.RLock()
         self.called: deque[str] = deque(maxlen=1000)
         self.broken: dict[str, Status] = {}
@@ -110,6 +127,8 @@ class FakeCuda:
         self.streams: dict[int, Stream] = {0: Stream(None)}
         self.pools: dict[int, int] = {}
         self.thresholds: dict[int, int] = {}
+        self.graphs: dict[int, list[Operation]] = {}
+        self.launchable: dict[int, list[Operation]] = {}
         self._next = 1000
         self._thread = threading.local()
         self._until_failure = 0
@@ -125,6 +144,16 @@ class FakeCuda:
     def live(self) -> tuple[int, int, int]:
         """Blocks of memory, streams and pools in use."""
         return len(self.blocks), len(self.streams) - 1, len(self.pools)
+
+    def check_end(self) -> None:
+        """After a test: nothing was undefined, and nothing is left but what pytest still holds, a device and its
+        stream and pool."""
+        gc.collect()
+        self.finish()
+        assert not self.violations
+        assert self.live() in ((0, 0, 0), (0, 1, 1))
+        assert not self.graphs
+        assert not self.launchable
 
     def finish(self) -> None:
         """Have all streams do what they were given."""
@@ -150,8 +179,10 @@ class FakeCuda:
     def allocate(self, size: int, kind: MemoryKind, device: int) -> Block | None:
         if size <= 0:
             raise self.violated(f"allocation of {size} bytes")
+        self.check_no_capture("allocation")
         self._until_failure -= 1
-        if self._until_failure == 0:
+        on_gpu = kind is MemoryKind.cudaMemoryTypeDevice
+        if self._until_failure == 0 or (on_gpu and self.used(device) + size > self.memory):
             return None
         block = next((b for b in self.spare if (b.size, b.kind, b.device) == (size, kind, device)), None)
         if block is None:
@@ -162,7 +193,13 @@ class FakeCuda:
             block.free_asked = False
         block.fill(FRESH)
         self.blocks[block.address] = block
+        self.peak = max(self.peak, self.used(device))
         return block
+
+    def used(self, device: int) -> int:
+        """Bytes of a GPU's memory in use."""
+        on_gpu = (b for b in self.blocks.values() if b.kind is MemoryKind.cudaMemoryTypeDevice)
+        return sum(b.size for b in on_gpu if b.device == device and not b.free_asked)
 
     def free(self, block: Block) -> None:
         block.fill(FREED)
@@ -174,7 +211,20 @@ class FakeCuda:
             raise self.violated(f"stream {stream} does not exist")
         if self.streams[stream].device not in (None, self.current()):
             raise self.violated(f"stream {stream} is not of the current GPU {self.current()}")
-        self.streams[stream].waiting.append(operation)
+        if (captured := self.streams[stream].captured) is None:
+            self.streams[stream].waiting.append(operation)
+        elif self.streams[stream].captured_by != threading.get_ident():
+            raise self.violated(f"stream {stream}: work of another thread came into a graph")
+        else:
+            captured.append(operation)
+
+    def is_capturing(self, stream: int) -> bool:
+        return self.streams[stream].captured is not None
+
+    def check_no_capture(self, what: str) -> None:
+        """Of the thread that captures."""
+        if any(s.captured is not None and s.captured_by == threading.get_ident() for s in self.streams.values()):
+            raise self.violated(f"{what} during a capture")
 
     def current(self) -> int:
         return getattr(self._thread, "index", 0)
@@ -209,8 +259,7 @@ class FakeCuda:
 
     @call(2)
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
-        used = sum(b.size for b in self.blocks.values() if b.device == self.current())
-        return Status.cudaSuccess, (1 << 30) - used, 1 << 30
+        return Status.cudaSuccess, self.memory - self.used(self.current()), self.memory
 
     def cudaMemPoolProps(self) -> SimpleNamespace:
         return SimpleNamespace(allocType=None, location=SimpleNamespace(type=None, id=None))
@@ -249,9 +298,58 @@ class FakeCuda:
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
         if stream not in self.streams:
             return (Status.cudaErrorInvalidResourceHandle,)
+        if self.is_capturing(stream):
+            return (Status.cudaErrorStreamCaptureUnsupported,)
         waiting = self.streams[stream].waiting
         while waiting:
             waiting.popleft().run()
+        return OK
+
+    @call(1)
+    def cudaStreamIsCapturing(self, stream: int) -> tuple[Any, ...]:
+        status = "Active" if self.is_capturing(stream) else "None"
+        return Status.cudaSuccess, CaptureStatus[f"cudaStreamCaptureStatus{status}"]
+
+    @call()
+    def cudaStreamBeginCapture(self, stream: int, mode: CaptureMode) -> tuple[Any, ...]:
+        if mode is CaptureMode.cudaStreamCaptureModeGlobal:
+            raise self.violated("a capture that allocations of other threads would break")
+        if self.is_capturing(stream):
+            raise self.violated(f"stream {stream} captured twice")
+        self.streams[stream].captured, self.streams[stream].captured_by = [], threading.get_ident()
+        return OK
+
+    @call(1)
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
+        captured, self.streams[stream].captured = self.streams[stream].captured, None
+        assert captured is not None
+        self.graphs[graph := self.handle()] = captured
+        return Status.cudaSuccess, graph
+
+    @call(1)
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:
+        assert flags == 0
+        self.launchable[made := self.handle()] = self.graphs[graph]
+        return Status.cudaSuccess, made
+
+    @call()
+    def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:
+        del self.graphs[graph]
+        return OK
+
+    @call()
+    def cudaGraphExecDestroy(self, launchable: int) -> tuple[Any, ...]:
+        del self.launchable[launchable]
+        return OK
+
+    @call()
+    def cudaGraphLaunch(self, launchable: int, stream: int) -> tuple[Any, ...]:
+        for operation in self.launchable[launchable]:
+            if not operation.stays():
+                raise self.violated("a graph of a context that was changed after its capture, or is gone")
+            for block in operation.blocks:
+                self.device_block(block.address, block.size)
+            self.enqueue(stream, operation)
         return OK
 
     @call(1)
@@ -267,6 +365,8 @@ class FakeCuda:
         block = self.blocks.get(address)
         if block is None or block.free_asked or block.kind is not MemoryKind.cudaMemoryTypeDevice:
             raise self.violated(f"{address:#x} freed twice")
+        if self.is_capturing(stream):
+            raise self.violated("memory given back during a capture")
         self.enqueue(stream, Operation(lambda: self.free(block)))
         block.free_asked = True
         return OK
@@ -283,6 +383,7 @@ class FakeCuda:
             raise self.violated(f"pinned {address:#x} freed twice")
         if self.uses(lambda operation: block in operation.blocks):
             raise self.violated(f"pinned {address:#x} freed while a copy needs it")
+        self.check_no_capture("giving back pinned memory")
         self.free(block)
         return OK
 

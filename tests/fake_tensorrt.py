@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import hashlib
 import json
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +22,8 @@ from .fake_cuda import Block, FakeCuda, MemoryKind, Operation
 DataType = Enum("DataType", ["FLOAT", "HALF", "BF16", "INT8", "INT32", "INT64", "BOOL", "UINT8"])
 TensorIOMode = Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
 TensorLocation = Enum("TensorLocation", ["DEVICE", "HOST"])
+GraphStrategy = Enum("GraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
+Allocation = Enum("Allocation", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
 DTYPES = {
     "FLOAT": DataType.FLOAT,
     "FLOAT16": DataType.HALF,
@@ -29,6 +35,8 @@ DTYPES = {
     "UINT8": DataType.UINT8,
 }
 MAGIC = b"fake engine\n"
+KNOWN_SHAPES: dict[bytes, dict[tuple[Any, ...], dict[str, tuple[int, ...]]]] = defaultdict(dict)
+USED = 0xEE  # bytes of scratch memory after a launch
 Profile = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
@@ -52,18 +60,23 @@ class FakeTensorRT:
     """The part of `tensorrt` that runs engines, on a `FakeCuda`.
 
     refusal: what a launch complains of and fails with. at_launch: called when one begins. starts: whether the library
-    finds a driver that it can use.
+    finds a driver that it can use. compiled: the kernels that contexts had to compile, with `FakeTensorRTRTX`.
+    launches: of each whether its context makes CUDA graphs by itself, and the addresses.
     """
 
     __name__ = "fake_tensorrt"
     __version__ = "10.9.8"
     ILogger, DataType, TensorIOMode, TensorLocation = ILogger, DataType, TensorIOMode, TensorLocation
+    ExecutionContextAllocationStrategy = Allocation
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
         self.refusal: str | None = None
         self.at_launch: Callable[[], object] = lambda: None
         self.starts = True
+        self.driver = "580"
+        self.compiled: list[str] = []
+        self.launches: list[tuple[bool, tuple[int, ...]]] = []
 
     def Runtime(self, logger: ILogger) -> FakeRuntime:  # noqa: N802
         assert logger.is_made, "the base class must be initialised"
@@ -71,6 +84,56 @@ class FakeTensorRT:
             logger.log(ILogger.Severity.ERROR, "CUDA initialization failure with error: 35.")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         return FakeRuntime(self, logger)
+
+
+class FakeTensorRTRTX(FakeTensorRT):
+    """The part of `tensorrt_rtx` that it has more: kernels are compiled where they run, and may be kept."""
+
+    __name__ = "fake_tensorrt_rtx"
+    CudaGraphStrategy = GraphStrategy
+
+    class IRuntimeCache:
+        """Kernels by name, with the driver that they are for."""
+
+        def __init__(self, driver: str) -> None:
+            self.driver, self.kernels = driver, set[str]()
+
+        def serialize(self) -> bytes:
+            return json.dumps([self.driver, sorted(self.kernels)]).encode()
+
+        def deserialize(self, blob: bytes) -> bool:
+            driver, kernels = json.loads(blob)
+            if driver != self.driver:
+                return False
+            self.kernels = set(kernels)
+            return True
+
+
+class FakeRuntimeConfig:
+    """What contexts are created with."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.library = engine.runtime.library
+        self.strategy, self.cache = Allocation.STATIC, None
+        self._strategy = GraphStrategy.DISABLED
+
+    def set_execution_context_allocation_strategy(self, strategy: Allocation) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> FakeTensorRTRTX.IRuntimeCache:
+        return FakeTensorRTRTX.IRuntimeCache(self.library.driver)
+
+    def set_runtime_cache(self, cache: FakeTensorRTRTX.IRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+    @property
+    def cuda_graph_strategy(self) -> GraphStrategy:
+        return self._strategy
+
+    @cuda_graph_strategy.setter
+    def cuda_graph_strategy(self, strategy: GraphStrategy) -> None:
+        self._strategy = strategy
 
 
 @dataclass
@@ -85,16 +148,22 @@ class FakeRuntime:
         if not plan.startswith(MAGIC):
             self.logger.log(ILogger.Severity.ERROR, "assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.")
             return None
-        return FakeEngine(self, *plan[len(MAGIC) :].split(b"\n", 1))
+        cuda = self.library.cuda
+        with cuda.lock:
+            weights = cuda.allocate(len(plan), MemoryKind.cudaMemoryTypeDevice, cuda.current())
+        if weights is None:
+            self.logger.log(ILogger.Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+            return None
+        return FakeEngine(self, weights, *plan[len(MAGIC) :].split(b"\n", 1))
 
 
 class FakeEngine:
-    """A loaded engine."""
+    """A loaded engine, with its weights on the GPU."""
 
     num_optimization_profiles = 1
 
-    def __init__(self, runtime: FakeRuntime, table: bytes, model: bytes) -> None:
-        self.runtime, self.table = runtime, json.loads(table)
+    def __init__(self, runtime: FakeRuntime, weights: Block, table: bytes, model: bytes) -> None:
+        self.runtime, self.weights, self.table = runtime, weights, json.loads(table)
         graph = onnx.load_from_string(model).graph
         tensors = [*graph.input, *graph.output]
         self.types = {t.name: t.type.tensor_type.elem_type for t in tensors}
@@ -108,7 +177,7 @@ class FakeEngine:
         options.log_severity_level, options.intra_op_num_threads = 4, 1
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.num_io_tensors = len(self.names)
-        self.known: dict[tuple[Any, ...], dict[str, tuple[int, ...]]] = {}
+        self.known = KNOWN_SHAPES[hashlib.sha256(model).digest()]
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
@@ -130,14 +199,17 @@ class FakeEngine:
         low, high = self.table["profile"][name]
         return [tuple(low), tuple(high), tuple(high)]
 
-    def create_execution_context(self) -> FakeContext | None:
-        cuda = self.runtime.library.cuda
-        with cuda.lock:
-            scratch = cuda.allocate(4096, MemoryKind.cudaMemoryTypeDevice, cuda.current())
-        if scratch is None:
-            self.runtime.logger.log(ILogger.Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
-            return None
-        return FakeContext(self, scratch)
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig(self)
+
+    def create_execution_context(self, of: Allocation | FakeRuntimeConfig) -> FakeContext:
+        config = of if isinstance(of, FakeRuntimeConfig) else None
+        assert (of if config is None else config.strategy) is Allocation.USER_MANAGED
+        return FakeContext(self, config)
+
+    def __del__(self) -> None:
+        with self.runtime.library.cuda.lock:
+            self.runtime.library.cuda.free(self.weights)
 
     def bytes_of(self, name: str, shape: tuple[int, ...]) -> int:
         return int(np.prod(shape, dtype=np.int64)) * onnx.helper.tensor_dtype_to_np_dtype(self.types[name]).itemsize
@@ -170,10 +242,15 @@ class FakeEngine:
 
 
 class FakeContext:
-    """An execution context, with scratch memory of its own."""
+    """An execution context, for which the caller manages the scratch memory."""
 
-    def __init__(self, engine: FakeEngine, scratch: Block) -> None:
-        self.engine, self.scratch = engine, scratch
+    def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig | None) -> None:
+        self.engine, self.cache = engine, None if config is None else config.cache
+        self.makes_graphs = config is not None and config.cuda_graph_strategy is GraphStrategy.WHOLE_GRAPH_CAPTURE
+        self.scratch: tuple[int, int] | None = None
+        self.scratch_bytes: int | None = None
+        self.changes = 0
+        self.is_warm = False
         self.library, self.logger = engine.runtime.library, engine.runtime.logger
         self.shapes = {name: shape for name in engine.inputs if -1 not in (shape := engine.shapes[name])}
         self.addresses: dict[str, int] = {}
@@ -184,7 +261,23 @@ class FakeContext:
             self.logger.log(ILogger.Severity.ERROR, f"Static dimension mismatch of {name} while setting input shape.")
             return False
         self.shapes[name] = shape
+        self.scratch_bytes = None
+        self.changes += 1
+        self.is_warm = False
         return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        """4 KB, and as much as the inputs with free extents."""
+        if missing := self.infer_shapes():
+            raise self.library.cuda.violated(f"scratch memory asked for without the shape of {missing}")
+        free = [name for name in self.engine.inputs if -1 in self.engine.shapes[name]]
+        self.scratch_bytes = 4096 + sum(self.engine.bytes_of(name, self.shapes[name]) for name in free)
+        return self.scratch_bytes
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if self.scratch_bytes is None or size < self.scratch_bytes or memory % 256:
+            raise self.library.cuda.violated(f"{size} bytes of scratch memory, expected {self.scratch_bytes}")
+        self.scratch = memory, size
 
     def infer_shapes(self) -> list[str]:
         return [name for name in self.engine.inputs if name not in self.shapes]
@@ -202,6 +295,7 @@ class FakeContext:
             self.logger.log(ILogger.Severity.ERROR, f"Unknown or unaligned tensor {name}.")
             return False
         self.addresses[name] = memory
+        self.changes += 1
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
@@ -213,14 +307,34 @@ class FakeContext:
         with cuda.lock:
             if missing := [*self.infer_shapes(), *(n for n in engine.names if n not in self.addresses)]:
                 raise cuda.violated(f"launch without shape or address of {missing}")
+            if self.scratch is None:
+                raise cuda.violated("launch without scratch memory")
+            if self.cache is not None:
+                new = {f"{name} {shape}" for name, shape in self.shapes.items()} - self.cache.kernels
+                self.library.compiled += sorted(new)
+                self.cache.kernels |= new
             shapes = {**self._inputs(), **engine.output_shapes(self._inputs())}
             addresses = dict(self.addresses)
             blocks = [cuda.device_block(addresses[n], max(1, engine.bytes_of(n, shapes[n]))) for n in engine.names]
-            if any(b.device != self.scratch.device for b in blocks):
+            blocks.append(cuda.device_block(*self.scratch))
+            if any(b.device != engine.weights.device for b in blocks):
                 raise cuda.violated("memory of another GPU")
             run = functools.partial(engine.run, shapes, addresses)
-            cuda.enqueue(stream_handle, Operation(run, tuple(blocks), id(self)))
-        self.addresses.clear()  # the caller's memory may go: what stays here would be stale
+            use = functools.partial(ctypes.memset, self.scratch[0], USED, self.scratch[1])
+            if cuda.is_capturing(stream_handle) and not self.is_warm:
+                raise cuda.violated("a capture before the shapes were run once")
+            self.library.launches.append((self.makes_graphs, (*addresses.values(), self.scratch[0])))
+            self.changes += 1
+            self.is_warm = not cuda.is_capturing(stream_handle)
+            this, then = weakref.ref(self), self.changes
+
+            def stays() -> bool:
+                return this() is not None and this().changes == then
+
+            cuda.enqueue(stream_handle, Operation(lambda: (use(), run()), tuple(blocks), id(self), stays))
+        # The caller's memory may go: what stays here would be stale.
+        self.addresses.clear()
+        self.scratch = None
         return True
 
     def __del__(self) -> None:
@@ -228,4 +342,3 @@ class FakeContext:
         with cuda.lock:
             if cuda.uses(lambda operation: operation.context == id(self)):
                 raise cuda.violated("context destroyed while a stream runs it")
-            cuda.free(self.scratch)

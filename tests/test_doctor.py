@@ -83,10 +83,23 @@ def test_tensorrt_that_is_there(monkeypatch: pytest.MonkeyPatch, machine: Path, 
     install(monkeypatch, "tensorrt", "11.4.0")
     install(monkeypatch, "cuda.bindings.runtime", "13.0")
     if has_gpu:
-        program(machine, "nvidia-smi", "echo 'NVIDIA H100, 81559 MiB, 570.1'")
+        program(machine, "nvidia-smi", "echo 'NVIDIA H100, 81559 MiB, 570.1, 9.0'")
     diagnosis = doctor.diagnose()
     assert finding("tensorrt", diagnosis) == Finding("tensorrt", State.OK, "11.4.0")
     assert diagnosis.backends == (("onnxruntime", "tensorrt") if has_gpu else ("onnxruntime",))
+
+
+def test_tensorrt_rtx_where_it_does_not_run(monkeypatch: pytest.MonkeyPatch, machine: Path) -> None:
+    install(monkeypatch, "tensorrt_rtx", "1.7")
+    install(monkeypatch, "cuda.bindings.runtime", "13.0")
+    program(machine, "nvidia-smi", "echo 'NVIDIA B200, 183359 MiB, 580.1, 10.0'")
+    diagnosis = doctor.diagnose()
+    found = finding("tensorrt-rtx", diagnosis)
+    assert (found.state, found.found) == (State.ABSENT, "does not run on sm_100")
+    assert "--backend tensorrt, or --backend onnxruntime --device cuda" in found.remedy
+    assert diagnosis.backends == ("onnxruntime",)
+    program(machine, "nvidia-smi", "echo 'NVIDIA RTX 5090, 32607 MiB, 580.1, 12.0'")
+    assert doctor.diagnose().backends == ("onnxruntime", "tensorrt-rtx")
 
 
 def test_tensorrt_without_cuda_python_builds_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from esam_rt import engine_store
+from esam_rt import engine_store, runner
 from esam_rt.artifacts import ModelListener, onnx_model
 from esam_rt.engine_store import (
     NAMES,
@@ -76,8 +76,8 @@ def change(folder: Path, **fields: Any) -> None:
 
 def test_they_say_what_they_are(engines: EngineSet) -> None:
     sidecar = engines.sidecar
-    assert [sidecar[name] for name in ("model", "backend", "precision", "attention", "gpu")] == [
-        *("tiny", "tensorrt-rtx", "fp16", None, None)
+    assert [sidecar[name] for name in ("model", "backend", "precision", "gpu")] == [
+        *("tiny", "tensorrt-rtx", "fp16", None)
     ]
     assert sidecar["backend_version"] == rtx.__version__
     assert sidecar["targets"] == ["sm_86", "sm_89", "sm_120"]
@@ -199,13 +199,13 @@ def test_engines_in_a_folder_that_is_named(engines: EngineSet) -> None:
     with pytest.raises(ModelError, match='model: found "tiny", expected "vit_b"'):
         given_engines(engines.folder, MODELS["vit_b"], spec, rtx)
     with pytest.raises(
-        ModelError, match=r"targets: found .*sm_86.*, expected .*sm_90.*; build the engines for this GPU"
+        ModelError, match=r"targets: found .*sm_86.*, expected .*sm_121.*; build the engines for this GPU"
     ):
-        given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_90", "NVIDIA H100")), rtx)
-    change(engines.folder, targets=[], gpu={"capability": "sm_90", "name": "NVIDIA H100"})
-    given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_90", "NVIDIA H100")), rtx)
-    with pytest.raises(ModelError, match=r"targets: found .*H100"):
-        given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_90", "NVIDIA H200")), rtx)
+        given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_121", "NVIDIA GB10")), rtx)
+    change(engines.folder, targets=[], gpu={"capability": "sm_80", "name": "NVIDIA A30"})
+    given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_80", "NVIDIA A30")), rtx)
+    with pytest.raises(ModelError, match=r"targets: found .*A30"):
+        given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_80", "NVIDIA A100")), rtx)
     change(engines.folder, backend_version="1.0")
     with pytest.raises(ModelError, match=r'backend_version: found "1\.0"'):
         given_engines(engines.folder, TINY, spec, rtx)
@@ -364,7 +364,7 @@ def test_two_processes_build_once(cache: Path) -> None:
     ("spec", "message"),
     [
         (EngineSpec("tensorrt-rtx"), "found no GPU here that cuda-python reaches, expected --target"),
-        (EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_90",))), "--target sm_90: .* knows sm_75, sm_80"),
+        (EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_99",))), "--target sm_99: .* knows sm_75, sm_80"),
         (EngineSpec("tensorrt-rtx", options=BuildOptions(("86",))), "--target 86: .* knows sm_75"),
     ],
 )
@@ -449,11 +449,32 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
 
 
 def test_turing_has_half_precision_only(cache: Path) -> None:
+    """As `check_rtx` says before anything is built."""
     turing = BuildOptions(("sm_75",))
     assert build_engine(onnx_model(TINY, precision="fp16").decoder, rtx, turing).layers > 50
     for precision in ("fp32", "bf16"):
         with pytest.raises(EngineError, match="could not build an engine"):
             build_engine(onnx_model(TINY, precision=precision).decoder, rtx, turing)
+
+
+def test_gpus_that_tensorrt_rtx_does_not_run_on() -> None:
+    for targets, gpu in ((("sm_86", "sm_90"), None), ((), Gpu("sm_90", "NVIDIA H100")), (("sm_100",), None)):
+        with pytest.raises(
+            SettingsError, match=r"tensorrt-rtx does not run on sm_\d+; use --backend tensorrt, or --ba"
+        ):
+            EngineSpec("tensorrt-rtx", options=BuildOptions(targets), gpu=gpu)
+    for targets, gpu in ((("sm_75", "sm_86"), None), ((), Gpu("sm_75", "Tesla T4"))):
+        with pytest.raises(SettingsError, match=r"sm_75 \(Turing\): found precision bf16, expected fp16"):
+            EngineSpec("tensorrt-rtx", "bf16", options=BuildOptions(targets), gpu=gpu)
+        assert EngineSpec("tensorrt-rtx", "fp16", options=BuildOptions(targets), gpu=gpu)
+        assert EngineSpec("tensorrt", "bf16", gpu=Gpu("sm_90", "NVIDIA H100"))
+    assert EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_86",)), gpu=Gpu("sm_90", "NVIDIA H100"))
+    assert not {"sm_90", "sm_100", "sm_103"} & set(known_targets(rtx))
+
+
+def test_a_run_records_the_library() -> None:
+    versions = runner._versions()
+    assert rtx.__version__ in (versions.get("tensorrt-rtx"), versions.get("tensorrt-rtx-cu13"))
 
 
 def test_known_targets() -> None:
@@ -485,7 +506,9 @@ def test_onnx_runtime_needs_no_engine(cache: Path) -> None:
     ("arguments", "code", "words"),
     [
         (("tiny",), 2, ("no GPU", "--target")),
-        (("tiny", "--target", "sm_90"), 2, ("sm_90", "knows sm_75")),
+        (("tiny", "--target", "sm_99"), 2, ("sm_99", "knows sm_75")),
+        (("tiny", "--target", "sm_90"), 2, ("does not run on sm_90; use --backend tensorrt, or --backend onnx",)),
+        (("tiny", "--target", "sm_75", "--precision", "fp32"), 2, ("Turing", "expected fp16")),
         (("tiny", "--backend", "openvino"), 2, ("--backend openvino: unknown", "tensorrt-rtx")),
         (("tiny", "--backend", "onnxruntime", "--target", "sm_86"), 2, ("--target", "for TensorRT")),
         (("tiny", "--precision", "int8", "--target", "sm_86"), 2, ("--precision int8",)),

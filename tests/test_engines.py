@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt.engines import Engine, Tensor
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine, _share_memory
+from esam_rt.engines.onnxruntime import OnnxRuntimeEngine, _load_cuda, _share_memory
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 
 
@@ -139,17 +139,33 @@ def test_gpu_not_in_the_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         OnnxRuntimeEngine(path, device="cuda")
 
 
-def test_gpu_that_does_not_start_is_no_quiet_cpu_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_that_does_not_start_is_no_quiet_cpu_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     session = onnxruntime.InferenceSession
 
-    def falls_back(path: Path, options: object, providers: list[str], **kwargs: object) -> object:
+    def falls_back(
+        path: Path, options: object, providers: list[tuple[str, dict[str, str]]], **kwargs: object
+    ) -> object:
         assert kwargs == {"enable_fallback": False}
+        ((name, own_options),) = providers
+        assert (name, own_options["use_tf32"]) == ("CUDAExecutionProvider", "0")
         return session(path, options, providers=["CPUExecutionProvider"])
 
+    loaded: list[bool] = []
+
+    def preload() -> None:
+        loaded.append(True)
+        print("Failed to load libcudnn.so.9")
+
+    _load_cuda.cache_clear()
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
     with pytest.raises(DeviceError, match="Device cuda: ONNX Runtime could not start CUDAExecutionProvider"):
         OnnxRuntimeEngine(path, device="cuda")
+    assert loaded
+    assert capsys.readouterr() == ("", ""), "stdout is for results"
 
 
 def test_gpu_out_of_memory_while_loading(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from esam_rt import EntitySegmenter, Settings
+from esam_rt.artifacts import OnnxModel
+from esam_rt.engine_store import stored
 from esam_rt.engines.cuda import CudaDevice
-from esam_rt.engines.tensorrt_build import BuildOptions, BuiltEngine
-from esam_rt.errors import DeviceError, MissingDependencyError, ModelError, SettingsError
+from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
-from esam_rt.models import MODELS
+from esam_rt.memory import MB
+from esam_rt.models import ModelRow
+from esam_rt.prompts import point_grid
 from esam_rt.self_test import SelfTest
 
 from .fake_cuda import FakeCuda
-from .fake_tensorrt import FakeTensorRT, make_plan
+from .fake_tensorrt_builder import FakeTensorRTBuilder
 from .scene import photo_of, quadrants
 from .test_cli import assert_one_error_line, call
+from .test_memory import EVERYTHING, fake_sam, need_of
+from .test_onnx_folder import list_anew, say
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +53,10 @@ def test_defaults_follow_the_backend() -> None:
         ({"precision": "int8"}, "Unknown precision 'int8'. Known: fp32, fp16, bf16"),
         ({"backend": "tensorrt", "device": "cpu"}, "tensorrt runs on device cuda only, found device cpu"),
         ({"backend": "tensorrt", "threads": 3}, "Threads are for the CPU, found backend tensorrt"),
+        (
+            {"cuda_graphs": True},
+            "CUDA graphs are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime",
+        ),
         ({"engines": Path("x")}, "Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime"),
     ],
 )
@@ -81,31 +91,43 @@ def test_no_gpu_is_an_error_never_a_quiet_run_on_the_cpu(monkeypatch: pytest.Mon
     assert_one_error_line(result, "no NVIDIA driver")
 
 
+@pytest.mark.parametrize(("device", "batch", "form"), [("cpu", 4, None), ("cuda", 64, "concat")])
+def test_graphs_and_batches_follow_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, batch: int, form: str | None
+) -> None:
+    asked: list[Any] = []
+
+    def export(row: ModelRow, checkpoint: object, precision: str, attention: str | None, listener: object) -> OnnxModel:
+        asked.append(attention)
+        path = Path("graph.onnx")
+        return OnnxModel(path, path, path, path, "0" * 64, ())
+
+    monkeypatch.setattr("esam_rt.load.onnx_model", export)
+    monkeypatch.setattr("esam_rt.engines.onnxruntime.OnnxRuntimeEngine", lambda path, **options: asked.append(options))
+    assert load_sam("vit_b", Placement(device=device)).row.decode_batch == batch
+    assert asked == [form, *[{"device": device, "threads": None}] * 4]
+    load_sam("tiny", Placement(device=device))
+    assert asked[5] is None, "it has no choice of forms"
+
+
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-ins for CUDA, for TensorRT and for its builder; the graphs that were built."""
-    cuda = FakeCuda()
-    library = FakeTensorRT(cuda)
-    graphs: list[str] = []
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRTBuilder:
+    """A stand-in for TensorRT, on one for CUDA."""
+    return use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda()))
 
-    def build(path: Path, library: Any, options: BuildOptions, progress: object) -> BuiltEngine:
-        graphs.append(path.name)
-        side, model = MODELS["tiny"].input_px // 16, onnx.load(path)
-        most = {"B": options.max_batch, "M": options.max_batch, "rows": side, "columns": side}
-        shapes = {t.name: [d.dim_param or d.dim_value for d in t.type.tensor_type.shape.dim] for t in model.graph.input}
-        profile = {
-            name: (tuple(1 if n in most else n for n in shape), tuple(most.get(n, n) for n in shape))
-            for name, shape in shapes.items()
-            if any(n in most for n in shape)
-        }
-        ranges = {name: (low, high, high) for name, (low, high) in profile.items()}
-        return BuiltEngine(make_plan(model.SerializeToString(), profile), 7, 0, 0.1, ranges)
 
-    monkeypatch.setattr("esam_rt.engine_store.build_engine", build)
-    monkeypatch.setattr("esam_rt.engine_store.load_library", lambda backend: library)
-    monkeypatch.setattr("esam_rt.engines.tensorrt_build.load_library", lambda backend: library)
-    monkeypatch.setattr("esam_rt.engines.cuda.CudaDevice", partial(CudaDevice, runtime=cuda))
-    return graphs
+@pytest.fixture
+def built(library: FakeTensorRTBuilder) -> list[str]:
+    """The graphs that it has built."""
+    return library.built
+
+
+def use_library(monkeypatch: pytest.MonkeyPatch, library: FakeTensorRTBuilder) -> FakeTensorRTBuilder:
+    """Have the product find this library, and its GPU."""
+    for place in ("esam_rt.engine_store", "esam_rt.engines.tensorrt_build", "esam_rt.library_caches"):
+        monkeypatch.setattr(f"{place}.load_library", lambda backend: library)
+    monkeypatch.setattr("esam_rt.engines.cuda.CudaDevice", partial(CudaDevice, runtime=library.cuda))
+    return library
 
 
 def test_a_run_on_engines_that_are_built_first(built: list[str], cache: Path) -> None:
@@ -139,6 +161,20 @@ def test_build_engine_ends_with_a_self_test(built: list[str]) -> None:
     assert len(built) == 4
 
 
+def test_given_graphs_are_tested_where_their_weights_are_known(built: list[str], tmp_path: Path) -> None:
+    call("export", "tiny", "--out", tmp_path / "mine")
+    result = call("build-engine", "--onnx", tmp_path / "mine", "--backend", "tensorrt")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Self-test: " in result.stdout
+    for name in ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"):
+        say(tmp_path / "mine" / name, "checkpoint_sha256", "0" * 64)
+    list_anew(tmp_path / "mine")
+    result = call("build-engine", "--onnx", tmp_path / "mine", "--backend", "tensorrt")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Not tried: that takes the weights of these graphs, --checkpoint." in result.stdout
+    assert len(built) == 8
+
+
 def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esam_rt.self_test.IOU_MIN", 1.1)
     result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
@@ -158,3 +194,59 @@ def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         EntitySegmenter("tiny", backend="tensorrt").close()
     assert len(tests) == 1
+
+
+def test_cuda_graphs_are_tested_apart(library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once each: engines that are right without may be wrong with them."""
+    placement = Placement("tensorrt", precision="fp32", memory_mb=60)
+    load_sam("tiny", placement).close()
+    launched = library.cuda.called
+    assert "cudaGraphLaunch" not in launched
+    load_sam("tiny", replace(placement, cuda_graphs=True)).close()
+    assert "cudaGraphLaunch" in launched
+    (folder,) = stored()
+    assert json.loads((folder / "engine.json").read_text())["self_test"]["cuda_graphs"] is True
+    launched.clear()
+    for cuda_graphs in (True, False):
+        load_sam("tiny", replace(placement, cuda_graphs=cuda_graphs)).close()
+    assert not {"cudaGraphLaunch", "cudaMemcpyAsync"} & set(launched), "nothing is left to test"
+
+
+def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    placement = Placement("tensorrt", precision="fp32", memory_mb=60)
+    load_sam("tiny", placement).close()
+    monkeypatch.setattr("esam_rt.self_test.IOU_MIN", 1.1)
+    with pytest.raises(EngineError, match=r"Self-test: .* This was with CUDA graphs; try without\."):
+        load_sam("tiny", replace(placement, cuda_graphs=True))
+    load_sam("tiny", placement).close()
+
+
+# Budgets of memory.
+
+
+def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """No call finds the memory at its end, although 64 prompts would."""
+    monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
+    need = need_of(fake_sam(FakeCuda(), 64))
+    cuda = use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda(memory=need(40)))).cuda
+    with caplog.at_level(logging.WARNING):
+        sam = load_sam("tiny", Placement("tensorrt", precision="fp32"))
+        assert 30 < sam.row.decode_batch < 40
+        photo = sam.encode(photo_of(np.arange(64).reshape(8, 8), scale=64))
+        sam.decode(photo, point_grid(10), 0, EVERYTHING)
+    assert not caplog.records
+    assert cuda.peak > 0.8 * need(40)
+    sam.close()
+
+
+def test_a_budget_on_a_gpu(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
+    need = need_of(fake_sam(FakeCuda(), 64))
+    for batch in (7, 64):
+        with_budget = Placement("tensorrt", precision="fp32", memory_mb=-(-need(batch) // MB))
+        sam = load_sam("tiny", with_budget)
+        assert batch <= sam.row.decode_batch <= batch + 1
+        sam.close()
+    least = -(-need(1) // MB)
+    with pytest.raises(SettingsError, match=rf"expected at least {least} MB, which tiny in these engines of tensorrt"):
+        load_sam("tiny", Placement("tensorrt", precision="fp32", memory_mb=least - 1))

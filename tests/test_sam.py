@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +123,34 @@ def test_a_short_rest_that_fails_once_shrinks_nothing_for_good() -> None:
     for _ in range(2):
         assert len(sam.decode(photo, points, 0, FILTERS)) == 18 * 3
     assert asked == [16, 2, 1, 1, 16, 2]
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_threads_take_turns_where_memory_is_short(one_at_a_time: bool) -> None:
+    scene, inside, most = Scene.of_label_maps(quadrants()), [0], [0]
+    counting, both_are_in = threading.Lock(), threading.Barrier(2)
+
+    def counted(answer: Any) -> FakeEngine:
+        def run(feed: dict[str, Any]) -> Any:
+            with counting:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            if not one_at_a_time:
+                both_are_in.wait(10)
+            with counting:
+                inside[0] -= 1
+            return answer(feed)
+
+        return FakeEngine(run)
+
+    engines = replace(scene.engines(), encoder=counted(scene.encode), decoder=counted(scene.decode))
+    sam = Sam(replace(ROW, decode_batch=1), engines, "0" * 64, one_at_a_time)
+    image = np.zeros((8, 8, 3), np.uint8)
+    points = np.full((4, 2), 0.5, np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        for masks in pool.map(lambda _: sam.decode(sam.encode(image), points, 0, FILTERS), range(2)):
+            assert len(masks) == 4 * 3
+    assert most == [1 if one_at_a_time else 2]
 
 
 @pytest.mark.parametrize(

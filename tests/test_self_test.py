@@ -64,6 +64,27 @@ def test_what_is_wrong_does_not_pass(change: Any) -> None:
         self_test(changed(change), scene().sam(), PHOTO)
 
 
+def test_every_replay_is_compared() -> None:
+    """Answers that are right at first and wrong later."""
+    calls = []
+    s = scene()
+
+    def decode(feed: dict[str, Any]) -> dict[str, Any]:
+        calls.append(len(feed["points_xy_px"]))
+        out = s.decode(feed)
+        return out | {"score": out["score"] - np.float32(0.03)} if len(calls) > 3 else out
+
+    sam = Sam(replace(ROW, decode_batch=SIDE**2), replace(s.engines(), decoder=FakeEngine(decode)), "0" * 64)
+    assert self_test(sam, scene().sam(), PHOTO).masks == 3 * SIDE**2
+    calls.clear()
+    with pytest.raises(EngineError, match=r"mean IoU of 432 masks 1\.0000, greatest difference of scores 0\.03"):
+        self_test(sam, scene().sam(), PHOTO, cuda_graphs=True)
+    assert calls == [SIDE**2] * 4
+    odd = Sam(replace(ROW, decode_batch=25), s.engines(), "0" * 64)
+    result = self_test(odd, scene().sam(), PHOTO, cuda_graphs=True)
+    assert (result.masks, result.iou, result.cuda_graphs) == (3 * 3 * SIDE**2, 1.0, True)
+
+
 def test_masks_that_the_reference_lacks() -> None:
     with pytest.raises(EngineError, match=r"Self-test: mean IoU of 108 masks 0\.0000"):
         self_test(scene().sam(), changed(fewer_masks), PHOTO)

@@ -41,10 +41,7 @@ PROFILE = {"x": ((1, 3), (64, 3))}
 def cuda() -> Iterator[FakeCuda]:
     cuda = FakeCuda()
     yield cuda
-    gc.collect()
-    cuda.finish()
-    assert not cuda.violations
-    assert cuda.live() in ((0, 0, 0), (0, 1, 1)), "nothing but what pytest still holds: a device with stream and pool"
+    cuda.check_end()
 
 
 @pytest.fixture
@@ -245,7 +242,7 @@ def test_nothing_leaks(load: Load, cuda: FakeCuda) -> None:
 
 
 def test_out_of_memory_at_each_allocation(cuda: FakeCuda, load: Load) -> None:
-    allocations = ("pinned", "inputs", "outputs", "y", "sine")
+    allocations = ("pinned", "inputs", "outputs", "scratch", "y", "sine")
     for nth, name in enumerate((*allocations, "no more"), 1):
         with load(scaling()) as engine:
             cuda.finish()
@@ -663,7 +660,7 @@ def test_the_fake_has_the_names_and_arguments_of_cuda_python() -> None:
         assert len(wanted) == function.__code__.co_argcount - 1, name
     for name in Status.__members__:
         assert getattr(runtime.cudaError_t, name) == Status[name]
-    for name in ("cudaMemcpyKind", "cudaMemoryType"):
+    for name in ("cudaMemcpyKind", "cudaMemoryType", "cudaStreamCaptureMode", "cudaStreamCaptureStatus"):
         for member in getattr(FakeCuda, name):
             assert getattr(getattr(runtime, name), member.name) == member
     for name in ("cudaMemAllocationType", "cudaMemLocationType", "cudaMemPoolAttr"):
@@ -703,6 +700,7 @@ def test_the_fake_has_the_names_of_the_library(name: str) -> None:
     assert set(DTYPES) <= set(real.DataType.__members__)
     assert {"INPUT", "OUTPUT"} <= set(real.TensorIOMode.__members__)
     assert {"DEVICE", "HOST"} <= set(real.TensorLocation.__members__)
+    assert "USER_MANAGED" in real.ExecutionContextAllocationStrategy.__members__
     assert {"ERROR", "INTERNAL_ERROR"} <= set(real.ILogger.Severity.__members__)
 
 
@@ -719,7 +717,10 @@ def test_the_library_itself_refuses_a_broken_plan(
 # The whole pipeline.
 
 
-def test_the_pipeline_is_that_of_onnxruntime(library: Any, device: CudaDevice, cuda: FakeCuda) -> None:
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_the_pipeline_is_that_of_onnxruntime(
+    library: Any, device: CudaDevice, cuda: FakeCuda, cuda_graphs: bool
+) -> None:
     row = MODELS["tiny"]
     files = onnx_model(row)
     paths = (files.encoder, files.decoder, files.masks, files.logits)
@@ -743,7 +744,9 @@ def test_the_pipeline_is_that_of_onnxruntime(library: Any, device: CudaDevice, c
         Sam(row, Engines(*(OnnxRuntimeEngine(p, threads=1) for p in paths)), "0" * 64), settings=settings
     ) as segmenter:
         expected = segmenter(photo)
-    engines = Engines(*(TensorRTEngine(p.stem, plan(p), library, device) for p in paths))
+    engines = Engines(
+        *(TensorRTEngine(p.stem, plan(p), library, device, None, cuda_graphs and p.stem == "decoder") for p in paths)
+    )
     sam = Sam(row, engines, "0" * 64)
     with EntitySegmenter(sam, settings=settings) as segmenter:
         for _ in range(2):
@@ -752,6 +755,7 @@ def test_the_pipeline_is_that_of_onnxruntime(library: Any, device: CudaDevice, c
             np.testing.assert_array_equal(found.score, expected.score)
             np.testing.assert_array_equal(found.stage, expected.stage)
     assert expected.labels.max() > 1
+    assert ("cudaGraphLaunch" in cuda.called) == cuda_graphs
     sam.close()
     device.synchronise()
     assert cuda.live()[0] == 0

@@ -1,0 +1,113 @@
+"""Packages for a machine without network: wheels cut in parts that fit through, joined and installed over there.
+
+Here:   python -m benchmarks.carry cut WHEELS PARTS [--megabytes 40]        folders PARTS/1, PARTS/2 …
+There:  python -m benchmarks.carry keep PARTS/1 STORE                        for each folder, as it arrives
+        python -m benchmarks.carry run STORE -m benchmarks.table5 …          installs all of them, then runs Python
+
+`run` leaves what is installed there as it is: the packages go to STORE/site, which Python sees first, without their
+dependencies. It also shows the loader the libraries of CUDA that pip has installed. Needs nothing but Python and pip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+LIST = "wheels.json"  # of all wheels, in each folder of parts: name, and SHA-256 of each part
+
+
+def cut(wheels: Path, parts: Path, part_bytes: int) -> list[Path]:
+    """Cut the wheels of a folder into parts, in folders of at most `part_bytes` each; returns the folders."""
+    listed: dict[str, list[str]] = {}
+    folders: list[Path] = []
+    room = 0
+    for wheel in sorted(wheels.glob("*.whl")):
+        content = wheel.read_bytes()
+        listed[wheel.name] = []
+        for nth, start in enumerate(range(0, len(content), part_bytes)):
+            part = content[start : start + part_bytes]
+            if len(part) > room:
+                folders.append(parts / str(len(folders) + 1))
+                folders[-1].mkdir(parents=True)
+                room = part_bytes
+            (folders[-1] / f"{wheel.name}.{nth}").write_bytes(part)
+            listed[wheel.name].append(hashlib.sha256(part).hexdigest())
+            room -= len(part)
+    for folder in folders:
+        (folder / LIST).write_text(json.dumps(listed))
+    return folders
+
+
+def keep(folder: Path, store: Path) -> None:
+    """Add a folder of parts to those that came before."""
+    store.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        shutil.copyfile(file, store / file.name)
+
+
+def join(store: Path) -> list[Path]:
+    """The wheels, whole. SystemExit names the parts that are missing or damaged."""
+    wheels = []
+    for name, digests in json.loads((store / LIST).read_text()).items():
+        wheel = store / "wheels" / name
+        wheel.parent.mkdir(exist_ok=True)
+        with wheel.open("wb") as f:
+            for nth, digest in enumerate(digests):
+                part = store / f"{name}.{nth}"
+                content = part.read_bytes() if part.is_file() else b""
+                if hashlib.sha256(content).hexdigest() != digest:
+                    raise SystemExit(f"{part}: missing or damaged; keep its folder of parts again.")
+                f.write(content)
+        wheels.append(wheel)
+    return wheels
+
+
+def install(wheels: list[Path], target: Path) -> None:
+    """Into a folder of their own, without dependencies and without network."""
+    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), *map(str, wheels)]
+    subprocess.run(command, check=True)
+
+
+def environment(target: Path) -> dict[str, str]:
+    """Of a Python that sees `target` first, and CUDA's libraries wherever pip has put them."""
+    packages = [target, *map(Path, (*site.getsitepackages(), *sys.path))]
+    libraries = dict.fromkeys(str(p) for folder in packages for p in sorted(folder.glob("nvidia/*/lib")))
+    paths = {"PYTHONPATH": [str(target)], "LD_LIBRARY_PATH": list(libraries)}
+    before = {name: os.environ[name].split(os.pathsep) for name in paths if os.environ.get(name)}
+    joined = {name: os.pathsep.join([*new, *before.get(name, [])]) for name, new in paths.items()}
+    return {**os.environ, **joined}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    cutting = commands.add_parser("cut")
+    cutting.add_argument("wheels", type=Path)
+    cutting.add_argument("parts", type=Path)
+    cutting.add_argument("--megabytes", type=int, default=40)
+    keeping = commands.add_parser("keep")
+    keeping.add_argument("folder", type=Path)
+    keeping.add_argument("store", type=Path)
+    running = commands.add_parser("run")
+    running.add_argument("store", type=Path)
+    running.add_argument("arguments", nargs=argparse.REMAINDER, help="of Python")
+    a = parser.parse_args()
+    if a.command == "cut":
+        print(*cut(a.wheels, a.parts, a.megabytes << 20), sep="\n")
+    elif a.command == "keep":
+        keep(a.folder, a.store)
+    else:
+        install(join(a.store), a.store / "site")
+        raise SystemExit(subprocess.run([sys.executable, *a.arguments], env=environment(a.store / "site")).returncode)
+
+
+if __name__ == "__main__":
+    main()

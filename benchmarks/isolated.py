@@ -1,0 +1,72 @@
+"""Measurements in processes of their own: one that fails, hangs or dies costs its own figures, no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+LEAST_S = 20  # left, to begin another row with
+
+
+def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
+    """What a command writes as JSON to the file that is its last argument: `figures`, or `error` and why; `took_s`."""
+    start = time.monotonic()
+    with TemporaryDirectory() as name:
+        out = Path(name) / "figures.json"
+        with subprocess.Popen(
+            [*command, str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                words = process.communicate(timeout=limit_s)[1]
+                entry = _entry(process.returncode, words, out)
+            except BaseException as e:
+                os.killpg(process.pid, signal.SIGKILL)  # with all that it has begun, which would hold the GPU
+                if not isinstance(e, subprocess.TimeoutExpired):
+                    raise
+                entry = {"error": f"took longer than {limit_s:.0f} s"}
+    return {**entry, "took_s": round(time.monotonic() - start, 1)}
+
+
+def measure_all(
+    commands: Mapping[str, Sequence[str]],
+    results: dict[str, Any],
+    deadline: float,
+    row_limit_s: float,
+    tell: Callable[[str, Mapping[str, Any]], None],
+) -> list[str]:
+    """Measure every row that `results` has no figures of, until `time.monotonic()` is `deadline`; returns the names of
+    those that were not begun, or not given their time. tell: called after each, when `results` has it."""
+    left = []
+    for name, command in commands.items():
+        if "figures" in results.get(name, {}):
+            continue
+        remaining = deadline - time.monotonic()
+        if remaining < LEAST_S:
+            left.append(name)
+            continue
+        entry = measured(command, min(row_limit_s, remaining))
+        if "error" in entry and remaining < row_limit_s and entry["took_s"] >= remaining - 1:
+            left.append(name)
+            continue
+        results[name] = entry
+        tell(name, entry)
+    return left
+
+
+def _entry(exit_code: int, words: str, out: Path) -> dict[str, Any]:
+    """Figures of a process that has ended, or its last words."""
+    if exit_code == 0 and out.is_file():
+        return {"figures": json.loads(out.read_text())}
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    return {"error": f"exit code {exit_code}: {lines[-1] if lines else 'without a word'}"[:400]}

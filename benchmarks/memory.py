@@ -1,0 +1,88 @@
+"""Memory that ONNX Runtime's engines take on the CPU, by model and prompts a decoder call.
+
+`python -m benchmarks.memory [--models tiny vit_b] [--checkpoint FILE] [--batches 1 4 8 16] [--precision fp32]
+[--json FILE]`. Growth of the resident set, of a process of its own for each row, from the imported libraries to the
+loaded engines, to the encoder's first peak, and to that of all after three photos, which fill the grid, and of which
+all prompts pass the score filter. Without a checkpoint SAM's ViTs have random weights. The table of `esam_rt.memory`
+has these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime  # noqa: F401  (what importing takes is not the engines')
+from skimage import data
+
+from esam_rt.artifacts import onnx_model
+from esam_rt.export import VITS
+from esam_rt.load import Placement, load_sam
+from esam_rt.memory import MB, onnxruntime_need
+from esam_rt.models import MODELS
+from esam_rt.prompts import point_grid
+from esam_rt.sam import Sam
+from esam_rt.settings import Filters
+
+from .measure import in_fresh_process, status_mb
+
+
+def export(model: str, checkpoint: Path | None, precision: str) -> None:
+    """Into the cache, in this process."""
+    onnx_model(MODELS[model], checkpoint, precision)
+
+
+def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> dict[str, Any]:
+    """One row, in this process."""
+    image = cv2.resize(data.astronaut(), (1024, 1024))
+    before = status_mb("VmRSS")
+    loaded = load_sam(model, Placement(precision=precision), checkpoint)
+    row: dict[str, Any] = {"model": model, "precision": precision, "batch": batch}
+    row["loaded_mb"] = round(status_mb("VmHWM") - before)
+    sam = Sam(replace(loaded.row, decode_batch=batch), loaded.engines, loaded.checkpoint_sha256)
+    points = point_grid(16)[: 4 * batch]
+    everything = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    for turn in range(3):
+        photo = sam.encode(image)
+        if turn == 0:
+            row["encoder_mb"] = round(status_mb("VmHWM") - before)
+        sam.decode(photo, points, 0, everything)
+        sam.logits(photo, points, np.zeros(len(points), np.uint8))
+    row["all_mb"] = round(status_mb("VmHWM") - before)
+    row["expected_mb"] = round(onnxruntime_need(sam.row, precision, "cpu")(batch) / MB)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=["tiny", "vit_b"])
+    parser.add_argument("--checkpoint", type=Path, help="of a single model")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    a = parser.parse_args()
+    rows = []
+    for model in a.models:
+        with TemporaryDirectory() as name:
+            checkpoint = a.checkpoint
+            if model in VITS and checkpoint is None:
+                from .export_memory import write_checkpoint
+
+                checkpoint = Path(name) / "sam.pth"
+                in_fresh_process(write_checkpoint, model, checkpoint)
+            in_fresh_process(export, model, checkpoint, a.precision)
+            for batch in a.batches:
+                rows.append(in_fresh_process(measure, model, checkpoint, a.precision, batch))
+                print(" ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    if a.json:
+        a.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

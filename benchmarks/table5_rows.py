@@ -1,0 +1,121 @@
+"""Rows and columns of benchmarks/table5.py: what there is to measure, and the table of what was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+PAPER_PROMPTS = 32 * 32 + 64 * 64
+TIMES = ("encoder", "decoder", "mmg", "emr", "usr")
+TITLES = {
+    **dict(zip(TIMES, ("encoder", "decoder", "MMG", "EMR", "USR"), strict=True)),
+    "total": "total",
+    "amg": "masks of 1,024",
+    "memory_mb": "memory, MB",
+    "gpu_memory_mb": "GPU memory, MB",
+    "parity": "parity",
+}
+BASELINE = "pytorch cuda float32 eager"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement, in a process of its own: `kind` says by which function, `side` of what."""
+
+    kind: str
+    side: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people, files and `--only`."""
+        return " ".join((self.kind, *self.side))
+
+
+def rows_of(backends: Sequence[str], has_gpu: bool) -> Iterator[Row]:
+    """What can be measured here: on a GPU, all backends that are found; what takes long on a CPU comes last."""
+    sides = [(backend, "cuda", p) for backend in backends for p in ("fp32", "fp16", "bf16")] if has_gpu else []
+    yield Row("modules")
+    yield from (Row("parity", side) for side in sides)
+    for side in sides:
+        yield Row("ours", side)
+        if side[0] != "onnxruntime":
+            yield Row("ours", (*side, "graphs"))
+        elif side[2] == "fp16":
+            yield Row("ours", (*side, "fused"))
+    if has_gpu:
+        modes = (("float32", "eager"), ("float16", "sdpa"), ("float16", "compiled"), ("float16", "pipeline"))
+        yield from (Row("pytorch", ("cuda", *mode)) for mode in modes)
+    if "onnxruntime" in backends:
+        yield Row("ours", ("onnxruntime", "cpu", "fp32"))
+    if not has_gpu:
+        yield Row("pytorch", ("cpu", "float32", "sdpa"))
+
+
+def columns_of(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Columns of the table by title, with all that was measured of each: of ours also the modules and the parity."""
+    figures = {name: entry["figures"] for name, entry in rows.items() if "figures" in entry}
+    columns: dict[str, dict[str, float]] = {}
+    for name, own in figures.items():
+        kind, *side = name.split()
+        if kind not in ("ours", "pytorch"):
+            continue
+        column = dict(own)
+        if kind == "ours":
+            column |= figures.get("modules", {})
+            if of_side := figures.get(" ".join(("parity", *side[:3]))):
+                column["parity"] = of_side["iou"]
+        if "encoder" in column:
+            column["total"] = sum(column.get(row, 0) for row in TIMES)
+        columns[name] = column
+    return columns
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table, what it is of, and what could not be measured."""
+    columns = columns_of(result["rows"])
+    lines = [
+        f"{result['model']}, {result['weights']}, {PAPER_PROMPTS:,} prompts. {result['gpu']}; {result['cpu']}.",
+        "",
+    ]
+    lines += [f"| seconds | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for row, title in TITLES.items():
+        digits = 0 if row.endswith("_mb") else 4
+        cells = ("-" if (c := column.get(row)) is None else f"{c:,.{digits}f}" for column in columns.values())
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    if base := columns.get(BASELINE):
+        ratios = (
+            f"{(base['encoder'] + base['decoder']) / (c['encoder'] + c['decoder']):.1f}" if "encoder" in c else "-"
+            for c in columns.values()
+        )
+        lines.append(f"| encoder + decoder, times as fast as {BASELINE} | {' | '.join(ratios)} |")
+    scaled = [f"{name} from {c['prompts']:,.0f}" for name, c in columns.items() if c.get("prompts", 5120) != 5120]
+    lines += ["", f"Decoder scaled: {', '.join(scaled) or 'none'}."]
+    lines += [f"Not measured: {name}: {entry['error']}." for name, entry in result["rows"].items() if "error" in entry]
+    return "\n".join(lines) + "\n"
+
+
+def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Results of one model on one machine, put together; of rows that several have, figures count more than errors, and
+    later ones more than earlier ones. SystemExit where they are of different things."""
+    whole: dict[str, Any] = {**results[0], "rows": {}}
+    for result in results:
+        for key in ("model", "weights", "gpu", "cpu"):
+            if result[key] != whole[key]:
+                raise SystemExit(
+                    f"{key}: found {result[key]!r} and {whole[key]!r}; merge files of one machine and model."
+                )
+        for name, entry in result["rows"].items():
+            if "figures" in entry or "figures" not in whole["rows"].get(name, {}):
+                whole["rows"][name] = entry
+    return whole
+
+
+def selected(rows: Iterable[Row], patterns: Sequence[str]) -> list[Row]:
+    """Rows that some pattern fits; all without patterns. SystemExit for a pattern that fits none."""
+    rows = list(rows)
+    for pattern in patterns:
+        if not any(fnmatch(row.name, pattern) for row in rows):
+            raise SystemExit(f"--only {pattern!r}: fits none of {', '.join(row.name for row in rows)}.")
+    return [row for row in rows if not patterns or any(fnmatch(row.name, pattern) for pattern in patterns)]

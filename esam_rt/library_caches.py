@@ -1,0 +1,95 @@
+"""What NVIDIA's libraries found out and may use again: timings while building, compiled kernels while running.
+
+Each lies in a file of the cache, in a folder of the library's version. Losing one costs time, never a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from .cache import cache_folder
+from .engines.tensorrt_build import load_library
+from .errors import MissingDependencyError, OutputError
+from .files import write_bytes
+
+_log = logging.getLogger("esam_rt")
+
+_DIGEST = 32  # bytes of SHA-256, before the content
+
+
+class CacheFile:
+    """Bytes of a library in a file, with their hash: what is damaged never reaches the library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> bytes:
+        """The content; empty where there is none, and where it is damaged, with a warning."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as e:
+            _log.warning("%s: cannot be read (%s); going on without it.", self.path, e.strerror)
+            return b""
+        content = data[_DIGEST:]
+        if hashlib.sha256(content).digest() != data[:_DIGEST]:
+            _log.warning("%s: differs from its hash; going on without it, and making it anew.", self.path)
+            return b""
+        return content
+
+    def update(self, changed: Callable[[bytes], bytes]) -> None:
+        """Put what `changed` makes of the content in its place, whole or not at all, with no other process between; a
+        warning where that cannot be."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+                content = changed(self.read())
+                write_bytes(self.path, hashlib.sha256(content).digest() + content)
+        except OSError as e:
+            _log.warning("%s: cannot be written (%s); going on without it.", self.path, e.strerror or e)
+
+
+def timing_cache(backend: str, version: str, gpu: str) -> CacheFile:
+    """Timings that builds on a GPU, by its name, have measured."""
+    return CacheFile(_folder() / backend / version / f"{_key(gpu)}.timing")
+
+
+def runtime_cache(backend: str, version: str, gpu: str, plan_sha256: str) -> CacheFile:
+    """Kernels of an engine that were compiled for a GPU, by its name."""
+    return CacheFile(_folder() / backend / version / f"{_key(gpu, plan_sha256)}.runtime")
+
+
+def prune(everything: bool, dry_run: bool) -> list[tuple[Path, int]]:
+    """Remove what libraries of other versions left, or all; folders, and their bytes. OutputError where they cannot be
+    removed."""
+    found = []
+    for folder in sorted(_folder().glob("*/*")):
+        try:
+            is_of_use = folder.name == load_library(folder.parent.name).__version__
+        except MissingDependencyError:
+            is_of_use = True  # to another environment, which shares the cache
+        except KeyError:
+            is_of_use = False
+        if everything or not is_of_use:
+            found.append((folder, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())))
+            if not dry_run:
+                try:
+                    shutil.rmtree(folder)
+                except OSError as e:
+                    raise OutputError(f"{folder}: cannot be removed ({e.strerror}); check its permissions.") from e
+    return found
+
+
+def _folder() -> Path:
+    return cache_folder() / "libraries"
+
+
+def _key(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]

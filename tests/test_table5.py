@@ -1,0 +1,212 @@
+"""What benchmarks/table5.py does around its measurements: rows, failures, time, files, the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import isolated
+from benchmarks.isolated import measure_all, measured
+from benchmarks.table5_rows import columns_of, markdown, merged, rows_of, selected
+
+ROOT = Path(__file__).parents[1]
+BACKENDS = ("onnxruntime", "tensorrt")
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", f"import json, sys, time\n{code}"]
+
+
+GOOD = python("json.dump({'encoder': 1.5}, open(sys.argv[1], 'w'))")
+
+
+# Rows.
+
+
+def test_rows_of_a_gpu() -> None:
+    names = [row.name for row in rows_of(BACKENDS, has_gpu=True)]
+    assert len(names) == len(set(names))
+    assert names[0] == "modules"
+    for name in (
+        *(
+            f"{kind} {backend} cuda {p}"
+            for kind in ("parity", "ours")
+            for backend in BACKENDS
+            for p in ("fp16", "bf16")
+        ),
+        *("ours tensorrt cuda fp16 graphs", "ours onnxruntime cuda fp16 fused", "ours onnxruntime cpu fp32"),
+        *(f"pytorch cuda {mode}" for mode in ("float32 eager", "float16 sdpa", "float16 compiled", "float16 pipeline")),
+    ):
+        assert name in names
+    assert not [name for name in names if "onnxruntime" in name and "graphs" in name]
+
+
+def test_rows_of_a_cpu() -> None:
+    names = [row.name for row in rows_of(("onnxruntime",), has_gpu=False)]
+    assert names == ["modules", "ours onnxruntime cpu fp32", "pytorch cpu float32 sdpa"]
+
+
+def test_a_part_of_the_rows() -> None:
+    rows = list(rows_of(BACKENDS, has_gpu=True))
+    assert selected(rows, []) == rows
+    assert [row.name for row in selected(rows, ["pytorch*eager", "modules"])] == [
+        "modules",
+        "pytorch cuda float32 eager",
+    ]
+    with pytest.raises(SystemExit, match=r"--only 'their\*': fits none of modules, parity onnxruntime"):
+        selected(rows, ["their*"])
+
+
+# Processes.
+
+
+@pytest.mark.parametrize(
+    ("command", "entry"),
+    [
+        (GOOD, {"figures": {"encoder": 1.5}}),
+        (python("raise ValueError('no such kernel')"), {"error": "exit code 1: ValueError: no such kernel"}),
+        (python("sys.exit(3)"), {"error": "exit code 3: without a word"}),
+        (python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), {"error": "exit code -11: without a word"}),
+        (python("time.sleep(60)"), {"error": "took longer than 1 s"}),
+        (python("print('nothing is written')"), {"error": "exit code 0: without a word"}),
+        (python("print('x' * 999, file=sys.stderr); sys.exit(1)"), {"error": ("exit code 1: " + "x" * 999)[:400]}),
+    ],
+)
+def test_a_process_of_its_own(command: list[str], entry: dict[str, Any]) -> None:
+    found = measured(command, 1 if "sleep" in command[-1] else 30)
+    assert 0 <= found.pop("took_s") < 20
+    assert found == entry
+
+
+def runs(pid: int) -> bool:
+    """Whether a process does, and is not only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_takes_too_long_ends_with_all_that_it_began(tmp_path: Path) -> None:
+    begin = "import subprocess; p = subprocess.Popen(['sleep', '60'])"
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
+    assert "error" in measured(python(f"{begin}; {note}; time.sleep(60)"), 3)
+    deadline = time.monotonic() + 5
+    while runs(int((tmp_path / "pid").read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_fails_does_not_stop_the_others() -> None:
+    told: list[str] = []
+    results: dict[str, Any] = {"there": {"figures": {"encoder": 9}}, "again": {"error": "as it was"}}
+
+    def tell(name: str, entry: Mapping[str, Any]) -> None:
+        assert results[name] == entry, "what is told is in the results"
+        told.append(name)
+
+    commands = {"bad": python("raise ValueError"), "there": python("raise ValueError"), "again": GOOD}
+    assert measure_all(commands, results, time.monotonic() + 100, 30, tell) == []
+    assert told == ["bad", "again"], "what is there is not measured again, but for failures"
+    assert results["bad"]["error"] == "exit code 1: ValueError"
+    assert results["there"]["figures"] == {"encoder": 9}
+    assert results["again"]["figures"] == {"encoder": 1.5}
+
+
+def test_the_end_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is cut off because the call ends has not failed."""
+    monkeypatch.setattr(isolated, "LEAST_S", 0.5)
+    results: dict[str, Any] = {}
+    commands = {"first": GOOD, "long": python("time.sleep(60)"), "late": GOOD}
+    left = measure_all(commands, results, time.monotonic() + 4, 30, lambda name, entry: None)
+    assert left == ["long", "late"]
+    assert list(results) == ["first"]
+    slow = measure_all({"long": commands["long"]}, results, time.monotonic() + 60, 1, lambda name, entry: None)
+    assert slow == []
+    assert results["long"]["error"] == "took longer than 1 s"
+
+
+# Files and the table.
+
+
+def result(**rows: Any) -> dict[str, Any]:
+    named = {name.replace("_", " "): entry for name, entry in rows.items()}
+    return {
+        "model": "vit_h",
+        "weights": "random weights",
+        "gpu": "NVIDIA H100",
+        "cpu": "x86_64, 16 cores",
+        "rows": named,
+    }
+
+
+OURS = {"encoder": 0.02, "decoder": 0.18, "prompts": 5120, "memory_mb": 2000, "gpu_memory_mb": 4000}
+THEIRS = {"encoder": 0.1, "decoder": 1.9, "prompts": 5120}
+WHOLE = result(
+    modules={"figures": {"mmg": 0.01, "emr": 0.02, "usr": 0.03}},
+    parity_onnxruntime_cuda_fp16={"figures": {"iou": 0.9987, "masks": 400}},
+    ours_onnxruntime_cuda_fp16={"figures": OURS},
+    ours_onnxruntime_cuda_fp16_fused={"figures": {**OURS, "prompts": 256}},
+    ours_onnxruntime_cuda_bf16={"error": "exit code 1: no kernel"},
+    pytorch_cuda_float32_eager={"figures": THEIRS},
+    pytorch_cuda_float16_pipeline={"figures": {"amg": 3.5}},
+)
+
+
+def test_columns() -> None:
+    columns = columns_of(WHOLE["rows"])
+    assert next(iter(columns)) == "ours onnxruntime cuda fp16"
+    ours, fused, theirs, pipeline = columns.values()
+    assert ours["total"] == pytest.approx(0.02 + 0.18 + 0.06)
+    assert ours["parity"] == fused["parity"] == 0.9987
+    assert theirs["total"] == pytest.approx(2.0)
+    assert "mmg" not in theirs
+    assert pipeline == {"amg": 3.5}
+
+
+def test_the_table() -> None:
+    lines = markdown(WHOLE).splitlines()
+    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in lines if "|" in line}
+    assert lines[0] == "vit_h, random weights, 5,120 prompts. NVIDIA H100; x86_64, 16 cores."
+    assert cells["decoder"] == ["0.1800", "0.1800", "1.9000", "-"]
+    assert cells["total"] == ["0.2600", "0.2600", "2.0000", "-"]
+    assert cells["GPU memory, MB"] == ["4,000", "4,000", "-", "-"]
+    assert cells["masks of 1,024"] == ["-", "-", "-", "3.5000"]
+    assert cells["encoder + decoder, times as fast as pytorch cuda float32 eager"] == ["10.0", "10.0", "1.0", "-"]
+    assert "Decoder scaled: ours onnxruntime cuda fp16 fused from 256." in lines
+    assert "Not measured: ours onnxruntime cuda bf16: exit code 1: no kernel." in lines
+
+
+def test_a_table_of_nothing() -> None:
+    assert "Decoder scaled: none." in markdown(result())
+    only_failures = markdown(result(modules={"error": "took longer than 270 s"}))
+    assert "Not measured: modules: took longer than 270 s." in only_failures
+
+
+def test_files_put_together() -> None:
+    good, bad, better = {"figures": {"a": 1}}, {"error": "x"}, {"figures": {"a": 2}}
+    whole = merged([result(one=good, two=bad), result(one=bad, two=good, three=bad), result(one=better)])
+    assert whole["rows"] == {"one": better, "two": good, "three": bad}
+    with pytest.raises(SystemExit, match="gpu: found 'NVIDIA A40' and 'NVIDIA H100'"):
+        merged([result(), {**result(), "gpu": "NVIDIA A40"}])
+
+
+def test_the_command_goes_on_with_a_file(tmp_path: Path) -> None:
+    """From the files of two calls to the table, with nothing left to measure."""
+    (tmp_path / "a.json").write_text(json.dumps(WHOLE))
+    (tmp_path / "b.json").write_text(json.dumps(result(ours_onnxruntime_cuda_bf16={"figures": OURS})))
+    arguments = ["--merge", "a.json", "b.json", "--json", "all.json", "--markdown", "table.md"]
+    command = [sys.executable, "-m", "benchmarks.table5", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "table.md").read_text() in done.stdout
+    rows = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert "figures" in rows["ours onnxruntime cuda bf16"]
