@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from . import console
 from .cli_engines import build_engine, engines_app
-from .errors import SettingsError
+from .cli_eval import evaluate
 
 if TYPE_CHECKING:
     from .runner import RunSummary
-    from .settings import Settings
 
 TABLE_5 = {  # rows of E-SAM's Table 5, and the two stages that it counts within others
     "encoder": "encoder",
@@ -49,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("build-engine")(build_engine)
+app.command("eval")(evaluate)
 app.add_typer(engines_app, name="engines")
 
 
@@ -80,26 +71,32 @@ def _root(
 def run(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Photos and folders of photos.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("esam-rt-out"),
-    model: Annotated[str, typer.Option(help="A name that `esam-rt models` lists.")] = "tiny",
+    model: console.Model = "tiny",
     checkpoint: console.Checkpoint = None,
-    method: Annotated[str, typer.Option(help="e-sam, or one of the baselines amg and sam-o.")] = "e-sam",
-    preset: Annotated[str, typer.Option(help="paper (grids 32/64) or fast (16/32).")] = "paper",
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, on top of the preset.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One setting, on top of both; may be repeated."),
-    ] = None,
+    method: console.Method = "e-sam",
+    preset: console.Preset = "paper",
+    config: console.Config = None,
+    changes: console.Changes = None,
     write: Annotated[str, typer.Option(help="What to write, separated by commas.")] = "labels,coco,overlay,report",
-    backend: Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")] = "onnxruntime",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: what the backend runs on.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32, for TensorRT fp16.")] = None,
-    engines: Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")] = None,
-    no_build: Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")] = None,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")] = 200.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an earlier run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run's results in --out.")] = False,
+    backend: console.Backend = "onnxruntime",
+    device: console.Device = None,
+    precision: console.Precision = None,
+    engines: console.Engines = None,
+    no_build: console.NoBuild = False,
+    threads: console.Threads = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, metavar="MB", help="Memory of the engines at most; smaller batches of prompts.")
+    ] = None,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="With TensorRT: launch full batches of prompts as CUDA graphs.")
+    ] = False,
+    limit: console.Limit = None,
+    max_megapixels: console.MaxMegapixels = 200.0,
+    resume: console.Resume = False,
+    overwrite: console.Overwrite = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also write profile.json, which ui.perfetto.dev shows: what ran when.")
+    ] = False,
     quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -113,7 +110,7 @@ def run(
             model=model,
             checkpoint=checkpoint,
             method=method,
-            settings=_settings(preset, config, changes or []),
+            settings=console.settings_of(preset, config, changes),
             write=tuple(name.strip() for name in write.split(",") if name.strip()),
             backend=backend,
             device=device,
@@ -121,10 +118,13 @@ def run(
             engines=engines,
             build=not no_build,
             threads=threads,
+            memory_mb=memory,
+            cuda_graphs=cuda_graphs,
             limit=limit,
-            max_pixels=_pixels(max_megapixels),
+            max_pixels=console.pixels(max_megapixels),
             resume=resume,
             overwrite=overwrite,
+            profile=profile,
         )
         shown = console.stderr.is_terminal and not quiet and not as_json
 
@@ -132,7 +132,7 @@ def run(
             with console.Steps(shown) as steps:
                 return open_segmenter(options, steps.listener())
 
-        with _Bar(shown) as bar:
+        with console.PhotoBar(shown) as bar:
             summary = run_photos(options, bar, open_and_show)
         if summary.error:
             console.print_error(summary.error)
@@ -205,6 +205,26 @@ def export(
                 console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+@app.command("compile-kernels")
+def compile_kernels(
+    quiet: console.Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was compiled as JSON.")] = False,
+) -> None:
+    """Compile the Numba kernels into the cache, for this CPU, so that no later command has to."""
+    with console.exit_codes():
+        from .compile_ahead import compile_all
+
+        with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
+            steps.begin("compiling the kernels")
+            result = compile_all()
+        if as_json:
+            typer.echo(json.dumps(result.to_json()))
+        elif not quiet:
+            line = f"{result.kernels} kernels in {result.folder}, {result.compiled} of them compiled now, in "
+            line += f"{result.seconds:.1f} s."
+            console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models, and what the cache has of them."""
@@ -255,65 +275,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             f"esam-rt can run on: {able}" if able else "esam-rt cannot run here yet; see the lines marked bad."
         )
     raise typer.Exit(diagnosis.exit_code)
-
-
-def _pixels(megapixels: float) -> int:
-    """--max-megapixels in pixels; `inf` = no cap."""
-    return int(min(megapixels * 1e6, sys.maxsize))
-
-
-def _settings(preset: str, config: Path | None, changes: list[str]) -> Settings:
-    """Preset, then file, then --set."""
-    from .settings import Settings
-
-    settings = Settings.preset(preset)
-    if config is not None:
-        settings = Settings.from_toml(config, settings)
-    overrides: dict[str, object] = {}
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {change}: expected NAME=VALUE, such as --set emr.delta=0.1.")
-        overrides[name.strip()] = value.strip()
-    return settings.with_overrides(overrides)
-
-
-class _Bar:
-    """Listener of a run: progress on stderr when shown, failures always."""
-
-    def __init__(self, shown: bool) -> None:
-        columns = (
-            TextColumn("photos"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[name]}"),
-        )
-        self._progress = Progress(*columns, console=console.stderr, transient=True, disable=not shown)
-        self._task = TaskID(0)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def begun(self, total: int, done: int) -> None:
-        self._progress.start()  # not before: a terminal shows one progress at a time, and the model comes first
-        self._task = self._progress.add_task("", total=total, completed=done, rate="", name="")
-
-    def photo_begun(self, name: str) -> None:
-        self._progress.update(self._task, name=escape(name))
-
-    def photo_done(self) -> None:
-        self._progress.advance(self._task)
-        speed = self._progress.tasks[self._task].speed
-        self._progress.update(self._task, rate=f"{speed * 60:.1f} photos/min" if speed else "")
-
-    def photo_failed(self, message: str) -> None:
-        self._progress.advance(self._task)
-        console.print_error(message)
 
 
 def _print_summary(summary: RunSummary) -> None:

@@ -91,7 +91,8 @@ def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: lis
     result = call(
         *("run", photos, "--out", tmp_path / "out", "--model", "small", "--method", "amg", "--device", "cuda"),
         *("--preset", "fast", "--config", config, "--set", "emr.tau=0.4", "--set", "usr.enabled=false"),
-        *("--threads", "3", "--checkpoint", tmp_path / "w", "--write", "labels, coco", "--limit", "2"),
+        *("--threads", "3", "--memory", "700", "--cuda-graphs"),
+        *("--checkpoint", tmp_path / "w", "--write", "labels, coco", "--limit", "2"),
     )
     assert result.exit_code == 0, result.stderr
     (made,) = segmenters
@@ -108,6 +109,8 @@ def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: lis
         "engines": None,
         "build": True,
         "threads": 3,
+        "memory_mb": 700,
+        "cuda_graphs": True,
         "checkpoint": tmp_path / "w",
     }
     names = {p.name for p in (tmp_path / "out").iterdir()}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+import functools
+import gc
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from numba import njit, types
+from numba.core.compiler_lock import global_compiler_lock
+
+from .code_cache import CONFIG, CodeCache
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,29 +26,81 @@ BOXES = array(types.int16, 2)
 AREAS = array(types.int32, 1)
 INDEX = array(types.int64, 1)
 LABELS = array(types.int32, 2)
+OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True}
+
+
+class Kernel:
+    """A function that is compiled at its first call, once a machine, for exactly one signature.
+
+    Into a kernel that calls it it is compiled once more, without what Python would call it through: of a small kernel
+    that is more than half of the time.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[types.Type, ...]) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.arguments = function, arguments
+        self.cache = CodeCache(function, arguments)
+        self._called: Any = None
+        self._compiled: Any = None
+        self._inner: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Compiles it, or waits for the thread that does. TypeError for arguments of other types."""
+        if self._called is None:
+            self._called = self.compile()
+            self.cache.warn()
+        return self._called(*arguments)
+
+    def compile(self) -> Any:
+        """Make it ready to be called, from the cache where that has it; what is to be called."""
+        with global_compiler_lock:
+            if self._compiled is None:
+                self._compiled = self._dispatcher(self.cache)
+            return self._compiled
+
+    @property
+    def callees(self) -> set[Kernel]:
+        """The kernels that it calls."""
+        names, there = self.function.__code__.co_names, self.function.__globals__
+        return {there[name] for name in names if isinstance(there.get(name), Kernel)}
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba asks of a global of the kernel that it compiles; it holds its lock meanwhile."""
+        if self._inner is None:
+            self._inner = self._dispatcher(None, no_cpython_wrapper=True)
+        return self._inner._numba_type_
+
+    def _dispatcher(self, cache: CodeCache | None, **options: Any) -> Any:
+        dispatcher: Any = njit(**OPTIONS, **options)(self.function)
+        if cache is not None:
+            dispatcher._cache = cache
+        collects = gc.isenabled()
+        gc.disable()  # a tenth of the time: Numba makes many objects and drops few
+        try:
+            dispatcher.compile(self.arguments)
+        finally:
+            if collects:
+                gc.enable()
+        dispatcher.disable_compile()
+        return dispatcher
+
+
+KERNELS: list[Kernel] = []  # of the modules that were imported
 
 
 def kernel(*arguments: types.Type) -> Callable[[F], F]:
-    """Compile for exactly these argument types, once a machine; the GIL is released while the kernel runs.
+    """Compile for exactly these argument types, at the first call; the GIL is released while the kernel runs.
 
     No kernel uses parallel=True: Numba's default threading layer aborts the process when two Python threads enter
     parallel regions at once, and with box tests the serial loops are short. Callers use threads instead.
-    Numba's cache looks at the file of the kernel alone: after a change to one that other modules call, delete
-    `__pycache__`.
+    A kernel uses constants and kernels of its own file and of this folder: in others the cache would see no change.
     """
 
-    def compile_function(function: F) -> F:
-        compiled: Any
-        try:
-            compiled = njit(arguments, nogil=True, cache=True)(function)
-        except RuntimeError as error:
-            # Neither the package nor the user's home can be written, as in many containers.
-            if "no locator available" not in str(error):
-                raise
-            logging.getLogger("esam_rt").warning(
-                "No folder to cache %s in: compiled anew in every process. Set NUMBA_CACHE_DIR.", function.__name__
-            )
-            compiled = njit(arguments, nogil=True)(function)
-        return cast(F, compiled)
+    def make(function: F) -> F:
+        if CONFIG.DISABLE_JIT:
+            return function
+        KERNELS.append(Kernel(function, arguments))
+        return cast(F, KERNELS[-1])
 
-    return compile_function
+    return make

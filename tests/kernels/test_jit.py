@@ -1,26 +1,47 @@
 import ast
-import logging
+import gc
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numba import types
+from numba.core.errors import TypingError
 
 import esam_rt.kernels
+from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import kernel
 
+from .kernel_modules import load_module
 
-def test_a_function_that_cannot_be_cached_is_compiled_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    namespace: dict[str, Any] = {}
-    exec("def doubled(x): return 2 * x", namespace)  # no file, so no place for its cache
-    with caplog.at_level(logging.WARNING, "esam_rt"):
-        doubled = kernel(types.int64)(namespace["doubled"])
-    assert doubled(21) == 42
-    assert "doubled" in caplog.text
-    assert "NUMBA_CACHE_DIR" in caplog.text
+SOURCE = """
+from numba import types
+from esam_rt.kernels.jit import kernel
+
+@kernel(types.int64)
+def half(x):
+    return x // 2
+
+@kernel(types.int64)
+def half_and_one(x):
+    return half(x) + 1
+
+@kernel(types.int64)
+def impossible(x):
+    return x.there_is_no_such_thing
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Kernels that were never compiled."""
+    yield load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
 
 
 def test_an_array_of_another_dtype_is_refused_not_reinterpreted() -> None:
@@ -28,15 +49,86 @@ def test_an_array_of_another_dtype_is_refused_not_reinterpreted() -> None:
         areas_and_boxes(np.zeros((1, 2, 3), np.float64))
 
 
+def test_a_kernel_may_be_called_by_python_and_by_another_kernel(mine: ModuleType) -> None:
+    assert mine.half_and_one(10) == 6
+    assert mine.half(10) == 5
+    assert mine.half_and_one.callees == {mine.half}
+    assert mine.half.callees == set()
+
+
+def test_threads_that_call_first_at_once_wait_for_one_compilation(
+    mine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for = []
+    load = code_cache.CodeCache.load_overload
+
+    def counted(cache: code_cache.CodeCache, signature: Any, target_context: Any) -> Any:
+        looked_for.append(cache)
+        return load(cache, signature, target_context)
+
+    monkeypatch.setattr(code_cache.CodeCache, "load_overload", counted)
+    start = Barrier(8, timeout=30)
+
+    def call(i: int) -> int:
+        start.wait()
+        return int((mine.half, mine.half_and_one)[i % 2](10))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(call, range(8))) == [5, 6] * 4
+    assert len(looked_for) == len(set(looked_for)) == 2
+
+
+def test_what_cannot_be_compiled_says_so_at_each_call_and_keeps_no_other_from_it(mine: ModuleType) -> None:
+    for _ in range(2):
+        with pytest.raises(TypingError, match="there_is_no_such_thing"):
+            mine.impossible(1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(mine.half, 10).result(30) == 5
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(mine: ModuleType, enabled: bool) -> None:
+    was = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        mine.half(10)
+        with pytest.raises(TypingError):
+            mine.impossible(1)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_a_function_without_a_file_is_compiled_all_the_same() -> None:
+    namespace: dict[str, Any] = {}
+    exec("def doubled(x): return 2 * x", namespace)
+    doubled: Any = kernel(types.int64)(namespace["doubled"])
+    assert doubled(21) == 42
+    assert doubled.cache.path is None
+
+
+def test_functions_that_differ_from_call_to_call_are_not_mixed_up() -> None:
+    def make(add: int) -> Any:
+        @kernel(types.int64)
+        def added(x: int) -> int:
+            return x + add
+
+        return added
+
+    assert [make(add)(1) for add in (1, 2, 3)] == [2, 3, 4]
+
+
 def test_the_kernels_import_numpy_and_numba_and_each_other_only() -> None:
     for path in Path(*esam_rt.kernels.__path__).glob("*.py"):
+        known = {"numpy", "numba", *sys.stdlib_module_names}
+        beyond = {("code_cache.py", "cache")}  # where the cache of the user is
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                assert node.level <= 1, path.name
+                assert node.level <= 1 or (path.name, node.module) in beyond, path.name
                 imported = [] if node.level else [node.module or ""]
             else:
                 continue
-            allowed = {"numpy", "numba", *sys.stdlib_module_names}
+            allowed = known | {"llvmlite"} if path.name == "code_cache.py" else known
             assert {name.partition(".")[0] for name in imported} <= allowed, path.name

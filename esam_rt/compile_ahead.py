@@ -1,0 +1,129 @@
+"""Compiling the kernels before they are called: all of them into the cache, or those of a photo in the background."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numba.core.compiler_lock import global_compiler_lock
+
+from .errors import OutputError
+from .kernels.code_cache import REMEDY
+from .kernels.jit import KERNELS, Kernel
+
+# In the order in which a photo needs them.
+OF_A_PHOTO = tuple(
+    f"esam_rt.kernels.{name}"
+    for name in ("felzenszwalb", "bits", "iou", "nms", "regions", "sampling", "split", "similarity", "cover", "paint")
+)
+ALL = (*OF_A_PHOTO, "esam_rt.evaluation.precision")
+
+if hasattr(os, "register_at_fork"):
+    # A process forked while a thread compiles would wait for that thread, which it does not have, for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """kernels: in the cache now; compiled: those of them that were not there before."""
+
+    kernels: int
+    compiled: int
+    folder: Path
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for `--json`."""
+        return asdict(self) | {"folder": str(self.folder), "seconds": round(self.seconds, 3)}
+
+
+def entry_kernels(modules: Sequence[str]) -> list[Kernel]:
+    """The kernels of these modules that Python calls; the others are compiled into them."""
+    for name in modules:
+        importlib.import_module(name)
+    inner = {callee for kernel in KERNELS for callee in kernel.callees}
+    return [kernel for name in modules for kernel in KERNELS if kernel.__module__ == name and kernel not in inner]
+
+
+def compile_all() -> Compiled:
+    """Compile what the cache lacks of all kernels and write it there. OutputError where that cannot be done."""
+    start = time.perf_counter()
+    kernels = entry_kernels(ALL)
+    files = [_into_cache(kernel) for kernel in kernels]
+    return Compiled(
+        kernels=len(kernels),
+        compiled=sum(kernel.cache.saved for kernel in kernels),
+        folder=files[0].parent,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _into_cache(kernel: Kernel) -> Path:
+    kernel.compile()
+    if kernel.cache.path is None:
+        raise OutputError(f"{kernel.__module__}: cannot be cached, found no source file; expected esam-rt unpacked.")
+    if kernel.cache.trouble:
+        raise OutputError(f"{kernel.cache.trouble}. {REMEDY}")
+    return kernel.cache.path
+
+
+def begin(modules: Sequence[str] = OF_A_PHOTO, with_process: bool = False) -> threading.Thread:
+    """A thread that readies the kernels of these modules one by one; the program may call them meanwhile, or end.
+
+    with_process: Numba compiles one kernel at a time in a process. Where the cache lacks some, another process fills it
+    too, from the last to the first, until the two meet.
+    """
+    thread = threading.Thread(target=_ready, args=(modules, with_process), name="esam-rt-kernels")
+    thread.start()
+    return thread
+
+
+def _ready(modules: Sequence[str], with_process: bool) -> None:
+    kernels = entry_kernels(modules)
+    with global_compiler_lock:
+        lacks_some = not all(kernel.cache.path and kernel.cache.path.exists() for kernel in kernels)
+    other = _other_process(modules) if with_process and lacks_some else None
+    try:
+        for kernel in kernels:
+            if not threading.main_thread().is_alive():
+                return
+            kernel.compile()
+            time.sleep(0.001)  # Numba's lock is not fair: now a thread that waits for another kernel gets it
+    finally:
+        if other is not None:
+            other.terminate()
+            other.wait()
+
+
+def _other_process(modules: Sequence[str]) -> subprocess.Popen[bytes] | None:
+    """None where it would be of no use, or cannot be started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 2 or not sys.executable or hasattr(sys, "frozen"):
+        return None
+    path = [str(folder) for folder in sys.path]
+    code = f"import sys; sys.path[:] = {path}; from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)})"
+    nothing = subprocess.DEVNULL
+    try:
+        return subprocess.Popen([sys.executable, "-c", code], stdin=nothing, stdout=nothing, stderr=nothing)
+    except OSError:
+        return None
+
+
+def fill(modules: Sequence[str]) -> None:
+    """Compile the kernels of these modules into the cache, the last one first, as long as it can be written."""
+    for kernel in reversed(entry_kernels(modules)):
+        kernel.compile()
+        if kernel.cache.trouble:
+            return

@@ -1,0 +1,149 @@
+"""Machine code of the kernels on disk.
+
+Numba's own cache looks at the file of a kernel alone, so that a change to what it calls goes unnoticed; it keeps two
+files a kernel, of which a process may see one old and one new; and a file cut short, or a full disk, ends the process.
+Here a kernel is one file, under a name that stands for all that its code depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import secrets
+import sys
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import llvmlite  # type: ignore[import-untyped]
+import numba
+import numpy as np
+from numba import types
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
+
+from ..cache import cache_folder
+
+CONFIG: Any = numba.config
+OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")  # Numba's settings that change the code
+SEAL_BYTES = 32
+REMEDY = f"Set {'NUMBA_CACHE_DIR' if CONFIG.CACHE_DIR else 'ESAM_RT_CACHE'} to a folder of your own."
+
+
+def code_folder() -> Path:
+    """Where the code of all kernels is: under `NUMBA_CACHE_DIR` where that is set, else in the cache of esam-rt."""
+    return Path(CONFIG.CACHE_DIR) / "esam-rt" if CONFIG.CACHE_DIR else cache_folder() / "kernels"
+
+
+def _sha256(file: Path) -> str | None:
+    """None for a file that cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+# Read now and not when a kernel is compiled: an upgrade in between would file old code under the name of the new.
+SOURCES = [_sha256(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
+
+
+class CodeCache(NullCache):
+    """The file of one kernel, as a dispatcher of Numba asks for it: a seal, then what Numba pickles of a compilation.
+
+    The seal is the SHA-256 of the key and of the rest: a file that is broken or of another kernel is as none. So is one
+    that others could have written, since code is read from it. What cannot be written is compiled again by the next
+    process. loaded, saved: what was done; trouble: a sentence on why the file is of no use.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[types.Type, ...]) -> None:
+        self.loaded = self.saved = False
+        self.trouble: str | None = None
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        source = _sha256(Path(function.__code__.co_filename))
+        self._own_key = f"{self._name} {arguments} {source}"
+        # Not of a function without a file, nor of one within another, which may differ from call to call.
+        self._can_cache = bool(source and SOURCES) and "<locals>" not in self._name
+
+    @cached_property
+    def path(self) -> Path | None:
+        """Of the file; None where there can be none."""
+        if not self._can_cache:
+            return None
+        return code_folder() / _short(_shared_key()) / f"{self._name}-{_short(self._own_key)}.kernel"
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The compilation in the file, ready to be called, or None."""
+        if self.path is None:
+            return None
+        target_context.refresh()
+        try:
+            with self.path.open("rb") as f:
+                is_ours, content = _is_ours(os.fstat(f.fileno())), f.read()
+        except OSError:
+            return None
+        data = content[SEAL_BYTES:]
+        if not is_ours:
+            self.trouble = f"Kernels in {self.path.parent} are not used, since others could have written them"
+        elif content[:SEAL_BYTES] == self._seal(data):
+            self.loaded = True
+            return CompileResult._rebuild(target_context, *pickle.loads(data))  # type: ignore[no-untyped-call]
+        return None
+
+    def save_overload(self, signature: Any, compilation: Any) -> None:
+        """Write the file, whole or not at all."""
+        if self.path is None:
+            return
+        data = dumps(compilation._reduce())  # type: ignore[no-untyped-call]
+        try:
+            _write(self.path, self._seal(data) + data)
+            self.saved, self.trouble = True, None
+        except OSError as e:
+            self.trouble = f"Kernels cannot be cached in {self.path.parent} ({e.strerror})"
+
+    def warn(self) -> None:
+        """Say the trouble, if there is one, to those who wait for it: once for all kernels."""
+        if self.trouble:
+            _warn_once(f"{self.trouble}; every process compiles them anew. {REMEDY}")
+
+    def _seal(self, data: bytes) -> bytes:
+        return hashlib.sha256(f"{_shared_key()} {self._own_key}".encode() + data).digest()
+
+
+def _shared_key() -> str:
+    """What the code of every kernel depends on."""
+    python = sys.implementation.cache_tag, getattr(sys, "abiflags", "")
+    versions = (*python, numba.__version__, llvmlite.__version__, np.__version__)
+    options = [getattr(CONFIG, name) for name in OPTIONS]
+    cpu = cpu_target.target_context.codegen().magic_tuple()  # and its features, and the system
+    return repr((SOURCES, versions, options, cpu))
+
+
+def _short(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _is_ours(state: os.stat_result) -> bool:
+    """Of this user or of the administrator, and nobody else may write it."""
+    return sys.platform == "win32" or (state.st_uid in (os.geteuid(), 0) and not state.st_mode & 0o022)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """As `files.write_bytes`, without fsync: the seal tells what a crash cut short. At most 0644, see `_is_ours`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(6)}")
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as f:
+            f.write(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logging.getLogger("esam_rt").warning(message)

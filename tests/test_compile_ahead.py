@@ -1,0 +1,237 @@
+"""Compiling ahead: which kernels, into which cache, and in the background of a program."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import esam_rt.segmenter  # noqa: F401 - all that calls kernels
+from esam_rt import cli, compile_ahead
+from esam_rt.kernels.jit import KERNELS, Kernel
+
+from .kernels.kernel_modules import ROOT, load_module, result, start
+
+SOURCE = """
+from numba import types
+from esam_rt.kernels.jit import kernel
+
+@kernel(types.int64)
+def half(x):
+    return x // 2
+
+@kernel(types.int64)
+def half_and_one(x):
+    return half(x) + 1
+
+@kernel(types.int64)
+def doubled(x):
+    return 2 * x
+"""
+MAIN = "import sys; from esam_rt.cli import main; sys.argv[1:] = {!r}; main()"
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module with three kernels in place of all; the folder of its cache."""
+    module = load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
+    monkeypatch.setattr(compile_ahead, "KERNELS", [module.half, module.half_and_one, module.doubled])
+    monkeypatch.setattr(compile_ahead, "ALL", ("mine",))
+    return tmp_path / "cache"
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+
+
+def is_kernel(function: ast.FunctionDef) -> bool:
+    return any(isinstance(d, ast.Call) and ast.unparse(d.func) == "kernel" for d in function.decorator_list)
+
+
+def test_every_kernel_of_the_package_is_compiled_ahead_itself_or_within_one_that_is() -> None:
+    sources = [path for path in (ROOT / "esam_rt").rglob("*.py") if path.name != "jit.py"]
+    written = {function.name for path in sources for function in functions(path) if is_kernel(function)}
+    entries = compile_ahead.entry_kernels(compile_ahead.ALL)
+    ahead = set(entries)
+    while inner := {callee for kernel in ahead for callee in kernel.callees} - ahead:
+        ahead |= inner
+    assert {kernel.__name__ for kernel in ahead} == written
+    assert len(entries) == len(set(entries)) < len(ahead)
+    # Those within others are not called from Python too: they would be compiled at that call.
+    within = ahead - set(entries)
+    for path in sources:
+        module = sys.modules.get(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for function in functions(path):
+            if not is_kernel(function):
+                used = [getattr(module, node.id, None) for node in ast.walk(function) if isinstance(node, ast.Name)]
+                assert within.isdisjoint(k for k in used if isinstance(k, Kernel)), (path, function.name)
+
+
+def test_a_kernel_uses_nothing_of_a_file_that_the_cache_does_not_look_at() -> None:
+    looked_at = re.compile(r"numpy|numba|(esam_rt)?\.*kernels\.\w+")
+    for path in (ROOT / "esam_rt").rglob("*.py"):
+        imports = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.ImportFrom)]
+        other = {
+            alias.asname or alias.name
+            for node in imports
+            if path.parent.name != "kernels" and not looked_at.fullmatch("." * node.level + (node.module or ""))
+            for alias in node.names
+        }
+        for function in filter(is_kernel, functions(path)):
+            body = ast.Module(function.body, [])
+            used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+            assert not used & other, (path, function.name)
+
+
+def test_what_a_photo_needs_is_part_of_all() -> None:
+    of_a_photo = compile_ahead.entry_kernels(compile_ahead.OF_A_PHOTO)
+    assert set(of_a_photo) < set(compile_ahead.entry_kernels(compile_ahead.ALL)) < set(KERNELS)
+
+
+def test_the_command_compiles_what_the_cache_lacks(tmp_path: Path) -> None:
+    reports = []
+    for _ in range(2):
+        code = MAIN.format(["compile-kernels", "--json"])
+        out, err = result(start(code, tmp_path / "cache"))
+        assert err == ""
+        reports.append(json.loads(out))
+    first, second = reports
+    assert first["kernels"] == first["compiled"] == second["kernels"] > 10
+    assert second["compiled"] == 0
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(files) == first["kernels"]
+    assert {str(path.parent) for path in files} == {first["folder"]} == {second["folder"]}
+
+
+def test_the_command_says_how_many_and_where(few: Path) -> None:
+    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    assert (said.exit_code, said.stderr) == (0, "")
+    assert said.stdout.startswith(f"2 kernels in {few / 'kernels'}")
+    assert ", 2 of them compiled now, in " in said.stdout
+
+
+def test_the_command_fails_where_nothing_can_be_written(few: Path) -> None:
+    few.write_text("a file")
+    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    assert (said.exit_code, said.stdout) == (1, "")
+    assert said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
+    assert str(few) in said.stderr and "ESAM_RT_CACHE" in said.stderr
+
+
+def test_the_command_fails_where_the_sources_cannot_be_read(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esam_rt.kernels.code_cache.SOURCES", [])
+    module = load_module(few.parent / "mine.py", SOURCE, monkeypatch)
+    monkeypatch.setattr(compile_ahead, "KERNELS", [module.doubled])
+    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    assert said.exit_code == 1
+    assert "mine: cannot be cached" in said.stderr
+
+
+def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
+    thread = compile_ahead.begin(("mine",))
+    calls = [(kernel, kernel(10)) for kernel in reversed(compile_ahead.KERNELS)]
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [answer for _, answer in calls] == [20, 6, 5]
+    assert all(kernel.cache.saved for kernel, _ in calls)
+
+
+def test_a_cache_of_no_use_is_said_to_the_one_who_calls(few: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few.write_text("a file")
+    compile_ahead.begin(("mine",)).join(60)
+    assert not caplog.messages
+    compile_ahead.KERNELS[0](10)
+    assert [str(few) in message for message in caplog.messages] == [True]
+
+
+def test_another_process_compiles_from_the_other_end(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.syspath_prepend(few.parent)
+    started = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            assert self.wait(60) == 0  # before this process compiles anything
+
+    monkeypatch.setattr(compile_ahead.subprocess, "Popen", Popen)
+    for _ in range(2):
+        compile_ahead.begin(("mine",), with_process=True).join(60)
+    assert len(started) == 1  # the second time nothing lacks
+    assert [kernel.cache.loaded for kernel in compile_ahead.entry_kernels(("mine",))] == [True, True]
+
+
+@pytest.mark.parametrize("why", ["one core", "no interpreter", "frozen", "no more processes"])
+def test_without_another_process_all_is_compiled_here(few: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        assert why == "no more processes"
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    cores = {0} if why == "one core" else {0, 1}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
+    monkeypatch.setattr(compile_ahead.subprocess, "Popen", fail)
+    if why == "no interpreter":
+        monkeypatch.setattr(sys, "executable", "")
+    if why == "frozen":
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    compile_ahead.begin(("mine",), with_process=True).join(60)
+    assert [kernel.cache.saved for kernel in compile_ahead.entry_kernels(("mine",))] == [True, True]
+
+
+def test_the_other_process_ends_where_nothing_can_be_written(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few.write_text("a file")
+    compile_ahead.fill(("mine",))
+    half_and_one, doubled = compile_ahead.entry_kernels(("mine",))
+    assert doubled.cache.trouble and not half_and_one.cache.trouble
+
+
+def test_a_program_that_ends_does_not_wait_for_all_kernels(tmp_path: Path) -> None:
+    code = """
+import time
+from esam_rt import compile_ahead
+compile_ahead.begin(with_process=True)
+print(len(compile_ahead.entry_kernels(compile_ahead.OF_A_PHOTO)))
+time.sleep(0.2)
+"""
+    out, err = result(start(code, tmp_path / "cache"))
+    assert err == ""
+    assert len(list((tmp_path / "cache").rglob("*.kernel"))) < int(out)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_forked_meanwhile_can_call_kernels(tmp_path: Path) -> None:
+    code = """
+import os, signal, time, warnings
+import numpy as np
+from esam_rt import compile_ahead
+from esam_rt.kernels.bits import areas_and_boxes
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+thread = compile_ahead.begin()
+time.sleep(0.3)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    area, _ = areas_and_boxes(np.full((1, 2, 3), 3, np.uint64))
+    os._exit(int(area[0] != 12))
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert result(start(code, tmp_path / "cache")) == ("0", "")
+
+
+def test_importing_compiles_nothing(tmp_path: Path) -> None:
+    code = """
+import esam_rt.segmenter
+from esam_rt.kernels.jit import KERNELS
+print(len(KERNELS) > 10, any(kernel.cache.saved or kernel.cache.loaded for kernel in KERNELS))
+"""
+    assert result(start(code, tmp_path / "cache"))[0] == "True False"
+    assert not (tmp_path / "cache").exists()
