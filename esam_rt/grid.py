@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .entities import Stage
-from .kernels.bits import areas_and_boxes, pack, rasterize_union, unpack
+from .kernels.bits import areas_and_boxes, rasterize_union, unpack
+from .kernels.regions import without_fragments
 from .masks import MaskSet
 
 Source = tuple[int, int]
@@ -40,7 +40,7 @@ class GridEntities:
         min_area: int,
     ) -> GridEntities:
         """Measure the masks `bits`; their fragments below min_area cells disappear."""
-        bits = _without_fragments(bits, width, min_area)
+        bits = without_fragments(bits, min_area)
         area, box = areas_and_boxes(bits)
         keep = np.flatnonzero(area >= min_area)
         kept_sources = tuple(sources[i] for i in keep)
@@ -74,17 +74,6 @@ class GridEntities:
 def sources_of(masks: MaskSet) -> list[tuple[Source, ...]]:
     """Each mask as its own single source."""
     return [((int(p), int(o)),) for p, o in zip(masks.point, masks.output, strict=True)]
-
-
-def _without_fragments(bits: NDArray[np.uint64], width: int, min_area: int) -> NDArray[np.uint64]:
-    """The masks without their connected parts (8 neighbours) of fewer than min_area cells."""
-    out = []
-    for mask in unpack(bits, width):
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-        large = stats[:, cv2.CC_STAT_AREA] >= min_area
-        large[0] = False
-        out.append(mask if large[1:count].all() else large[parts])
-    return pack(np.array(out, bool).reshape(len(bits), bits.shape[1], width))
 
 
 def _stages(count: int, stage: Stage) -> NDArray[np.uint8]:

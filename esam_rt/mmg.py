@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .kernels.iou import best_iou
 from .kernels.nms import adaptive_nms, greedy_nms
@@ -26,20 +27,28 @@ class MultiLevelMasks:
 def multi_level_masks(coarse: MaskSet, pixels: SuperpixelMap, settings: Mmg) -> MultiLevelMasks:
     """MMG on the high-confidence masks of the coarse grid."""
     density = pixels.density_map(settings.w_max)
+    order = coarse.by_score()
 
-    def dense_nms(masks: MaskSet) -> MaskSet:
+    def at_level(level: Level) -> NDArray[np.intp]:
+        """By score: indices, since a copy of the masks would take as long as the NMS."""
+        return np.asarray(order[coarse.level[order] == level], np.intp)
+
+    def dense_nms(index: NDArray[np.intp]) -> MaskSet:
         """Adaptive NMS: the threshold rises to the mean density of the candidate (eq. 4)."""
-        mean = mask_means(masks.bits, masks.box_xyxy, density)
-        threshold = np.maximum(settings.n_t, mean).astype(np.float64)
-        return masks.select(adaptive_nms(masks.bits, masks.box_xyxy, masks.area, masks.by_score(), threshold))
+        threshold = np.zeros(len(coarse))
+        threshold[index] = np.maximum(settings.n_t, mask_means(coarse.bits, coarse.box_xyxy, index, density))
+        return coarse.select(adaptive_nms(coarse.bits, coarse.box_xyxy, coarse.area, index, threshold))
 
-    objects = nms(coarse.at_level(Level.OBJECT), settings.theta_o)
-    best = coarse.best_level()
-    match, _ = best_iou(objects.bits, objects.box_xyxy, objects.area, best.bits, best.box_xyxy, best.area)
+    kept = greedy_nms(coarse.bits, coarse.box_xyxy, coarse.area, at_level(Level.OBJECT), settings.theta_o)
+    objects = coarse.select(kept)
+    match, _ = best_iou(
+        objects.bits, objects.box_xyxy, objects.area, coarse.bits, coarse.box_xyxy, coarse.area,
+        np.flatnonzero(coarse.best),
+    )  # fmt: skip
     return MultiLevelMasks(
         object=objects.select(match >= settings.gamma_o),
-        part=dense_nms(coarse.at_level(Level.PART)),
-        subpart=dense_nms(coarse.at_level(Level.SUBPART)),
+        part=dense_nms(at_level(Level.PART)),
+        subpart=dense_nms(at_level(Level.SUBPART)),
     )
 
 

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from .entities import Stage
 from .grid import GridEntities
-from .kernels.bits import areas_and_boxes, pack, unpack
+from .kernels.bits import areas_and_boxes, unpack
 from .kernels.cover import greedy_cover
-from .kernels.iou import best_iou, intersections
+from .kernels.iou import best_iou
+from .kernels.regions import smallest_holders
 from .masks import MaskSet
 from .sam import Geometry
 from .settings import Usr
@@ -24,33 +25,35 @@ def new_prompts(
 
     parts: part and sub-part masks after adaptive NMS.
     """
-    free = ~unpack(entities.covered()[None], entities.width)[0]
     labels = pixels.labels_hw
+    free = ~unpack(entities.covered()[None], entities.width)[0]
     total = np.bincount(labels.ravel(), minlength=len(pixels))
     left = np.bincount(labels[free], minlength=len(pixels))
     remaining = np.flatnonzero((left > settings.outside * total) & (left >= min_area))
-    regions = [(labels == k) & free for k in remaining]
-    bits = pack(np.array(regions, bool).reshape(-1, *labels.shape))
-    area, box = areas_and_boxes(bits)
-    inside = intersections(bits, box, parts.bits, parts.box_xyxy) >= settings.inside * area[:, None]
-    by_area = np.argsort(parts.area, kind="stable")
-    part_of = [next(iter(by_area[row[by_area]]), -1) for row in inside]
-    points = {
-        part: _inner_point(unpack(parts.bits[part : part + 1], parts.width)[0]) for part in set(part_of) if part >= 0
-    }
-    cells = {points[part] if part >= 0 else _inner_point(region) for part, region in zip(part_of, regions, strict=True)}
-    return geometry.from_cell_xy(np.array(sorted(cells), np.float64).reshape(-1, 2))
+    number = np.full(len(pixels), -1, np.int32)
+    number[remaining] = np.arange(len(remaining))
+    regions = np.where(free, number[labels], np.int32(-1))
+    held_by = smallest_holders(parts.bits, parts.box_xyxy, parts.area, regions, settings.inside * left[remaining])
+    cells = np.flatnonzero(regions >= 0)
+    cells = cells[np.argsort(regions.ravel()[cells], kind="stable")]
+    of_region = np.split(cells, np.cumsum(left[remaining])[:-1])
+    alone = (np.divmod(of_region[k], labels.shape[1]) for k in np.flatnonzero(held_by < 0))
+    holders = (np.nonzero(unpack(parts.bits[m : m + 1], parts.width)[0]) for m in np.unique(held_by[held_by >= 0]))
+    points = {_inner_point(y, x) for some in (alone, holders) for y, x in some}
+    return geometry.from_cell_xy(np.array(sorted(points), np.float64).reshape(-1, 2))
 
 
-def _inner_point(region: NDArray[np.bool_]) -> tuple[float, float]:
-    """Centroid x, y of a region bool [H, W], in cells; its innermost cell where the centroid lies outside."""
-    y, x = np.nonzero(region)
-    cx, cy = float(x.mean()), float(y.mean())
-    if region[round(cy), round(cx)]:
+def _inner_point(y: NDArray[np.integer], x: NDArray[np.integer]) -> tuple[float, float]:
+    """Centroid x, y of a region, given by its cells row by row; its innermost cell where the centroid lies outside."""
+    cx, cy = float(x.sum() / len(x)), float(y.sum() / len(y))
+    if ((x == round(cx)) & (y == round(cy))).any():
         return cx, cy
-    depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    x0, y0 = x.min() - 1, y.min() - 1
+    region = np.zeros((y.max() - y0 + 2, x.max() - x0 + 2), np.uint8)
+    region[y - y0, x - x0] = 1
+    depth = cv2.distanceTransform(region, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     iy, ix = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(ix - 1), float(iy - 1)
+    return float(ix + x0), float(iy + y0)
 
 
 def fill_gaps(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:
@@ -61,30 +64,28 @@ def fill_gaps(entities: GridEntities, additional: MaskSet, settings: Usr, min_ar
     h, w = entities.bits.shape[1], entities.width
     covered = entities.covered()
     gain_min = max(min_area, int(np.ceil(settings.gain_min * h * w)))
-    a = additional
+    a, n = additional, len(entities)
     taken = greedy_cover(a.bits, a.box_xyxy, a.area, a.score, covered, gain_min)
-    bits, score, stage = list(entities.bits), list(entities.score), list(entities.stage)
+    room = n + len(taken)
+    bits = np.zeros((room, *covered.shape), np.uint64)
+    area, box = np.zeros(room, np.int32), np.zeros((room, 4), np.int16)
+    bits[:n], area[:n], box[:n] = entities.bits, entities.area, entities.box_xyxy
+    score, stage = list(entities.score), list(entities.stage)
     sources = list(entities.sources)
     for i in taken:
-        now = np.array(bits, np.uint64).reshape(-1, *covered.shape)
-        area, box = areas_and_boxes(now)
-        overlap, joined = best_iou(a.bits[i : i + 1], a.box_xyxy[i : i + 1], a.area[i : i + 1], now, box, area)
+        one = slice(i, i + 1)
+        overlap, joined = best_iou(a.bits[one], a.box_xyxy[one], a.area[one], bits[:n], box[:n], area[:n])
         new = a.bits[i] & ~covered
-        covered = covered | new
+        covered |= new
         source = (int(a.point[i]), int(a.output[i]))
         if overlap[0] > settings.rho:
-            bits[joined[0]] = bits[joined[0]] | new
-            sources[joined[0]] += (source,)
+            k = joined[0]
+            sources[k] += (source,)
         else:
-            bits.append(new)
+            k, n = n, n + 1
             score.append(a.score[i])
             stage.append(np.uint8(Stage.USR))
             sources.append((source,))
-    return GridEntities.of(
-        np.array(bits, np.uint64).reshape(-1, *covered.shape),
-        w,
-        np.array(score, np.float32),
-        np.array(stage, np.uint8),
-        sources,
-        min_area,
-    )
+        bits[k] |= new
+        area[k : k + 1], box[k : k + 1] = areas_and_boxes(bits[k : k + 1])
+    return GridEntities.of(bits[:n], w, np.array(score, np.float32), np.array(stage, np.uint8), sources, min_area)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 from esam_rt import EntityMap, Settings
 from esam_rt.emr import _votes, refine_entities
@@ -26,6 +27,7 @@ from esam_rt.settings import Emr, Mmg, Superpixels, Usr
 from esam_rt.superpixels import SuperpixelMap, superpixels
 from esam_rt.usr import fill_gaps, new_prompts
 
+from .kernels.oracles import dense_cover, dense_without_fragments
 from .scene import ROW, SIDE, Scene, photo_of, quadrants
 
 GRID = (16, 64)
@@ -210,6 +212,80 @@ def test_a_prompt_lies_inside_its_region() -> None:
     (point,) = new_prompts(entities, pixels, MaskSet.empty(*GRID), GEOMETRY, usr, 4)
     y, x = GEOMETRY.to_cell_yx(point[None])[0]
     assert ring[0, y, x]
+
+
+def patchwork(seed: int) -> tuple[GridEntities, SuperpixelMap, MaskSet]:
+    """Entities, superpixels of any shape that fill the grid, and part masks of a few of them each."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(GRID)
+    seeds = rng.integers(0, GRID, (40, 2))
+    labels = np.hypot(*(np.stack([y, x])[:, None] - seeds.T[:, :, None, None])).argmin(0).astype(np.int32)
+    labels[(y + x) % 23 == 0] = 40  # a superpixel of stripes, whose centroid may lie outside
+    area = np.bincount(labels.ravel(), minlength=41) / labels.size
+    pixels = SuperpixelMap(labels, area, np.zeros((41, 2), np.float32))
+
+    def some(least: int, most: int) -> NDArray[np.bool_]:
+        return np.isin(labels, rng.choice(41, rng.integers(least, most), replace=False))
+
+    objects = MaskSet.from_dense(np.array([some(1, 6) for _ in range(5)]), score=rng.random(5))
+    noise = rng.random((30, *GRID)) < 0.01
+    parts = MaskSet.from_dense(np.array([some(1, 9) for _ in range(30)]) ^ noise, score=rng.random(30))
+    return GridEntities.by_score(objects, Stage.EMR, 4), pixels, parts
+
+
+def dense_of(entities: GridEntities) -> NDArray[np.bool_]:
+    return entities.labels() == np.arange(1, len(entities) + 1)[:, None, None]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("inside", [0.6, 0.95])
+def test_prompts_are_those_of_the_definition(seed: int, inside: float) -> None:
+    entities, pixels, parts = patchwork(seed)
+    dense, free = parts.to_dense(), ~dense_of(entities).any(0)
+
+    def middle(region: NDArray[np.bool_]) -> tuple[float, float]:
+        ys, xs = np.nonzero(region)
+        if region[round(ys.mean()), round(xs.mean())]:
+            return float(xs.mean()), float(ys.mean())
+        depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        iy, ix = np.unravel_index(depth.argmax(), depth.shape)
+        return float(ix), float(iy)
+
+    points = set()
+    for k in range(41):
+        region = (pixels.labels_hw == k) & free
+        if region.sum() > 0.5 * (pixels.labels_hw == k).sum() and region.sum() >= 4:
+            holders = [m for m in dense if (m & region).sum() >= inside * region.sum()]
+            points.add(middle(min(holders, key=lambda m: int(m.sum())) if holders else region))
+    expected = GEOMETRY.from_cell_xy(np.array(sorted(points)).reshape(-1, 2))
+    assert len(expected) > 4
+    np.testing.assert_array_equal(new_prompts(entities, pixels, parts, GEOMETRY, Usr(inside=inside), 4), expected)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rho", [0.05, 0.3])
+def test_gaps_are_filled_as_defined(seed: int, rho: float) -> None:
+    entities, _, additional = patchwork(seed)
+    dense, more = list(dense_of(entities)), additional.to_dense()
+    sources, stage = [list(s) for s in entities.sources], list(entities.stage)
+    taken = dense_cover(more, additional.score, np.any(dense, axis=0), 4)
+    for i in taken:
+        iou = [(m & more[i]).sum() / (m | more[i]).sum() for m in dense]
+        new = more[i] & ~np.any(dense, axis=0)
+        if iou[best := int(np.argmax(iou))] > rho:
+            dense[best] = dense[best] | new
+            sources[best].append((i, 0))
+        else:
+            dense.append(new)
+            sources.append([(i, 0)])
+            stage.append(Stage.USR)
+    whole = dense_without_fragments(np.array(dense), 4)
+    kept = np.flatnonzero(whole.sum((1, 2)) >= 4)
+    filled = fill_gaps(entities, additional, Usr(rho=rho, gain_min=0.0), 4)
+    np.testing.assert_array_equal(dense_of(filled), whole[kept])
+    assert filled.sources == tuple(tuple(sources[k]) for k in kept)
+    assert filled.stage.tolist() == [stage[k] for k in kept]
+    assert len(taken) > 3 and (rho < 0.3 or len(filled) > len(entities))
 
 
 def test_gaps_are_filled_by_few_masks() -> None:

@@ -40,21 +40,25 @@ def _greedy_cover(
     gain: NDArray[np.int64],
     taken: NDArray[np.int64],
 ) -> int:
+    words = bits.shape[2]
+    covered = covered_hw.reshape(-1)
     for count in range(len(bits)):
         best, chosen = min_gain - 1, -1
         for i in by_score:
             if gain[i] <= best:  # as last counted: gains only shrink
                 continue
-            gain[i] = 0
-            for y in range(box[i, 1], box[i, 3]):
-                for w in range(box[i, 0] >> 6, (box[i, 2] + 63) >> 6):
-                    gain[i] += popcount(bits[i, y, w] & ~covered_hw[y, w])
-            if gain[i] > best:
-                best, chosen = gain[i], i
+            first, stop = box[i, 1] * words, box[i, 3] * words
+            own, before = bits[i].reshape(-1)[first:stop], covered[first:stop]
+            cells = 0
+            for k in range(len(own)):  # whole rows, as in `overlap`
+                cells += popcount(own[k] & ~before[k])
+            gain[i] = cells
+            if cells > best:
+                best, chosen = cells, i
         if chosen < 0:
             return count
         for y in range(box[chosen, 1], box[chosen, 3]):
-            for w in range(box[chosen, 0] >> 6, (box[chosen, 2] + 63) >> 6):
+            for w in range(words):
                 covered_hw[y, w] |= bits[chosen, y, w]
         taken[count] = chosen
     return len(bits)

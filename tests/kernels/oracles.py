@@ -8,6 +8,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from esam_rt.kernels.bits import areas_and_boxes, pack
 
@@ -74,6 +75,15 @@ def packed(masks: NDArray[np.bool_]) -> tuple[NDArray[np.uint64], NDArray[np.int
     return bits, box, area
 
 
+def dense_boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    out = np.zeros((len(masks), 4), np.int64)
+    for i, mask in enumerate(masks):
+        if mask.any():
+            ys, xs = np.nonzero(mask)
+            out[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+    return out
+
+
 def dense_intersections(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.int64]:
     # Sums of less than 2**24 ones are exact in float32.
     return np.tensordot(a.astype(np.float32), b.astype(np.float32), ((1, 2), (1, 2))).astype(np.int64)
@@ -106,3 +116,145 @@ def dense_cover(
             return taken
         taken.append(ranked[0][2])
         covered |= masks[taken[-1]]
+
+
+def dense_means(masks: NDArray[np.bool_], values: NDArray[np.floating]) -> list[float]:
+    return [values[m].mean(dtype=np.float64) if m.any() else 0.0 for m in masks]
+
+
+def dense_without_fragments(masks: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_]:
+    out = masks.copy()
+    for mask in out:
+        part, _ = ndimage.label(mask, np.ones((3, 3)))
+        mask &= np.bincount(part.ravel())[part] >= min_area
+    return out
+
+
+def dense_smallest_holders(
+    masks: NDArray[np.bool_], labels: NDArray[np.integer], need: NDArray[np.floating]
+) -> list[int]:
+    out = []
+    for k in range(len(need)):
+        holders = [(int(m.sum()), i) for i, m in enumerate(masks) if m[labels == k].sum() >= need[k]]
+        out.append(min(holders)[1] if holders else -1)
+    return out
+
+
+def dense_points_in_overlaps(
+    masks: NDArray[np.bool_], point_yx: NDArray[np.integer], order: NDArray[np.integer], most: int
+) -> NDArray[np.bool_]:
+    wanted = np.zeros(len(point_yx), bool)
+    for i in range(len(masks)):
+        for j in range(i):
+            both = (masks[i] & masks[j])[tuple(point_yx[order].T)]
+            wanted[order[both][:most]] = True
+    return wanted
+
+
+def dense_block_counts(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    n, h, w = masks.shape
+    padded = np.zeros((n, -(-h // 32) * 32, -(-w // 64) * 64), np.int64)
+    padded[:, :h, :w] = masks
+    return padded.reshape(n, -(-h // 32), 32, -1, 32).sum((2, 4)).reshape(n, -1)
+
+
+def dense_leaders(masks: NDArray[np.bool_], order: NDArray[np.integer], iou_min: float) -> list[int]:
+    iou = dense_iou(masks, masks)
+    leader, leaders = [-1] * len(masks), list[int]()
+    for m in order:
+        if masks[m].any():
+            near = [k for k in leaders if iou[m, k] >= iou_min]
+            leader[m] = near[0] if near else int(m)
+            leaders += [] if near else [int(m)]
+    return leader
+
+
+def dense_split(
+    masks: NDArray[np.bool_],
+    order: NDArray[np.integer],
+    gallery: NDArray[np.bool_],
+    rank: NDArray[np.integer],
+    point_yx: NDArray[np.integer],
+    vote: NDArray[np.integer],
+    delta: float,
+    cover: float,
+) -> tuple[NDArray[np.bool_], list[int]]:
+    """Spec §2, Split, over cells: every pair that still overlaps, again and again, in the order of the scores."""
+    m = masks.copy()
+    taken_by = [-1] * len(m)
+
+    def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+        return float((a & b).sum() / (a | b).sum())
+
+    def settle(p: int, q: int) -> bool:
+        """Part one overlapping pair, p before q; whether it became one."""
+        both = m[p] & m[q]
+        if both.sum() / max(m[p].sum(), m[q].sum()) < delta:
+            m[p if m[p].sum() > m[q].sum() else q] &= ~both
+            return False
+        ballot = vote[both[tuple(point_yx.T)] & (vote >= 0)].tolist()
+        if not ballot:
+            m[q] &= ~both
+            return False
+        guide = gallery[min(set(ballot), key=lambda v: (-ballot.count(v), rank[v]))]
+        if (m[p] & guide).sum() >= cover * m[p].sum() and (m[q] & guide).sum() >= cover * m[q].sum():
+            m[p] |= m[q]
+            m[q] = False
+            taken_by[q] = int(p)
+            return True
+        m[p if iou(m[q], guide) > iou(m[p], guide) else q] &= ~both
+        return False
+
+    for i, p in enumerate(order):
+        again = True
+        while again:
+            again = False
+            for q in order[i + 1 :]:
+                if (m[p] & m[q]).any() and settle(p, q):
+                    again = True
+                    break
+    return m, taken_by
+
+
+def dense_encompassing(
+    masks: NDArray[np.bool_], pairs: NDArray[np.integer], gallery: NDArray[np.bool_], encompass: float, fill: float
+) -> list[int]:
+    def first(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> int:
+        for k, g in enumerate(gallery):
+            inside = min((x & g).sum() / x.sum() for x in (a, b))
+            if inside >= encompass and g.any() and (a | b).sum() / g.sum() >= fill:
+                return k
+        return -1
+
+    return [first(masks[a], masks[b]) for a, b in pairs]
+
+
+def dense_top_k(similarity: NDArray[np.floating], k: int) -> list[list[int]]:
+    """Of each row the k highest of the others, the lower index first among equals."""
+    by_value = np.argsort(-similarity, axis=1, kind="stable").tolist()
+    return [[j for j in row if j != i][:k] for i, row in enumerate(by_value)]
+
+
+def dense_touching_pairs(labels: NDArray[np.integer]) -> list[list[int]]:
+    """By growing each mask by one cell."""
+    h, w = labels.shape
+    out = []
+    for a in range(labels.max(initial=0)):
+        around = np.zeros((h + 2, w + 2), bool)
+        for y in range(3):
+            for x in range(3):
+                around[y : y + h, x : x + w] |= labels == a + 1
+        near = np.unique(labels[around[1:-1, 1:-1]])
+        out += [[a, int(b) - 1] for b in near if b - 1 > a]
+    return out
+
+
+def dense_pair_similarity(
+    top: NDArray[np.integer], owner: NDArray[np.integer], pairs: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    def one_way(i: int, j: int) -> float:
+        own = np.flatnonzero(owner == i)
+        near = sum(len({int(n) for n in top[c]} & set(np.flatnonzero(owner == j).tolist())) for c in own)
+        return near / len(own) if len(own) else 0
+
+    return np.array([[one_way(i, j), one_way(j, i)] for i, j in pairs], np.float32).reshape(-1, 2)

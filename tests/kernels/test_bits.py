@@ -5,16 +5,7 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import areas_and_boxes, pack, rasterize_union, unpack
 
-from .oracles import WIDTHS, adversarial_masks, mask_arrays
-
-
-def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    out = np.zeros((len(masks), 4), np.int64)
-    for i, mask in enumerate(masks):
-        if mask.any():
-            ys, xs = np.nonzero(mask)
-            out[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-    return out
+from .oracles import WIDTHS, adversarial_masks, dense_boxes, mask_arrays
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -35,14 +26,14 @@ def test_areas_and_boxes(width: int) -> None:
     area, box = areas_and_boxes(pack(masks))
     assert (area.dtype, box.dtype) == (np.int32, np.int16)
     np.testing.assert_array_equal(area, masks.sum((1, 2)))
-    np.testing.assert_array_equal(box, boxes_of(masks))
+    np.testing.assert_array_equal(box, dense_boxes(masks))
 
 
 def test_every_single_column_has_its_box() -> None:
     masks = np.eye(200, dtype=bool)[:, None]
     area, box = areas_and_boxes(pack(masks))
     assert (area == 1).all()
-    np.testing.assert_array_equal(box, boxes_of(masks))
+    np.testing.assert_array_equal(box, dense_boxes(masks))
 
 
 @settings(deadline=None, max_examples=60)
@@ -54,7 +45,7 @@ def test_unpack_undoes_pack(masks: NDArray[np.bool_]) -> None:
     np.testing.assert_array_equal(back, masks)
     area, box = areas_and_boxes(bits)
     np.testing.assert_array_equal(area, masks.sum((1, 2)))
-    np.testing.assert_array_equal(box, boxes_of(masks))
+    np.testing.assert_array_equal(box, dense_boxes(masks))
 
 
 def test_strided_and_read_only_arrays_are_taken() -> None:

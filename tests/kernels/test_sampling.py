@@ -8,18 +8,7 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.sampling import points_in_overlaps
 
-from .oracles import WIDTHS, adversarial_masks, mask_arrays, packed
-
-
-def dense_points_in_overlaps(
-    masks: NDArray[np.bool_], point_yx: NDArray[np.integer], order: NDArray[np.integer], most: int
-) -> NDArray[np.bool_]:
-    wanted = np.zeros(len(point_yx), bool)
-    for i in range(len(masks)):
-        for j in range(i):
-            both = (masks[i] & masks[j])[tuple(point_yx[order].T)]
-            wanted[order[both][:most]] = True
-    return wanted
+from .oracles import WIDTHS, adversarial_masks, dense_points_in_overlaps, mask_arrays, packed
 
 
 @pytest.mark.parametrize("width", WIDTHS)

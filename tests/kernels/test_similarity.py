@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.kernels.similarity import BLOCK, adjacent, cosine_similarity, mask_similarity, most_similar, top_k
+from esam_rt.kernels.similarity import (
+    BLOCK,
+    adjacent,
+    cosine_similarity,
+    mask_similarity,
+    most_similar,
+    pair_similarity,
+    top_k,
+    touching_pairs,
+)
+
+from .oracles import dense_pair_similarity, dense_top_k, dense_touching_pairs
 
 
 def test_cosine_similarity() -> None:
@@ -26,9 +37,7 @@ def test_top_k(k: int, levels: int) -> None:
     similarity = (np.random.default_rng(k).integers(0, levels, (30, 30)) / levels - 0.5).astype(np.float32)
     top = top_k(similarity, k)
     assert (top.dtype, top.shape) == (np.int32, (30, min(k, 29)))
-    for i in range(30):
-        others = [j for j in range(30) if j != i]
-        assert top[i].tolist() == sorted(others, key=lambda j: (-similarity[i, j], j))[:k]
+    assert top.tolist() == dense_top_k(similarity, k)
 
 
 def test_blocks_change_nothing() -> None:
@@ -116,5 +125,58 @@ def test_adjacent(shape: tuple[int, int], none: float) -> None:
         ([[1, 0, 0], [0, 0, 0], [2, 1, 1]], True),
     ],
 )
-def test_sides_and_corners_touch_and_a_gap_does_not(labels: list[list[int]], expected: bool) -> None:
+def test_sides_and_corners_are_adjacent_and_a_gap_is_not(labels: list[list[int]], expected: bool) -> None:
     np.testing.assert_array_equal(adjacent(np.array(labels), 2), [[False, expected], [expected, False]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pair_similarity_is_equation_7(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centroids, k, count = 50, 5, 7
+    top = np.array([rng.choice(np.delete(np.arange(centroids), c), k, replace=False) for c in range(centroids)])
+    owner = rng.integers(-1, count - 1, centroids)  # the last mask holds no centroid
+    pairs = np.argwhere(np.ones((count, count)))
+    similarity = pair_similarity(top.astype(np.int32), owner, pairs, count)
+    assert similarity.dtype == np.float32
+    np.testing.assert_array_equal(similarity, dense_pair_similarity(top, owner, pairs))
+    assert not similarity[pairs == count - 1].any()
+    assert similarity.any()
+
+
+def test_pair_similarity_without_centroids_pairs_or_neighbours() -> None:
+    pair, no_owner = np.array([[0, 2]]), np.zeros(0, np.int32)
+    assert not pair_similarity(np.zeros((0, 5), np.int32), no_owner, pair, 3).any()
+    assert pair_similarity(np.zeros((0, 5), np.int32), no_owner, pair[:0], 0).shape == (0, 2)
+    alone = np.zeros((1, 0), np.int32), np.zeros(1, np.int32)
+    np.testing.assert_array_equal(pair_similarity(*alone, np.array([[0, 1]]), 2), [[0, 0]])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (13, 17)])
+@pytest.mark.parametrize("none", [0.0, 0.9, 1.0])
+def test_touching_pairs(shape: tuple[int, int], none: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.integers(1, 13, shape) * (rng.random(shape) >= none)).astype(np.int32)
+    pairs = touching_pairs(labels)
+    assert (pairs.dtype, pairs.shape[1]) == (np.int64, 2)
+    assert pairs.tolist() == dense_touching_pairs(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "touch"),
+    [
+        ([[1, 2]], True),
+        ([[1], [2]], True),
+        ([[1, 0], [0, 2]], True),
+        ([[0, 1], [2, 0]], True),
+        ([[1, 0, 2]], False),
+        ([[1, 0, 0], [0, 0, 2]], False),
+        ([[0, 1], [0, 0], [2, 0]], False),
+        ([[1, 0, 0], [0, 0, 0], [2, 1, 1]], True),
+    ],
+)
+def test_sides_and_corners_touch_and_a_gap_does_not(labels: list[list[int]], touch: bool) -> None:
+    assert touching_pairs(np.array(labels)).tolist() == ([[0, 1]] if touch else [])
+
+
+def test_the_largest_numbers_of_masks_are_kept_apart() -> None:
+    assert touching_pairs(np.array([[65_535, 65_534]], np.int32)).tolist() == [[65_533, 65_534]]

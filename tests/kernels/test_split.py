@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from esam_rt.kernels.split import encompassing, leaders, split_overlaps
 from esam_rt.masks import MaskSet
 
+from .oracles import WIDTHS, adversarial_masks, dense_encompassing, dense_leaders, dense_split, packed
+
 DELTA, COVER = 0.05, 0.8
 
 
@@ -27,53 +29,6 @@ def blobs(n: int, h: int, w: int, seed: int) -> NDArray[np.bool_]:
     return masks
 
 
-def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 0.0
-
-
-def split_plainly(
-    masks: NDArray[np.bool_],
-    order: NDArray[np.intp],
-    gallery: NDArray[np.bool_],
-    rank: NDArray[np.intp],
-    cells: NDArray[np.int32],
-    vote: NDArray[np.int32],
-) -> tuple[NDArray[np.bool_], list[int]]:
-    """Spec §2, Split, over cells: every pair that still overlaps, again and again, in the order of the scores."""
-    m = masks.copy()
-    taken_by = [-1] * len(m)
-
-    def settle(p: int, q: int) -> bool:
-        """Part one overlapping pair, p before q; whether it became one."""
-        both = m[p] & m[q]
-        if both.sum() / max(m[p].sum(), m[q].sum()) < DELTA:
-            m[p if m[p].sum() > m[q].sum() else q] &= ~both
-            return False
-        ballot = [int(v) for (y, x), v in zip(cells, vote, strict=True) if v >= 0 and both[y, x]]
-        if not ballot:
-            m[q] &= ~both
-            return False
-        guide = gallery[min(set(ballot), key=lambda v: (-ballot.count(v), rank[v]))]
-        if (m[p] & guide).sum() >= COVER * m[p].sum() and (m[q] & guide).sum() >= COVER * m[q].sum():
-            m[p] |= m[q]
-            m[q] = False
-            taken_by[q] = p
-            return True
-        m[p if iou(m[q], guide) > iou(m[p], guide) else q] &= ~both
-        return False
-
-    for i, p in enumerate(order):
-        again = True
-        while again:
-            again = False
-            for q in order[i + 1 :]:
-                if (m[p] & m[q]).any() and settle(p, q):
-                    again = True
-                    break
-    return m, taken_by
-
-
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("width", [20, 64, 70])
 def test_split_matches_the_plain_version(seed: int, width: int) -> None:
@@ -90,7 +45,9 @@ def test_split_matches_the_plain_version(seed: int, width: int) -> None:
         objects.bits, objects.box_xyxy, objects.area, objects.by_score(), gallery.bits, gallery.box_xyxy, gallery.area,
         rank, cells, vote, DELTA, COVER,
     )  # fmt: skip
-    want, want_taken = split_plainly(objects.to_dense(), objects.by_score(), gallery.to_dense(), rank, cells, vote)
+    want, want_taken = dense_split(
+        objects.to_dense(), objects.by_score(), gallery.to_dense(), rank, cells, vote, DELTA, COVER
+    )
     got = MaskSet.from_dense(want)
     np.testing.assert_array_equal(bits, got.bits)
     assert taken_by.tolist() == want_taken
@@ -150,18 +107,30 @@ def test_nothing_to_split() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_leaders_match_the_plain_version(seed: int) -> None:
-    dense = blobs(40, 16, 70, seed)
+@pytest.mark.parametrize("iou_min", [0.0, 0.4, 0.9, 1.0])
+def test_leaders_match_the_plain_version(seed: int, iou_min: float) -> None:
+    dense = blobs(40, 40, 70, seed)
+    dense[30:38] = dense[20:28] ^ (np.random.default_rng(seed).random((8, 40, 70)) < 0.02)  # nearly equal
+    dense[38:] = dense[20:22]
     masks = MaskSet.from_dense(dense, score=np.random.default_rng(seed).random(40))
     order = masks.by_score()
-    want = [-1] * 40
-    for m in order:
-        if dense[m].any():
-            near = [k for k in order if want[k] == k and iou(dense[m], dense[k]) >= 0.4]
-            want[m] = int(near[0]) if near else int(m)
-    got = leaders(masks.bits, masks.box_xyxy, masks.area, order, 0.4)
+    want = dense_leaders(dense, order, iou_min)
+    got = leaders(masks.bits, masks.box_xyxy, masks.area, order, iou_min)
+    assert got.dtype == np.int32
     assert got.tolist() == want
-    assert len(set(want)) < 38, "some masks must share a leader for this test to mean anything"
+    assert len(set(want)) < 39, "some masks must share a leader for this test to mean anything"
+    some = leaders(masks.bits, masks.box_xyxy, masks.area, order[::3], iou_min)
+    assert some[order[::3]].tolist() == [
+        int(order[::3][k]) if k >= 0 else -1 for k in dense_leaders(dense[order[::3]], np.arange(14), iou_min)
+    ]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("iou_min", [0.3, 0.9])
+def test_leaders_of_adversarial_masks(width: int, iou_min: float) -> None:
+    dense = adversarial_masks(width)
+    order = np.random.default_rng(width).permutation(len(dense))
+    assert leaders(*packed(dense), order, iou_min).tolist() == dense_leaders(dense, order, iou_min)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -177,14 +146,7 @@ def test_encompassing_matches_the_plain_version(seed: int) -> None:
     pairs = np.array([[i, j] for i in range(6) for j in range(i + 1, 6)])
     m, n = MaskSet.from_dense(dense), MaskSet.from_dense(gallery)
 
-    def first(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> int:
-        for k, g in enumerate(gallery):
-            inside = min((x & g).sum() / x.sum() for x in (a, b))
-            if inside >= 0.85 and g.any() and (a | b).sum() / g.sum() >= 0.7:
-                return k
-        return -1
-
     got = encompassing(m.bits, m.box_xyxy, m.area, pairs, n.bits, n.box_xyxy, n.area, 0.85, 0.7)
-    want = [first(dense[a], dense[b]) for a, b in pairs]
+    want = dense_encompassing(dense, pairs, gallery, 0.85, 0.7)
     assert got.tolist() == want
     assert any(w >= 0 for w in want) and any(w < 0 for w in want)

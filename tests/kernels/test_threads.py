@@ -7,11 +7,14 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import areas_and_boxes, pack, rasterize_union, unpack
 from esam_rt.kernels.cover import greedy_cover
-from esam_rt.kernels.iou import best_iou, intersections, iou_matrix
+from esam_rt.kernels.felzenszwalb import felzenszwalb
+from esam_rt.kernels.iou import best_iou
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.kernels.paint import paint
-from esam_rt.kernels.regions import mask_means
-from esam_rt.kernels.similarity import adjacent, cosine_similarity, mask_similarity, top_k
+from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragments
+from esam_rt.kernels.sampling import points_in_overlaps
+from esam_rt.kernels.similarity import cosine_similarity, pair_similarity, top_k, touching_pairs
+from esam_rt.kernels.split import encompassing, leaders, split_overlaps
 
 from .oracles import packed, rectangles
 
@@ -24,6 +27,10 @@ def everything(seed: int) -> list[NDArray[Any]]:
     score = rng.random(len(masks))
     order = np.argsort(-score)
     labels = rng.integers(0, 40, (20, 70))
+    points = rng.integers(0, (20, 70), (400, 2)).astype(np.int32)
+    vote = rng.integers(-1, 300, 400).astype(np.int32)
+    pairs = touching_pairs(labels)
+    photo = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
     similarity = cosine_similarity(rng.normal(size=(60, 8)).astype(np.float32))
     top = top_k(similarity, 5)
     image = np.empty((200, 300), np.uint16)
@@ -42,29 +49,34 @@ def everything(seed: int) -> list[NDArray[Any]]:
         unpack(bits, 70),
         *areas_and_boxes(bits),
         rasterize_union(bits, order[:9]),
-        intersections(bits, box, bits, box),
-        iou_matrix(bits, box, area, bits, box, area),
         *best_iou(bits, box, area, bits[::2].copy(), box[::2].copy(), area[::2].copy()),
         greedy_nms(bits, box, area, order, 0.5),
         adaptive_nms(bits, box, area, order, rng.random(300)),
-        mask_means(bits, box, rng.random((20, 70))),
+        mask_means(bits, box, order, rng.random((20, 70))),
+        smallest_holders(bits, box, area, labels.astype(np.int32), rng.integers(1, 40, 40)),
+        without_fragments(bits & np.uint64(0x36DB6DB6DB6DB6DB), 9),
+        points_in_overlaps(bits, box, points, rng.permutation(400), 9),
+        leaders(bits, box, area, order, 0.7),
+        *split_overlaps(bits, box, area, order, bits, box, area, np.argsort(order), points, vote, 0.05, 0.8),
+        encompassing(bits, box, area, pairs, bits, box, area, 0.85, 0.7),
+        felzenszwalb(photo, 100, 0.5, 9),
         similarity,
         top,
-        mask_similarity(top, rng.integers(-1, 9, 60), 9),
-        adjacent(labels, 40),
+        pair_similarity(top, rng.integers(-1, 40, 60), pairs, 40),
+        pairs,
         greedy_cover(bits, box, area, score, np.zeros_like(bits[0]), 1),
         image,
     ]
 
 
 def test_threads_get_what_one_thread_gets() -> None:
-    seeds = range(2)
+    seeds = range(4)
     alone = [everything(seed) for seed in seeds]
     start = Barrier(len(seeds), timeout=30)
 
     def repeat(seed: int) -> list[list[NDArray[Any]]]:
         start.wait()
-        return [everything(seed) for _ in range(10)]
+        return [everything(seed) for _ in range(5)]
 
     with ThreadPoolExecutor(len(seeds)) as pool:
         for expected, rounds in zip(alone, pool.map(repeat, seeds), strict=True):

@@ -1,0 +1,238 @@
+"""Each kernel beside its oracle in plain NumPy and the library that people would use: what to call with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage.segmentation
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from esam_rt.emr import _votes
+from esam_rt.entities import Stage
+from esam_rt.grid import GridEntities
+from esam_rt.kernels.bits import areas_and_boxes, unpack
+from esam_rt.kernels.cover import greedy_cover
+from esam_rt.kernels.felzenszwalb import felzenszwalb
+from esam_rt.kernels.iou import best_iou, block_counts
+from esam_rt.kernels.nms import adaptive_nms, greedy_nms
+from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragments
+from esam_rt.kernels.sampling import points_in_overlaps
+from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_similarity, touching_pairs
+from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.masks import Level, MaskSet
+from tests.kernels import oracles
+
+from .recording import Recording
+from .superpixels import parameters
+
+NUMPY = "NumPy"
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel's call and those of other sides. same: whether an answer of theirs is ours."""
+
+    kernel: str
+    ours: Call
+    others: dict[str, Call]
+    same: Callable[[Any, Any], bool] = np.array_equal
+
+
+def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
+    """All kernels on one recording, of whose masks at most `most` are taken by chance."""
+    rng = np.random.default_rng(seed)
+
+    def some(masks: MaskSet, limit: int = most) -> MaskSet:
+        return masks.select(np.sort(rng.permutation(len(masks))[:limit]))
+
+    s, pixels = recording.settings, recording.pixels
+    masks = some(recording.coarse)
+    m = masks.bits, masks.box_xyxy, masks.area
+    dense, order = masks.to_dense(), masks.by_score()
+    fine = some(recording.fine)
+    f, dense_fine = (fine.bits, fine.box_xyxy, fine.area), fine.to_dense()
+    objects = recording.coarse.at_level(Level.OBJECT)
+    kept = greedy_nms(objects.bits, objects.box_xyxy, objects.area, objects.by_score(), s.mmg.theta_o)[:60]
+    objects = objects.select(kept)
+    o, dense_objects = (objects.bits, objects.box_xyxy, objects.area), objects.to_dense()
+    entities = GridEntities.by_score(objects, Stage.EMR, s.filters.min_area)
+    e, dense_entities = (entities.bits, entities.box_xyxy, entities.area), unpack(entities.bits, entities.width)
+    every_pair = np.argwhere(np.triu(np.ones((len(entities), len(entities)), bool), 1))
+    density = pixels.density_map(s.mmg.w_max)
+    thresholds = np.maximum(s.mmg.n_t, mask_means(*m[:2], np.arange(len(masks)), density)).astype(np.float64)
+    gallery = recording.gallery()
+    gallery.ask_all()
+    cells_yx, points = gallery.cells_yx, len(gallery)
+    votes = _votes(gallery.masks, points, s.emr)
+    all_fine = gallery.masks
+    rank = np.argsort(np.argsort(-all_fine.score, kind="stable"))
+    dense_all_fine = all_fine.to_dense()
+    labels = pixels.labels_hw
+    need = 0.95 * np.bincount(labels.ravel(), minlength=len(pixels))
+    pairs = touching_pairs(labels + 1)
+    features = recording.photo.features_at(pixels.centroid_01)
+    nearest = most_similar(features, s.emr.top_k)
+    y, x = recording.photo.geometry.to_cell_yx(pixels.centroid_01).T
+    owner = labels[y, x]
+    few = pairs[:most]
+    nothing = np.zeros(masks.grid_hw, bool)
+    runs, fine_runs = _run_lengths(dense), _run_lengths(dense_fine)
+    noisy = dense ^ (rng.random(dense.shape) < 0.002)
+    noisy_bits = MaskSet.from_dense(noisy).bits
+    scale = parameters(recording.image)
+
+    table = [
+        Row(
+            "areas_and_boxes",
+            lambda: areas_and_boxes(masks.bits),
+            {NUMPY: lambda: (dense.sum((1, 2)), oracles.dense_boxes(dense))},
+            lambda a, b: all(map(np.array_equal, a, b)),
+        ),
+        Row(
+            "best_iou",
+            lambda: best_iou(*m, *f)[0],
+            {
+                NUMPY: lambda: oracles.dense_iou(dense, dense_fine).max(1),
+                "pycocotools": lambda: coco_mask.iou(runs, fine_runs, [0] * len(fine_runs)).max(1),
+            },
+            np.allclose,
+        ),
+        Row(
+            "greedy_nms",
+            lambda: greedy_nms(*m, order, 0.7),
+            {NUMPY: lambda: oracles.dense_nms(dense, order, np.full(len(masks), 0.7)), **_box_nms(masks)},
+        ),
+        Row(
+            "adaptive_nms",
+            lambda: adaptive_nms(*m, order, thresholds),
+            {NUMPY: lambda: oracles.dense_nms(dense, order, thresholds)},
+        ),
+        Row(
+            "mask_means",
+            lambda: mask_means(*m[:2], order, density),
+            {NUMPY: lambda: oracles.dense_means(dense[order], density)},
+            np.allclose,
+        ),
+        Row(
+            "block_counts",
+            lambda: block_counts(*m[:2], order),
+            {NUMPY: lambda: oracles.dense_block_counts(dense[order])},
+        ),
+        Row(
+            "leaders",
+            lambda: leaders(*f, fine.by_score(), s.emr.vote_iou),
+            {NUMPY: lambda: oracles.dense_leaders(dense_fine, fine.by_score(), s.emr.vote_iou)},
+        ),
+        Row(
+            "points_in_overlaps",
+            lambda: points_in_overlaps(*o[:2], cells_yx, gallery.order, s.emr.votes),
+            {NUMPY: lambda: oracles.dense_points_in_overlaps(dense_objects, cells_yx, gallery.order, s.emr.votes)},
+        ),
+        Row(
+            "split_overlaps",
+            lambda: split_overlaps(
+                *o,
+                objects.by_score(),
+                all_fine.bits,
+                all_fine.box_xyxy,
+                all_fine.area,
+                rank,
+                cells_yx,
+                votes,
+                s.emr.delta,
+                s.emr.cover,
+            )[1],
+            {
+                NUMPY: lambda: oracles.dense_split(
+                    dense_objects, objects.by_score(), dense_all_fine, rank, cells_yx, votes, s.emr.delta, s.emr.cover
+                )[1]
+            },
+        ),
+        Row(
+            "encompassing",
+            lambda: encompassing(*e, every_pair, *f, s.emr.encompass, s.emr.fill),
+            {
+                NUMPY: lambda: oracles.dense_encompassing(
+                    dense_entities, every_pair, dense_fine, s.emr.encompass, s.emr.fill
+                )
+            },
+        ),
+        Row(
+            "most_similar",
+            lambda: most_similar(features, s.emr.top_k),
+            {NUMPY: lambda: oracles.dense_top_k(cosine_similarity(features), s.emr.top_k)},
+        ),
+        Row(
+            "touching_pairs",
+            lambda: touching_pairs(labels + 1),
+            {NUMPY: lambda: oracles.dense_touching_pairs(labels + 1)},
+        ),
+        Row(
+            "pair_similarity",
+            lambda: pair_similarity(nearest, owner, few, len(pixels)),
+            {NUMPY: lambda: oracles.dense_pair_similarity(nearest, owner, few)},
+        ),
+        Row(
+            "without_fragments",
+            lambda: without_fragments(noisy_bits, 16),
+            {
+                "SciPy": lambda: MaskSet.from_dense(oracles.dense_without_fragments(noisy, 16)).bits,
+                "OpenCV": lambda: MaskSet.from_dense(_opencv_without_fragments(noisy, 16)).bits,
+            },
+        ),
+        Row(
+            "smallest_holders",
+            lambda: smallest_holders(*m, labels, need),
+            {NUMPY: lambda: oracles.dense_smallest_holders(dense, labels, need)},
+        ),
+        Row(
+            "greedy_cover",
+            lambda: greedy_cover(*m, masks.score, np.zeros_like(masks.bits[0]), 65),
+            {NUMPY: lambda: oracles.dense_cover(dense, masks.score, nothing, 65)},
+        ),
+        Row(
+            "felzenszwalb",
+            lambda: felzenszwalb(recording.image, **scale),
+            {"scikit-image": lambda: skimage.segmentation.felzenszwalb(recording.image, channel_axis=-1, **scale)},
+            lambda a, b: len(np.unique(a * (np.int64(b.max()) + 1) + b)) == a.max() + 1 == b.max() + 1,
+        ),
+    ]
+    if hasattr(cv2, "ximgproc"):
+        table[-1].others["opencv-contrib"] = lambda: _opencv_regions(recording.image, scale)
+    return table
+
+
+def _run_lengths(dense: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    return [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in dense]
+
+
+def _box_nms(masks: MaskSet) -> dict[str, Call]:
+    """torchvision's NMS knows boxes alone: it keeps other masks, and shows what the popcounts cost."""
+    try:
+        import torch
+        from torchvision.ops import nms
+    except ImportError:
+        return {}
+    boxes, score = torch.from_numpy(masks.box_xyxy.astype(np.float32)), torch.from_numpy(masks.score)
+    return {"torchvision, boxes": lambda: nms(boxes, score, 0.7).numpy()}
+
+
+def _opencv_without_fragments(masks: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_]:
+    out = np.empty_like(masks)
+    for mask, kept in zip(masks, out, strict=True):
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        large = stats[:, cv2.CC_STAT_AREA] >= min_area
+        large[0] = False
+        kept[:] = large[parts]
+    return out
+
+
+def _opencv_regions(image: NDArray[np.uint8], scale: dict[str, Any]) -> NDArray[np.integer]:
+    graph = cv2.ximgproc.segmentation.createGraphSegmentation(scale["sigma"], scale["scale"], scale["min_size"])
+    return np.asarray(graph.processImage(image))
