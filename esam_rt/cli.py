@@ -102,6 +102,7 @@ def run(
 ) -> None:
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
     with console.exit_codes():
+        from . import compile_ahead
         from .runner import RunOptions, Segmenter, open_segmenter, run_photos
 
         options = RunOptions(
@@ -129,6 +130,8 @@ def run(
         shown = console.stderr.is_terminal and not quiet and not as_json
 
         def open_and_show(options: RunOptions) -> Segmenter:
+            kernels = compile_ahead.OF_METHOD.get(method, ())  # of an unknown method the segmenter tells
+            compile_ahead.begin(kernels, with_process=True)
             with console.Steps(shown) as steps:
                 return open_segmenter(options, steps.listener())
 

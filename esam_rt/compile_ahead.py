@@ -19,11 +19,21 @@ from .errors import OutputError
 from .kernels.code_cache import REMEDY
 from .kernels.jit import KERNELS, Kernel
 
+
+def _modules(*names: str) -> tuple[str, ...]:
+    return tuple(f"esam_rt.kernels.{name}" for name in names)
+
+
 # In the order in which a photo needs them.
-OF_A_PHOTO = tuple(
-    f"esam_rt.kernels.{name}"
-    for name in ("felzenszwalb", "bits", "iou", "nms", "regions", "sampling", "split", "similarity", "cover", "paint")
+OF_A_PHOTO = _modules(
+    "felzenszwalb", "bits", "iou", "nms", "regions", "sampling", "split", "similarity", "cover", "paint"
 )
+OF_METHOD = {
+    "e-sam": OF_A_PHOTO,
+    "amg": _modules("bits", "nms", "regions", "paint"),
+    "sam-o": _modules("bits", "nms", "regions", "paint"),
+    "superpixels": _modules("felzenszwalb"),
+}
 ALL = (*OF_A_PHOTO, "esam_rt.evaluation.precision")
 
 if hasattr(os, "register_at_fork"):

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from skimage import data
 from typer.testing import CliRunner
 
-import esam_rt.segmenter  # noqa: F401 - all that calls kernels
-from esam_rt import cli, compile_ahead
+from esam_rt import EntitySegmenter, Settings, cli, compile_ahead
 from esam_rt.kernels.jit import KERNELS, Kernel
+from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
 
 from .kernels.kernel_modules import ROOT, load_module, result, start
 
@@ -94,6 +96,32 @@ def test_a_kernel_uses_nothing_of_a_file_that_the_cache_does_not_look_at() -> No
 def test_what_a_photo_needs_is_part_of_all() -> None:
     of_a_photo = compile_ahead.entry_kernels(compile_ahead.OF_A_PHOTO)
     assert set(of_a_photo) < set(compile_ahead.entry_kernels(compile_ahead.ALL)) < set(KERNELS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_needs_is_what_it_calls(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = set[Kernel]()
+
+    def call(kernel: Kernel, *arguments: Any) -> Any:
+        called.add(kernel)
+        return kernel.compile()(*arguments)
+
+    monkeypatch.setattr(Kernel, "__call__", call)
+    with EntitySegmenter("tiny", settings=Settings.preset("fast"), method=method) as segment:
+        segment(data.astronaut())
+    assert {kernel.__module__ for kernel in called} == set(compile_ahead.OF_METHOD[method])
+    assert called <= set(compile_ahead.entry_kernels(compile_ahead.OF_METHOD[method]))
+
+
+def test_run_compiles_beside_loading_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr(compile_ahead, "begin", lambda modules, with_process: begun.append((modules, with_process)))
+    Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "photo.png")
+    said = CliRunner().invoke(cli.app, ["run", str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
+    assert said.exit_code == 1 and not begun
+    arguments = ["run", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--method", "superpixels"]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    assert begun == [(compile_ahead.OF_METHOD["superpixels"], True)]
 
 
 def test_the_command_compiles_what_the_cache_lacks(tmp_path: Path) -> None:
