@@ -260,7 +260,13 @@ def draw(record: dict[str, Any], path: Path) -> None:
         colour = "tab:blue" if r["side"] == "NumPy" else "tab:orange"
         right.barh(y, t["median"], color=colour, height=0.7)
         right.plot([t["low"], t["high"]], [y, y], color="black", linewidth=1.5)
-        right.text(max(t["high"], t["median"]) * 1.15, y, f"{t['median']:,.{1 if t['median'] < 100 else 0}f}", va="center", fontsize=8)
+        right.text(
+            max(t["high"], t["median"]) * 1.15,
+            y,
+            f"{t['median']:,.{1 if t['median'] < 100 else 0}f}",
+            va="center",
+            fontsize=8,
+        )
     right.set_xscale("log")
     right.set_xlim(left=0.1, right=max(r["times_ours"]["high"] for r in found) * 6)
     right.axvline(1, color="grey", linewidth=1)

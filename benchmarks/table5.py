@@ -17,6 +17,7 @@ transformers' pipeline. Parity: mean IoU of the masks of `tiny` with those of ON
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,21 @@ import cv2
 import numpy as np
 from skimage import data
 
-from esam_rt import EntitySegmenter, Settings, load
+from esam_rt import EntitySegmenter, Settings, __version__, load
+from esam_rt.cache import sha256_of
 from esam_rt.doctor import State, diagnose, gpu_finding
 from esam_rt.export import VITS
 from esam_rt.files import write_json, write_text
 from esam_rt.load import Placement, load_sam
 from esam_rt.prompts import point_grid
+from esam_rt.runner import PACKAGES
 from esam_rt.sam import Sam
 from esam_rt.self_test import compare
 from esam_rt.settings import Filters
 
 from .isolated import measure_all
 from .measure import in_fresh_process, seconds, status_mb
-from .table5_rows import PAPER_PROMPTS, Row, markdown, merged, rows_of, selected
+from .table5_rows import PAPER_PROMPTS, Row, markdown, merged, outdated, rows_of, selected
 
 CPU_PROMPTS = 256
 SAM_BATCH = 64
@@ -269,6 +273,16 @@ def rows_here(only: list[str]) -> list[Row]:
     return selected(rows_of(diagnose().backends, gpu_finding().state is State.OK), only)
 
 
+def made_with(job: Job) -> dict[str, str]:
+    """What figures depend on, besides the machine: versions, rounds, weights."""
+    versions = {}
+    for package in (*PACKAGES, "torch", "transformers", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    weights = {"checkpoint": sha256_of(job.checkpoint)[:16]} if job.checkpoint else {}
+    return {"esam-rt": __version__, **versions, "rounds": str(job.rounds), **weights}
+
+
 def measured_here(a: argparse.Namespace, job: Job, earlier: dict[str, Any] | None, deadline: float) -> dict[str, Any]:
     """Measure what this machine has and earlier results lack; the JSON file is whole after each row."""
     result: dict[str, Any] = {
@@ -280,6 +294,11 @@ def measured_here(a: argparse.Namespace, job: Job, earlier: dict[str, Any] | Non
         "rows": {},
     }
     result = merged([*([earlier] if earlier else []), result])
+    made = made_with(job)
+    for name, entry in list(result["rows"].items()):
+        if differs := outdated(entry.get("made_with", {}), made):
+            print(f"{name}: measured anew, it was of {', '.join(differs)}", flush=True)
+            del result["rows"][name]
     job.folder.mkdir(parents=True, exist_ok=True)
     given = [f"--model={a.model}", f"--folder={a.folder}", f"--rounds={a.rounds}"]
     given += [f"--checkpoint={a.checkpoint}"] if a.checkpoint else []
@@ -287,6 +306,7 @@ def measured_here(a: argparse.Namespace, job: Job, earlier: dict[str, Any] | Non
     commands = {row.name: [*python, f"--row={row.name}", "--out"] for row in rows_here(a.only)}
 
     def tell(name: str, entry: Mapping[str, Any]) -> None:
+        result["rows"][name]["made_with"] = made
         print(f"{name}: {entry.get('error') or entry['figures']} ({entry['took_s']} s)", flush=True)
         if a.json:
             write_json(a.json, result)

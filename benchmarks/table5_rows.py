@@ -66,8 +66,8 @@ def columns_of(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             column |= figures.get("modules", {})
             if of_side := figures.get(" ".join(("parity", *side[:3]))):
                 column["parity"] = of_side["iou"]
-        if "encoder" in column:
-            column["total"] = sum(column.get(row, 0) for row in TIMES)
+        if all(row in column for row in TIMES):  # a partial sum would look like a fast side
+            column["total"] = sum(column[row] for row in TIMES)
         columns[name] = column
     return columns
 
@@ -110,6 +110,13 @@ def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if "figures" in entry or "figures" not in whole["rows"].get(name, {}):
                 whole["rows"][name] = entry
     return whole
+
+
+def outdated(made_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between that with which a row was measured and what is there now; a package that one side lacks
+    counts for nothing."""
+    both = made_with.keys() & now.keys()
+    return [f"{key} {made_with[key]}, now {now[key]}" for key in sorted(both) if made_with[key] != now[key]]
 
 
 def selected(rows: Iterable[Row], patterns: Sequence[str]) -> list[Row]:

@@ -155,8 +155,9 @@ class TensorRTEngine:
     ) -> dict[str, Any]:
         """Copy in, launch, copy out, wait. Of the host's arrays, all inputs go in one copy, all outputs in another."""
         device, shapes = self._device, call.outputs
-        on_host = {name: a for name, a in arrays.items() if isinstance(a, np.ndarray)}
-        on_device = {name: a.pointer for name, a in arrays.items() if isinstance(a, DeviceBuffer)}
+        # In the order of the inputs, whatever that of the feed: replays of a call have fixed addresses.
+        on_host = {t.name: a for t in self.inputs if isinstance(a := arrays[t.name], np.ndarray)}
+        on_device = {t.name: a.pointer for t in self.inputs if isinstance(a := arrays[t.name], DeviceBuffer)}
         fetched = {t.name: t for t in self.outputs if t.name not in keep}
         input_at, input_bytes = _packed((name, a.nbytes) for name, a in on_host.items())
         output_at, output_bytes = _packed((n, math.prod(shapes[n]) * t.dtype.itemsize) for n, t in fetched.items())

@@ -84,12 +84,8 @@ def run(
     engines: console.Engines = None,
     no_build: console.NoBuild = False,
     threads: console.Threads = None,
-    memory: Annotated[
-        int | None, typer.Option(min=1, metavar="MB", help="Memory of the engines at most; smaller batches of prompts.")
-    ] = None,
-    cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="With TensorRT: launch full batches of prompts as CUDA graphs.")
-    ] = False,
+    memory: console.Memory = None,
+    cuda_graphs: console.CudaGraphs = False,
     limit: console.Limit = None,
     max_megapixels: console.MaxMegapixels = 200.0,
     resume: console.Resume = False,

@@ -35,7 +35,7 @@ def build_engine(
     target: Annotated[
         str, typer.Option(help="GPUs that will run it, such as sm_86,sm_89; no GPU is needed. Default: the one here.")
     ] = "",
-    max_batch: Annotated[int, typer.Option(min=1, help="Prompts of one call at most.")] = 64,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Prompts of one call at most; default: 64.")] = None,
     workspace: Annotated[int | None, typer.Option(min=1, help="Scratch memory in MB. Default: all.")] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="No fused attention.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the engines. Default: the cache.")] = None,
@@ -64,9 +64,10 @@ def build_engine(
             if backend == "onnxruntime":
                 from .artifacts import onnx_model
 
-                if target or out or workspace:
+                if target or out or workspace or max_batch or no_fusion or force:
                     raise SettingsError(
-                        "ONNX Runtime runs graphs: esam-rt export has --out; --target and --workspace are for TensorRT."
+                        "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
+                        "--workspace, --no-fusion and --force are for TensorRT."
                     )
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
@@ -76,7 +77,7 @@ def build_engine(
                 from .load import Placement, load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
-                options = BuildOptions(targets, max_batch, workspace)
+                options = BuildOptions(targets, max_batch or BuildOptions.max_batch, workspace)
                 spec = EngineSpec(backend, precision, not no_fusion, options, gpu_here())
                 graphs = given.onnx if given else None
                 built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener(), graphs=graphs)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from . import console
@@ -56,6 +57,8 @@ def evaluate(
     engines: console.Engines = None,
     no_build: console.NoBuild = False,
     threads: console.Threads = None,
+    memory: console.Memory = None,
+    cuda_graphs: console.CudaGraphs = False,
     limit: console.Limit = None,
     max_megapixels: console.MaxMegapixels = 200.0,
     partial: Annotated[bool, typer.Option("--partial", help="Score the photos there are, where some are missing.")] = (
@@ -96,6 +99,8 @@ def evaluate(
             engines=engines,
             build=not no_build,
             threads=threads,
+            memory_mb=memory,
+            cuda_graphs=cuda_graphs,
             max_pixels=console.pixels(max_megapixels),
         )
         options = job.EvalOptions(
@@ -117,6 +122,10 @@ def evaluate(
         wanted = rows_of(table, rows or [])
         if wanted and (predictions is not None or against is not None):
             raise SettingsError("--table and --row segment by themselves; leave out --predictions and --against.")
+        if wanted and method != "e-sam":
+            raise SettingsError(
+                f"--method {method}: each row of a table has its own; write --row NAME:method={method}."
+            )
         if gt.startswith(BSDS) and not options.truth.is_dir():
             raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
         plan = job.prepare(options)
@@ -155,7 +164,9 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, shown: bool, quiet: bool
     from .load import Placement, load_sam
 
     run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
-    placement = Placement(run.backend, run.device, run.precision, run.threads, run.engines, run.build)
+    placement = Placement(
+        run.backend, run.device, run.precision, run.threads, run.engines, run.build, run.memory_mb, run.cuda_graphs
+    )
     with console.Steps(shown) as steps:
         sam = load_sam(run.model, placement, run.checkpoint, steps.listener())
     with console.PhotoBar(shown) as bar:
@@ -168,11 +179,11 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, shown: bool, quiet: bool
     elif not quiet:
         lines = tables.filled(result, run.model)
         titles = [name for name in lines[0] if name != tables.GAIN_INTERVAL]  # 80 columns hold the others
-        table = Table(*titles, box=None, title=title)
+        table = Table(*map(escape, titles), box=None, title=escape(title))
         for column in table.columns:
             column.no_wrap = True
         for line in lines:
-            table.add_row(*(line[name] for name in titles))
+            table.add_row(*(escape(line[name]) for name in titles))
         console.stdout.print(table)
         where = f"{len(plan.photos)} photos. Look at {(out / tables.PLOT).resolve()}"
         console.stdout.print(where, soft_wrap=True, highlight=False, markup=False)

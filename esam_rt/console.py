@@ -55,6 +55,12 @@ Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default
 Engines = Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")]
 NoBuild = Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")]
+Memory = Annotated[
+    int | None, typer.Option(min=1, metavar="MB", help="Memory of the engines at most; smaller batches of prompts.")
+]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="With TensorRT: launch full batches of prompts as CUDA graphs.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an earlier run in --out.")]

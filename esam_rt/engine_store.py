@@ -1,7 +1,7 @@
 """TensorRT engines of models: built once, described beside the files, checked before the library sees a byte.
 
-A set of engines is a folder: `encoder.engine` and the others, `engine.json` that says of what and how they were made,
-and the manifest.
+A set of engines is a folder: `encoder.engine` and the others, and `engine.json`, which says of what and how they were
+made, and what their self-test found. (The manifest beside is of the files as they were built; nothing reads it.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
 from .cache import cache_folder, sha256_of
 from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, check_rtx, load_library
-from .errors import DeviceError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
+from .errors import DeviceError, EngineError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
 from .files import output_error, write_json
 from .library_caches import timing_cache
 from .manifest import listed_files, remove_leftovers, written_together
@@ -42,9 +42,9 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "targets": lambda value: isinstance(value, list) and all(isinstance(target, str) for target in value),
     "gpu": lambda value: value is None or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())),
     "options": lambda value: isinstance(value, dict) and type(value.get("max_batch")) is int and value["max_batch"] > 0,
-    "self_test": lambda value: value is None or (isinstance(value, dict) and "failed" not in value),
+    "self_test": lambda value: value is None or isinstance(value, dict),
 }
-"""What the fields of a sidecar must be; engines that failed their self-test are not to be used."""
+"""What the fields of a sidecar must be."""
 
 NAMES = tuple(f"{graph.removesuffix('.onnx')}.engine" for graph in GRAPHS)
 
@@ -143,7 +143,8 @@ def engine_set(
     The model is exported first if need be. build: whether what is missing, damaged or made otherwise may be built;
     else ModelError, which names what differs. force: build even if they are there. graphs: of the spec's precision, in
     place of those that would be exported. Two processes that want the same engines build them once. Errors as of
-    `onnx_model` and `build_engine`; OutputError where they cannot be written.
+    `onnx_model` and `build_engine`; EngineError where they are there and failed their self-test: built again, they
+    would again; OutputError where they cannot be written.
     """
     library, options = load_library(spec.backend), spec.options or BuildOptions()
     if spec.gpu is None and not options.targets:
@@ -194,7 +195,7 @@ def description(row: ModelRow, spec: EngineSpec, graphs: OnnxModel, library: Mod
 
 def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
     """The engines of a folder; ModelError, naming the field, unless its sidecar says what is wanted and its files are
-    as large as they were written; `EngineSet.plan` hashes them."""
+    as large as they were written; `EngineSet.plan` hashes them. EngineError if they failed their self-test."""
     sidecar = _sidecar(folder)
     for name, expected in (wanted or {}).items():
         if sidecar.get(name) != expected:
@@ -214,6 +215,8 @@ def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
                 f"{path}: found {path.stat().st_size} bytes, expected {size}; the file is cut off or of another build. "
                 "Build the engines again."
             )
+    if failed := (sidecar.get("self_test") or {}).get("failed"):
+        raise EngineError(f"{folder}: {failed} To build these again: esam-rt build-engine --force.")
     return EngineSet(folder, sidecar)
 
 
@@ -230,7 +233,7 @@ def verify(folder: Path) -> str | None:
         for name in NAMES:
             if sha256_of(folder / name) != engines.sidecar["engines"][name].get("sha256"):
                 return f"{folder / name}: differs from its hash"
-    except ModelError as e:
+    except (ModelError, EngineError) as e:
         return str(e)
     return None
 
@@ -320,7 +323,7 @@ def given_engines(
 def _ahead_of_time(wanted: Mapping[str, Any], spec: EngineSpec) -> EngineSet | None:
     """Engines of the store that were built ahead of time, for the GPU at hand among others."""
     for folder in stored() if spec.gpu and spec.options is None else []:
-        with contextlib.suppress(ModelError):
+        with contextlib.suppress(ModelError, EngineError):
             sidecar = checked(folder).sidecar
             fields = {**wanted, "targets": sidecar.get("targets"), "gpu": None, "options": sidecar.get("options")}
             if runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):

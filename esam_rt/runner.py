@@ -85,7 +85,8 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """sources: photos and folders. out: folder for the results. write: names of `WRITERS`. limit: first so many photos.
+    """sources: photos and folders. photos: those to segment, where they are not all that `find_photos` finds in
+    `sources`. out: folder for the results. write: names of `WRITERS`. limit: first so many photos.
     max_pixels: larger photos are refused. resume, overwrite: what to do with an earlier run in `out`. profile: also
     write a trace of what ran when."""
 
@@ -109,6 +110,7 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     profile: bool = False
+    photos: Sequence[PhotoFile] | None = None
 
 
 @dataclass(frozen=True)
@@ -353,7 +355,7 @@ def _find_photos(options: RunOptions) -> list[PhotoFile]:
         place = source.resolve()
         if place == out or any(place.is_relative_to(folder) for folder in results):
             raise SettingsError(f"--out {options.out}: the photos of {source} are there; choose another folder.")
-    photos = find_photos(options.sources)
+    photos = find_photos(options.sources) if options.photos is None else options.photos
     photos = [p for p in photos if not any(p.path.resolve().is_relative_to(folder) for folder in results)]
     if not photos:
         raise InputError(f"No photos but the results of an earlier run in {', '.join(map(str, options.sources))}.")

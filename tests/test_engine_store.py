@@ -227,7 +227,7 @@ HOSTILE += [{"options": value} for value in ([], None, 3)]
 HOSTILE += [{"targets": value} for value in (5, None, "xxsm_86", [1], {})]
 HOSTILE += [{"gpu": value} for value in ("x", [], {"name": 3})]
 HOSTILE += [{name: value} for name in ("model", "backend", "built", "checkpoint_sha256") for value in (5, None, [], {})]
-HOSTILE += [{"engines": []}, {"engines": {"encoder.engine": 1}}, {"self_test": {"failed": "wrong"}}, {"self_test": 1}]
+HOSTILE += [{"engines": []}, {"engines": {"encoder.engine": 1}}, {"self_test": 1}]
 
 
 @pytest.mark.parametrize("fields", HOSTILE, ids=str)
@@ -239,6 +239,18 @@ def test_hostile_sidecars(engines: EngineSet, fields: dict[str, Any]) -> None:
         result = call("engines", command)
         assert result.exit_code in (0, 3), result.exception
     assert not engines.folder.exists()
+
+
+def test_engines_that_failed_their_self_test_are_neither_used_nor_built_again(engines: EngineSet) -> None:
+    change(engines.folder, self_test={"failed": "Self-test: mean IoU 0.5."})
+    built = (engines.folder / SIDECAR).stat().st_mtime_ns
+    for use in (lambda: checked(engines.folder), lambda: engine_set(TINY, SPEC)):
+        with pytest.raises(EngineError, match=r"Self-test: mean IoU 0\.5\. To build these again: .* --force"):
+            use()
+    assert (engines.folder / SIDECAR).stat().st_mtime_ns == built
+    assert "failed" in (outdated(engines.folder) or "") or "Self-test" in (outdated(engines.folder) or "")
+    assert call("engines", "verify").exit_code == 3
+    assert not engine_set(TINY, SPEC, force=True).sidecar.get("self_test")
 
 
 def test_names_that_look_like_markup(engines: EngineSet) -> None:
@@ -500,6 +512,10 @@ def test_onnx_runtime_needs_no_engine(cache: Path) -> None:
     assert result.exit_code == 0
     assert "-fp32-" in result.stdout
     assert "nothing is to be built" in result.stdout
+    for options in (("--no-fusion",), ("--max-batch", 8), ("--force",), ("--target", "sm_86")):
+        refused = call("build-engine", "tiny", "--backend", "onnxruntime", *options)
+        assert refused.exit_code == 2
+        assert_one_error_line(refused, "ONNX Runtime runs graphs", options[0])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_finished_results_give_the_same_scores(data: Path, segmenters: list[dict
     journal = [json.loads(line) for line in (data / "a" / "predictions" / "photos.jsonl").read_text().splitlines()]
     ids = {p["name"].rpartition("/")[2]: p["image_id"] for p in scores(data / "a")["photos"]}
     results = [
-        {"image_id": ids[r["name"]], "segmentation": e["segmentation"], "score": e["score"]}
+        {"image_id": ids[r["name"].rpartition("/")[2]], "segmentation": e["segmentation"], "score": e["score"]}
         for r in journal
         for e in r["entities"]
     ]
@@ -186,6 +187,45 @@ def test_limit_takes_the_first_ids(data: Path, segmenters: list[dict[str, Any]])
     result = call("--images", data / "images", "--gt", data / "truth.json", "--out", data / "out", "--resume")
     assert result.exit_code == 0, result.output
     assert len(scores(data / "out")["photos"]) == 4
+
+
+def test_photos_of_one_name_in_several_folders(data: Path, segmenters: list[dict[str, Any]]) -> None:
+    truth = json.loads((data / "truth.json").read_text())
+    for image in truth["images"]:
+        number, folder = Path(image["file_name"]).stem, f"{image['id']}/images"
+        (data / "deep" / folder).mkdir(parents=True)
+        shutil.copy(data / "images" / image["file_name"], data / "deep" / folder / "001.jpg")
+        image["file_name"] = f"{folder}/001.jpg"
+        assert number.isdecimal()
+    (data / "deep.json").write_text(json.dumps(truth))
+    assert call("--images", data / "images", "--gt", data / "truth.json", "--out", data / "a").exit_code == 0
+    result = call("--images", data / "deep", "--gt", data / "deep.json", "--out", data / "b")
+    assert result.exit_code == 0, result.output
+    assert scores(data / "b")["metrics"] == scores(data / "a")["metrics"]
+    (data / "flat").mkdir()
+    shutil.copy(data / "images/more.jpg", data / "flat" / "001.jpg")
+    result = call("--images", data / "flat", "--gt", data / "deep.json", "--out", data / "c", "--partial")
+    assert_one_error_line(result, 1, "001.jpg of", "could be this photo or")
+
+
+@pytest.mark.parametrize("results", ["a", "a/predictions", "a/predictions/entities.json"])
+@pytest.mark.parametrize("option", ["--predictions", "--against"])
+def test_results_are_not_overwritten_before_they_are_read(
+    data: Path, segmenters: list[dict[str, Any]], option: str, results: str
+) -> None:
+    gt = ("--gt", data / "truth.json")
+    assert call("--images", data / "images", *gt, "--out", data / "a").exit_code == 0
+    before = {path: path.read_bytes() for path in (data / "a").rglob("*") if path.is_file()}
+    (data / "none.json").write_text("[]")
+    other = () if option == "--predictions" else ("--predictions", data / "none.json")
+    refused = call(*gt, option, data / results, *other, "--out", data / "a", "--overwrite")
+    assert_one_error_line(refused, 2, f"{option} ", "choose another --out")
+    assert before == {path: path.read_bytes() for path in (data / "a").rglob("*") if path.is_file()}
+
+
+def test_resume_and_overwrite_exclude_each_other(data: Path, segmenters: list[dict[str, Any]]) -> None:
+    arguments = ("--images", data / "images", "--gt", data / "truth.json", "--out", data / "a")
+    assert_one_error_line(call(*arguments, "--resume", "--overwrite"), 2, "give one of them")
 
 
 def test_intervals_depend_on_the_seed_alone(data: Path, segmenters: list[dict[str, Any]]) -> None:

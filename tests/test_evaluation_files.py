@@ -179,6 +179,14 @@ def test_names_with_more_or_fewer_folders_and_another_suffix() -> None:
 # --- ground truth ---
 
 
+def test_no_photo_is_matched_twice() -> None:
+    names = Names(["1/images/001.jpg", "2/images/001.jpg", "x.jpg"], "the folder")
+    wanted = ["1/images/001.png", "2/images/001.png", "y.jpg"]
+    assert names.matches(wanted) == {wanted[0]: "1/images/001.jpg", wanted[1]: "2/images/001.jpg"}
+    with pytest.raises(InputError, match=r"b/x\.jpg: x\.jpg of the folder could be this photo or a/x\.jpg"):
+        names.matches(["a/x.jpg", "b/x.jpg"])
+
+
 def test_coco_instances(tmp_path: Path) -> None:
     data = truth_json(names=("b.jpg", "a.jpg"))
     data["images"].reverse()
@@ -209,6 +217,8 @@ def change(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (lambda d: d["images"][1].update(id=10), "two images have the id 10"),
         (change(image_id=99), "annotation 1 is of image 99; expected one of its 2 images"),
         (lambda d: d["annotations"].append("x"), "annotation 2 is of image None"),
+        (lambda d: d.update(annotations=[5]), "annotation 1 is of image None"),
+        (change(image_id=[1]), "annotation 1 is of image [1]"),
         (change(segmentation=rle(np.ones((3, 5), bool))), "annotation 0 of a.jpg: the mask is 5 x 3 pixels"),
         (change(iscrowd=2), "iscrowd is 2; expected 0 or 1"),
     ],
@@ -423,6 +433,9 @@ def test_folder_of_label_maps(tmp_path: Path) -> None:
             "result 2 is of image 12; expected an id of the ground truth, such as 10, 11",
         ),
         ([3], "result 1 is of image None"),
+        ([result(image_id=[10])], "result 1 is of image [10]"),
+        ({"images": [{"id": [1], "file_name": "a.jpg"}], "annotations": []}, "expected id and file_name"),
+        ({"images": [], "annotations": [result(image_id={})]}, "annotation 1 is of image {}"),
         ([result(score="high")], "result 1: score is 'high'; expected a number"),
         ([result(score=float("nan"))], "result 1: score is nan"),
         ([{"image_id": 10, "score": 1, "bbox": [0, 0, 1, 1]}], "expected a segmentation, boxes are not enough"),

@@ -137,6 +137,34 @@ def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: l
     assert list(record(data)["results"]) == ["a"]
 
 
+def test_a_row_that_cannot_be_costs_no_earlier_table(data: Path, scene: list[Sam]) -> None:
+    assert call(*arguments(data, "--row", "a:emr.delta=0.1")).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (data / "out").iterdir()}
+    assert call(*arguments(data, "--row", "a:emr.dleta=0.1", "--overwrite")).exit_code == 2
+    assert before == {path.name: path.read_bytes() for path in (data / "out").iterdir()}
+
+
+def test_a_table_is_resumed_with_the_same_photos_and_engines_alone(data: Path, scene: list[Sam]) -> None:
+    rows = ("--row", "a:emr.delta=0.1")
+    assert call(*arguments(data, *rows)).exit_code == 0
+    whole = record(data)
+    fewer = call(*arguments(data, *rows, "--resume", "--limit", "1"))
+    assert fewer.exit_code == 0, fewer.output
+    assert record(data)["photos"] == 1
+    assert record(data)["results"]["a"]["entities"] == pytest.approx(whole["results"]["a"]["entities"], abs=1)
+    other = call(*arguments(data, *rows, "--resume", "--precision", "fp16"))
+    assert (other.exit_code, "engines.precision was" in other.stderr) == (2, True), other.output
+    Image.fromarray(photo_of(quadrants()[0], seed=9)[::-1]).save(data / "images/1.png")
+    other = call(*arguments(data, *rows, "--resume"))
+    assert (other.exit_code, "photo_list_sha256 was" in other.stderr) == (2, True), other.output
+
+
+def test_names_of_rows_are_no_markup(data: Path, scene: list[Sam]) -> None:
+    result = call(*arguments(data, "--row", "[/b] x:emr.delta=0.1"))
+    assert result.exit_code == 0, result.output
+    assert "[/b] x" in result.stdout
+
+
 def test_files_of_others_are_kept(data: Path, scene: list[Sam]) -> None:
     (data / "out").mkdir()
     (data / "out/table.md").write_text("mine")
@@ -166,6 +194,7 @@ def test_regions(data: Path, scene: list[Sam]) -> None:
         (["--row", "a:emr.dleta=1"], "Unknown setting 'emr.dleta'"),
         (["--row", "a:method=sam"], "Unknown method 'sam'"),
         (["--table", "2", "--predictions", "x.json"], "--table and --row segment by themselves"),
+        (["--table", "2", "--method", "amg"], "--method amg: each row of a table has its own"),
     ],
 )
 def test_what_is_refused(data: Path, scene: list[Sam], options: list[str], message: str) -> None:

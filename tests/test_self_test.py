@@ -60,7 +60,9 @@ def fewer_masks(out: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("change", [wrong_score, wrong_bits, fewer_masks])
 def test_what_is_wrong_does_not_pass(change: Any) -> None:
-    with pytest.raises(EngineError, match=r"Self-test: mean IoU .* Do not use these engines: build with --no-fusion"):
+    with pytest.raises(
+        EngineError, match=r"Self-test: mean IoU .* Use --precision bf16 or fp32, or engines of .* --no-fusion"
+    ):
         self_test(changed(change), scene().sam(), PHOTO)
 
 

@@ -90,11 +90,11 @@ def read_coco(path: Path, pngs: Path | None = None) -> MaskTruth:
     twice = [image_id for image_id, count in Counter(photo.image_id for photo in photos).items() if count > 1]
     if twice:
         raise InputError(f"{path}: two images have the id {twice[0]}; expected one each.")
-    panoptic = any("segments_info" in a for a in data["annotations"][:1])
+    panoptic = any(isinstance(a, dict) and "segments_info" in a for a in data["annotations"][:1])
     by_photo: dict[int, list[dict[str, Any]]] = {photo.image_id: [] for photo in photos}
     for number, annotation in enumerate(data["annotations"], 1):
         image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if image_id not in by_photo:
+        if not isinstance(image_id, int) or image_id not in by_photo:
             raise InputError(
                 f"{path}: annotation {number} is of image {image_id!r}; expected one of its {len(photos)} images."
             )

@@ -16,7 +16,7 @@ from ..errors import InputError, SettingsError
 from ..files import write_json
 from ..run_folder import earlier_run, make_folder, remove_run
 from ..runner import Listener, RunOptions, RunSummary, Segmenter, open_segmenter, run_photos
-from ..sources.photos import find_photos
+from ..sources.photos import PhotoFile, find_photos
 from .bootstrap import LEVEL, Estimate, differences, estimates, resamples
 from .bsds_truth import RegionTruth
 from .coco_truth import MaskTruth
@@ -60,7 +60,7 @@ class Plan:
     options: EvalOptions
     truth: Truth
     photos: Sequence[TruePhoto]
-    files: Mapping[int, Path]
+    files: Mapping[int, PhotoFile]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,8 @@ def prepare(options: EvalOptions) -> Plan:
         raise SettingsError("Give --images, the folder of the photos to segment, or --predictions, finished results.")
     if options.predictions is not None and options.resume:
         raise SettingsError("--resume goes on with segmenting; with --predictions there is nothing to go on with.")
+    if options.resume and options.overwrite:
+        raise SettingsError("--resume goes on with an earlier run, --overwrite removes it; give one of them.")
     truth = read_truth(options.truth, options.pngs)
     photos = truth.photos[: options.limit]
     if not photos:
@@ -111,9 +113,9 @@ def segment(
     """Segment the photos into `predictions/`, as `esam-rt run` does, with its journal."""
     o = plan.options
     # All of them: a resumed run may have another --limit, but no other sources.
-    sources = [plan.files[photo.image_id] for photo in plan.truth.photos if photo.image_id in plan.files]
-    out = o.out / PREDICTIONS
-    run = replace(o.run, sources=sources, limit=len(plan.photos), out=out, write=("coco",))
+    photos = [plan.files[photo.image_id] for photo in plan.truth.photos if photo.image_id in plan.files]
+    sources, out = [photo.path for photo in photos], o.out / PREDICTIONS
+    run = replace(o.run, sources=sources, photos=photos, limit=len(plan.photos), out=out, write=("coco",))
     run = replace(run, resume=o.resume, overwrite=o.overwrite)
     return run_photos(run, listener, make_segmenter)
 
@@ -195,20 +197,20 @@ PROTOCOLS = {
 }
 
 
-def _find_files(images: Path, photos: Sequence[TruePhoto]) -> dict[int, Path]:
-    there = {photo.name: photo.path for photo in find_photos([images])}
-    names = Names(there, str(images))
-    named = {photo.image_id: names.find(photo.name) for photo in photos}
-    return {image_id: there[name] for image_id, name in named.items() if name is not None}
+def _find_files(images: Path, photos: Sequence[TruePhoto]) -> dict[int, PhotoFile]:
+    there = {photo.name: photo for photo in find_photos([images])}
+    names = Names(there, str(images)).matches(photo.name for photo in photos)
+    return {photo.image_id: there[names[photo.name]] for photo in photos if photo.name in names}
 
 
-def _check_sizes(truth: Path, photos: Sequence[TruePhoto], files: Mapping[int, Path]) -> None:
+def _check_sizes(truth: Path, photos: Sequence[TruePhoto], files: Mapping[int, PhotoFile]) -> None:
     """InputError for a photo of another size than its ground truth, before hours go into segmenting."""
     for photo in photos:
-        size = photo_size(files[photo.image_id]) if photo.image_id in files else None
+        path = files[photo.image_id].path if photo.image_id in files else None
+        size = photo_size(path) if path else None
         if size is not None and size != (photo.width, photo.height):
             raise InputError(
-                f"{files[photo.image_id]}: is {size[0]} x {size[1]} pixels, in {truth} {photo.width} x {photo.height}; "
+                f"{path}: is {size[0]} x {size[1]} pixels, in {truth} {photo.width} x {photo.height}; "
                 "give the photos that the ground truth was made for (EntitySeg's …_lr.json goes with images_lr/)."
             )
 
@@ -250,6 +252,10 @@ def _of_plan(predictions: Predictions, plan: Plan) -> list[TruePhoto]:
 def _check_folder(options: EvalOptions) -> None:
     """SettingsError for an earlier evaluation in --out, or someone else's files; removes a run that is stale."""
     out = options.out
+    for name, results in (("--predictions", options.predictions), ("--against", options.against)):
+        place = results and results.resolve()
+        if place and (place == out.resolve() or place.is_relative_to((out / PREDICTIONS).resolve())):
+            raise SettingsError(f"{name} {results}: is in --out {out}, which is written anew; choose another --out.")
     present = [name for name in (SCORES, REPORT) if (out / name).exists()]
     if present:
         try:

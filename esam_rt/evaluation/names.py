@@ -19,6 +19,23 @@ class Names:
         for name in names:
             self._by_last[_parts(name)[-1]].append(name)
 
+    def matches(self, names: Iterable[str]) -> dict[str, str]:
+        """What `find` finds for each of `names` that has one. `InputError` where two of them mean the same photo."""
+        found: dict[str, str] = {}
+        whose: dict[str, str] = {}
+        for name in names:
+            match = self.find(name)
+            if match is None:
+                continue
+            if match in whose:
+                raise InputError(
+                    f"{name}: {match} of {self._where} could be this photo or {whose[match]}; expected names that tell "
+                    "them apart, with the folders that they lie in."
+                )
+            whose[match] = name
+            found[name] = match
+        return found
+
     def find(self, name: str) -> str | None:
         """The one of these names that means the same photo as `name`: the same but for its suffix (of a photo) and the
         folders at its beginning. None where there is none, `InputError` where several could be meant."""

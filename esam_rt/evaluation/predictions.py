@@ -84,7 +84,7 @@ def _file(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
         found: dict[int, list[dict[str, Any]]] = {photo.image_id: [] for photo in photos}
         for number, entry in enumerate(data, 1):
             image_id = entry.get("image_id") if isinstance(entry, dict) else None
-            if image_id not in by_id:
+            if not isinstance(image_id, int) or image_id not in by_id:
                 some = ", ".join(str(photo.image_id) for photo in photos[:3])
                 raise InputError(
                     f"{path}: result {number} is of image {image_id!r}; expected an id of the ground truth, such as "
@@ -95,15 +95,16 @@ def _file(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
     lists = isinstance(data, dict) and all(isinstance(data.get(key), list) for key in ("images", "annotations"))
     if not lists:
         raise InputError(f"{path}: holds {describe(data)}; expected {FORMS}.")
-    names: dict[Any, str] = {}
+    names: dict[int, str] = {}
     for image in data["images"]:
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+        named = isinstance(image, dict) and isinstance(image.get("file_name"), str)
+        if not named or not isinstance(image.get("id"), int):
             raise InputError(f"{path}: an image is {repr(image)[:80]}; expected id and file_name.")
-        names[image.get("id")] = image["file_name"]
+        names[image["id"]] = image["file_name"]
     entities: dict[str, list[Any]] = {name: [] for name in names.values()}
     for number, annotation in enumerate(data["annotations"], 1):
         image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if image_id not in names:
+        if not isinstance(image_id, int) or image_id not in names:
             raise InputError(
                 f"{path}: annotation {number} is of image {image_id!r}; expected one of its {len(names)} images."
             )
@@ -125,10 +126,10 @@ def _by_name(
     path: Path, entities: Mapping[str, Sequence[Any]], photos: Sequence[TruePhoto], run: Mapping[str, Any]
 ) -> Predictions:
     """Results that know their photos by name; photos without ground truth are left out."""
-    names = Names(entities, str(path))
+    names = Names(entities, str(path)).matches(photo.name for photo in photos)
     seen, found = [], {}
     for photo in photos:
-        name = names.find(photo.name)
+        name = names.get(photo.name)
         if name is not None:
             seen.append(photo)
             found[photo.image_id] = [_detection(e, photo, f"{path}: an entity of {name}") for e in entities[name]]
@@ -138,10 +139,10 @@ def _by_name(
 
 def _label_maps(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.png"))}
-    names = Names(files, str(folder))
+    names = Names(files, str(folder)).matches(photo.name for photo in photos)
     seen, found = [], {}
     for photo in photos:
-        name = names.find(photo.name)
+        name = names.get(photo.name)
         if name is not None:
             labels = read_label_map(files[name])
             if labels.shape != (photo.height, photo.width):

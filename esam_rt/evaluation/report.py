@@ -170,7 +170,7 @@ def _photo(plan: Plan, photo: TruePhoto) -> NDArray[np.uint8]:
     file = plan.files.get(photo.image_id)
     if file is None:
         return np.full((photo.height, photo.width, 3), _GREY, np.uint8)
-    return read_photo(file, photo.name, plan.options.run.max_pixels).image_hwc_rgb
+    return read_photo(file.path, photo.name, plan.options.run.max_pixels).image_hwc_rgb
 
 
 def _true_labels(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +38,7 @@ from .score import Scored, score
 TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)
 PROGRAM = "esam-rt eval --table"
+FIXED = ("model", "engines", "ground_truth", "photo_list_sha256", "settings", "rows")  # of a table that is resumed
 COLUMNS = {"coco": ("AP", "AP50", "AP75"), "bsds": ("covering", "covering_best", "PRI", "VI", "boundary_F")}
 GAIN_INTERVAL = "its 95 % interval"
 PAPER_METRICS = ("AP", "AP50", "AP75")
@@ -78,31 +81,51 @@ def run_table(plan: Plan, rows: Sequence[Row], sam: Sam, title: str, done: Calla
         "program": PROGRAM,
         "esam_rt": __version__,
         "title": title,
-        "model": {"name": sam.row.name, "checkpoint_sha256": sam.checkpoint_sha256},
+        "model": {
+            "name": sam.row.name,
+            "checkpoint_sha256": sam.checkpoint_sha256,
+            "own_settings": sam.row.own_settings(),
+        },
+        "engines": {"backend": o.run.backend, "device": o.run.device, "precision": o.run.precision},
         "ground_truth": "/".join(o.truth.resolve().parts[-2:]),
         "photos": len(plan.photos),
+        "photo_list_sha256": _photo_list_sha256(plan),
         "settings": o.run.settings.to_dict(),
         "rows": {row.name: {"method": row.method, "changes": dict(row.changes)} for row in rows},
     }
-    _begin(plan, header)
     cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
     cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
-    segmenters = {
-        row.name: _RowSegmenter(cached, o.run.settings.with_overrides(row.changes), row.method, pixels) for row in rows
-    }
-    journal = o.out / JOURNAL
-    finished = {int(json.loads(line)["image_id"]) for line in read_lines(journal)}
-    for photo in plan.photos:
-        if photo.image_id not in finished:
-            image = read_photo(plan.files[photo.image_id], photo.name, o.run.max_pixels).image_hwc_rgb
-            cache.clear()
-            pixels.clear()
-            found = {name: segment(image).to_coco(photo.image_id) for name, segment in segmenters.items()}
-            append_line(journal, json.dumps({"image_id": photo.image_id, "found": _few(found)}))
-        done(photo)
+    with ExitStack() as stack:
+        segmenters = {  # before _begin: rows that cannot be must not cost an earlier table
+            row.name: stack.enter_context(
+                _RowSegmenter(cached, o.run.settings.with_overrides(row.changes), row.method, pixels)
+            )
+            for row in rows
+        }
+        _begin(plan, header)
+        journal = o.out / JOURNAL
+        finished = {int(json.loads(line)["image_id"]) for line in read_lines(journal)}
+        for photo in plan.photos:
+            if photo.image_id not in finished:
+                image = read_photo(plan.files[photo.image_id].path, photo.name, o.run.max_pixels).image_hwc_rgb
+                cache.clear()
+                pixels.clear()
+                found = {name: segment(image).to_coco(photo.image_id) for name, segment in segmenters.items()}
+                append_line(journal, json.dumps({"image_id": photo.image_id, "found": _few(found)}))
+            done(photo)
     result = _score(plan, rows)
     _write(result, header)
     return result
+
+
+def _photo_list_sha256(plan: Plan) -> str:
+    """Of names, sizes and bytes on disk of all photos: what the ids in the journal stand for."""
+    listed = [
+        [p.image_id, p.name, p.width, p.height, plan.files[p.image_id].path.stat().st_size]
+        for p in plan.truth.photos
+        if p.image_id in plan.files
+    ]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def _begin(plan: Plan, header: Mapping[str, Any]) -> None:
@@ -125,7 +148,7 @@ def _begin(plan: Plan, header: Mapping[str, Any]) -> None:
             for name in OWNED:
                 remove(out / name)
         else:
-            check_same(out / TABLE, earlier, header, ("model", "ground_truth", "settings", "rows"))
+            check_same(out / TABLE, earlier, header, FIXED)
             drop_torn_line(out / JOURNAL)
     write_json(out / TABLE, header)
 
@@ -142,6 +165,8 @@ def _score(plan: Plan, rows: Sequence[Row]) -> TableResult:
     for line in read_lines(o.out / JOURNAL):
         record = json.loads(line)
         image_id = int(record["image_id"])
+        if image_id not in size:  # done before, with a larger --limit
+            continue
         for name, few in record["found"].items():
             masks = [{"size": size[image_id], "counts": counts} for counts, _ in few]
             found[name][image_id] = [
