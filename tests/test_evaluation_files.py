@@ -176,15 +176,15 @@ def test_names_with_more_or_fewer_folders_and_another_suffix() -> None:
             names.find(ambiguous)
 
 
-# --- ground truth ---
-
-
 def test_no_photo_is_matched_twice() -> None:
     names = Names(["1/images/001.jpg", "2/images/001.jpg", "x.jpg"], "the folder")
     wanted = ["1/images/001.png", "2/images/001.png", "y.jpg"]
     assert names.matches(wanted) == {wanted[0]: "1/images/001.jpg", wanted[1]: "2/images/001.jpg"}
     with pytest.raises(InputError, match=r"b/x\.jpg: x\.jpg of the folder could be this photo or a/x\.jpg"):
         names.matches(["a/x.jpg", "b/x.jpg"])
+
+
+# --- ground truth ---
 
 
 def test_coco_instances(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class TableResult:
     entities: Mapping[str, float]
 
 
-class _RowSegmenter(EntitySegmenter):
+class RowSegmenter(EntitySegmenter):
     """Shares superpixels with the other rows."""
 
     def __init__(self, sam: Sam, settings: Settings, method: str, pixels: CachingSuperpixels) -> None:
@@ -70,10 +70,18 @@ class _RowSegmenter(EntitySegmenter):
             return self._shared(image_hwc_rgb, geometry, self.settings.superpixels)
 
 
-def run_table(plan: Plan, rows: Sequence[Row], sam: Sam, title: str, done: Callable[[TruePhoto], None]) -> TableResult:
+def run_table(
+    plan: Plan,
+    rows: Sequence[Row],
+    sam: Sam,
+    title: str,
+    done: Callable[[TruePhoto], None],
+    segmenter_of: Callable[[Row], type[RowSegmenter]] = lambda row: RowSegmenter,
+) -> TableResult:
     """Segment every photo once for each row, score, and write TABLE, MARKDOWN and PLOT into the folder of the plan.
 
-    A photo that was finished before is not segmented again with --resume. `done` is told of each photo.
+    A photo that was finished before is not segmented again with --resume. `done` is told of each photo. segmenter_of:
+    for rows that are more than settings.
     Errors: SettingsError for rows that cannot be; InputError for a photo that cannot be read.
     """
     o = plan.options
@@ -98,7 +106,7 @@ def run_table(plan: Plan, rows: Sequence[Row], sam: Sam, title: str, done: Calla
     with ExitStack() as stack:
         segmenters = {  # before _begin: rows that cannot be must not cost an earlier table
             row.name: stack.enter_context(
-                _RowSegmenter(cached, o.run.settings.with_overrides(row.changes), row.method, pixels)
+                segmenter_of(row)(cached, o.run.settings.with_overrides(row.changes), row.method, pixels)
             )
             for row in rows
         }

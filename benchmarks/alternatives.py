@@ -1,0 +1,68 @@
+"""Where the paper is silent, other readings of it: what each changes in the scores.
+
+    python -m benchmarks.alternatives --gt entities.json --images images/ --out folder/
+    python -m benchmarks.alternatives --gt BSDS500/val --out folder/
+
+The first row is E-SAM as it is; each other one differs in one point, by a setting or by a function put in the place of
+ours. Gains are paired differences with 95 % intervals over photos; the table is written as `esam-rt eval --table` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from esam_rt import EntityMap, Settings
+from esam_rt.evaluation.job import EvalOptions, prepare
+from esam_rt.evaluation.rows import Row
+from esam_rt.evaluation.tables import MARKDOWN, RowSegmenter, run_table
+from esam_rt.load import load_sam
+from esam_rt.runner import RunOptions
+
+from .readings import READINGS, changes, in_place
+
+
+def segmenter_of(row: Row) -> type[RowSegmenter]:
+    """That of a reading."""
+
+    class Reading(RowSegmenter):
+        def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
+            with in_place(row.name):
+                return super().__call__(image_hwc_rgb)
+
+    return Reading
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gt", type=Path, required=True)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--only", nargs="+", choices=READINGS, metavar="READING", default=list(READINGS))
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
+    a = parser.parse_args()
+    run = RunOptions((), a.out, settings=Settings.preset(a.preset), model=a.model)
+    plan = prepare(
+        EvalOptions(a.gt, a.out, images=a.images, run=run, limit=a.limit, resume=a.resume, overwrite=a.overwrite)
+    )
+    rows = [Row(name, changes(name)) for name in READINGS if name in ("as it is", *a.only)]
+    title = f"Readings of the paper: {a.model}, {a.gt.resolve().parent.name}/{a.gt.name}, {len(plan.photos)} photos"
+    sam = load_sam(a.model)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("photos", total=len(plan.photos))
+        run_table(plan, rows, sam, title, lambda photo: progress.advance(task), segmenter_of)
+    sam.close()
+    print((a.out / MARKDOWN).read_text())
+
+
+if __name__ == "__main__":
+    main()
