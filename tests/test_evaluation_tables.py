@@ -159,6 +159,20 @@ def test_a_table_is_resumed_with_the_same_photos_and_engines_alone(data: Path, s
     assert (other.exit_code, "photo_list_sha256 was" in other.stderr) == (2, True), other.output
 
 
+def test_rows_of_a_sweep_are_compared_with_its_first(data: Path, scene: list[Sam]) -> None:
+    result = call(*arguments(data, "--table", "4", "--row", "no filter:filters.score_min=0"))
+    assert result.exit_code == 0, result.output
+    results = record(data)["results"]
+    value = {name: r["metrics"]["AP"]["value"] for name, r in results.items()}
+    for row in (rows := rows_of("4", [])):
+        first = next(r for r in rows if r.group == row.group)
+        assert results[row.name]["gain"]["value"] == pytest.approx(value[row.name] - value[first.name]), row.name
+    assert results["no filter"]["gain"] == {"value": 0, "low": 0, "high": 0}
+    lines = (data / "out/table.md").read_text().splitlines()
+    assert "on the first like it" in lines[0]
+    assert {line.split(" | ")[0]: line.split(" | ")[3] == "" for line in lines[2:]}["| θ_O 0.7"]
+
+
 def test_names_of_rows_are_no_markup(data: Path, scene: list[Sam]) -> None:
     result = call(*arguments(data, "--row", "[/b] x:emr.delta=0.1"))
     assert result.exit_code == 0, result.output

@@ -46,7 +46,8 @@ PAPER_METRICS = ("AP", "AP50", "AP75")
 
 @dataclass(frozen=True, eq=False)
 class TableResult:
-    """metrics: of each row, with intervals. gain: of each row, its first metric minus that of the first row, in pairs.
+    """metrics: of each row, with intervals. gain: of each row, its first metric minus that of the first row of its
+    group, in pairs.
     entities, covered: means a photo, covered in percent."""
 
     plan: Plan
@@ -185,16 +186,23 @@ def _score(plan: Plan, rows: Sequence[Row]) -> TableResult:
     for row in rows:
         predictions = Predictions(plan.photos, found[row.name])
         scored[row.name] = score(plan.truth, predictions, plan.photos, lambda photo: None)
-    first = scored[rows[0].name].scores
     columns = COLUMNS["bsds" if isinstance(plan.truth, RegionTruth) else "coco"]
     return TableResult(
         plan,
         rows,
         columns,
         {name: estimates(s.scores, weights) for name, s in scored.items()},
-        {name: differences(s.scores, first, weights)[columns[0]] for name, s in scored.items()},
+        {
+            row.name: differences(scored[row.name].scores, scored[_base(row, rows).name].scores, weights)[columns[0]]
+            for row in rows
+        },
         {name: float(np.mean([len(d) for d in each.values()])) for name, each in found.items()},
     )
+
+
+def _base(row: Row, rows: Sequence[Row]) -> Row:
+    """The first row of a row's group, with which it is compared."""
+    return next(other for other in rows if other.group == row.group)
 
 
 def paper_figures(row: Row, model: str) -> dict[str, float]:
@@ -224,16 +232,18 @@ def _write(result: TableResult, header: Mapping[str, Any]) -> None:
 
 
 def cells(result: TableResult, row: Row, model: str) -> dict[str, str]:
-    """What a printed table says of a row, by column: the first metric with its interval, its gain on the first row with
-    that of the pairs, the others, entities a photo, and the paper's figures."""
+    """What a printed table says of a row, by column: the first metric with its interval, its gain on the first row of
+    its group with that of the pairs, the others, entities a photo, and the paper's figures."""
     first, *others = result.columns
     metrics, gain = result.metrics[row.name], result.gain[row.name]
+    is_base = row is _base(row, result.rows)
+    base = result.rows[0].name if len({r.group for r in result.rows}) == 1 else "the first like it"
     return {
         "row": row.name,
         first: shown(first, metrics[first].value),
         "95 % interval": shown_range(first, metrics[first]),
-        f"on {result.rows[0].name}": "" if row is result.rows[0] else shown_difference(first, gain),
-        GAIN_INTERVAL: "" if row is result.rows[0] else shown_range(first, gain),
+        f"on {base}": "" if is_base else shown_difference(first, gain),
+        GAIN_INTERVAL: "" if is_base else shown_range(first, gain),
         **{name: shown(name, metrics[name].value) for name in others},
         "entities": f"{result.entities[row.name]:.1f}",
         "paper": " / ".join(f"{value:g}" for value in paper_figures(row, model).values()),
