@@ -66,7 +66,7 @@ def evaluate(
     ),
     table: Annotated[
         str | None,
-        typer.Option(help="Rows of the paper's table 1, 2, 3 or 4, or of superpixels, in place of one method."),
+        typer.Option(help="The paper's table 1, 2, 3, 4 or 5, all of them, or superpixels, in place of one method."),
     ] = None,
     rows: Annotated[
         list[str] | None,
@@ -83,7 +83,7 @@ def evaluate(
     """Measure quality: segment photos, or take finished results, and compare with ground truth."""
     with console.exit_codes():
         from .evaluation import job
-        from .evaluation.rows import rows_of
+        from .evaluation.rows import TIMED, rows_of
         from .runner import RunOptions, Segmenter, open_segmenter
 
         run = RunOptions(
@@ -136,7 +136,8 @@ def evaluate(
                 return open_segmenter(options, steps.listener())
 
         if wanted:
-            _table(plan, wanted, f"Table {table}" if table else "Rows", shown, quiet, as_json)
+            title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
+            _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
             return
         exit_code = 0
         if predictions is None:
@@ -158,7 +159,7 @@ def evaluate(
         raise typer.Exit(exit_code)
 
 
-def _table(plan: Plan, rows: Sequence[Row], title: str, shown: bool, quiet: bool, as_json: bool) -> None:
+def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
     from .evaluation import tables
     from .load import Placement, load_sam
@@ -172,7 +173,7 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, shown: bool, quiet: bool
     with console.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
         title = f"{title}: {run.model}, {truth.parent.name}/{truth.name}, {len(plan.photos)} photos"
-        result = tables.run_table(plan, rows, sam, title, lambda photo: bar.photo_done())
+        result = tables.run_table(plan, rows, sam, title, lambda photo: bar.photo_done(), timed=timed)
     sam.close()
     if as_json:
         typer.echo((out / tables.TABLE).read_text("utf-8").rstrip("\n"))
@@ -185,6 +186,11 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, shown: bool, quiet: bool
         for line in lines:
             table.add_row(*(escape(line[name]) for name in titles))
         console.stdout.print(table)
+        if result.seconds:
+            table = Table("stage", "s, median", "paper", box=None, title="Seconds of a photo (Table 5)")
+            for line in tables.timing(result, run.model):
+                table.add_row(*line.values())
+            console.stdout.print(table)
         where = f"{len(plan.photos)} photos. Look at {(out / tables.PLOT).resolve()}"
         console.stdout.print(where, soft_wrap=True, highlight=False, markup=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -60,6 +61,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> list[Sam]:
 
     def load(model: str, *rest: Any) -> Sam:
         loaded.append(Scene.of_label_maps(quadrants(), score=(0.90, 0.91, 0.99)).sam())
+        loaded[-1].row = replace(loaded[-1].row, name=model)
         return loaded[-1]
 
     monkeypatch.setattr("esam_rt.load.load_sam", load)
@@ -125,6 +127,7 @@ def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: l
 
     def load(model: str, *rest: Any) -> Sam:
         sam = Scene.of_label_maps(quadrants()).sam()
+        sam.row = replace(sam.row, name=model)
         sam.engines.encoder.infer = broken  # type: ignore[assignment]
         return sam
 
@@ -159,6 +162,31 @@ def test_a_table_is_resumed_with_the_same_photos_and_engines_alone(data: Path, s
     assert (other.exit_code, "photo_list_sha256 was" in other.stderr) == (2, True), other.output
 
 
+def test_all_tables_and_the_seconds_beside_the_papers(data: Path, scene: list[Sam]) -> None:
+    result = call(*arguments(data, "--table", "all", "--model", "vit_h"))
+    assert result.exit_code == 0, result.output
+    table = record(data)
+    assert len(table["results"]) == sum(len(rows_of(number, [])) for number in "1234")
+    assert table["results"]["1: E-SAM"]["paper"] == {"AP": 50.2, "AP50": 66.8, "AP75": 49.9}
+    assert table["results"]["2: E-SAM"]["paper"] == {"AP": 48.9}
+    assert table["results"]["2: E-SAM"]["metrics"] == table["results"]["1: E-SAM"]["metrics"]
+    assert set(table["seconds"]) == {"encoder", "decoder", "mmg", "emr", "usr", "upsampling", "total"}
+    assert all(seconds > 0 for seconds in table["seconds"].values())
+    assert re.search(r"total +\d+\.\d+ +9\.84", result.stdout)
+    markdown = (data / "out/table.md").read_text()
+    assert "\n\n| seconds (Table 5) |  | paper |\n" in markdown
+    assert re.search(r"\| encoder \| \d+\.\d+ \| 5\.89 \|\n", markdown)
+
+
+def test_table_5_alone(data: Path, scene: list[Sam]) -> None:
+    assert call(*arguments(data, "--table", "5")).exit_code == 0
+    before = record(data)
+    assert list(before["results"]) == ["E-SAM"]
+    assert before["paper_seconds"] == {}
+    assert call(*arguments(data, "--table", "5", "--resume")).exit_code == 0
+    assert record(data)["seconds"] == before["seconds"]
+
+
 def test_rows_of_a_sweep_are_compared_with_its_first(data: Path, scene: list[Sam]) -> None:
     result = call(*arguments(data, "--table", "4", "--row", "no filter:filters.score_min=0"))
     assert result.exit_code == 0, result.output
@@ -169,7 +197,7 @@ def test_rows_of_a_sweep_are_compared_with_its_first(data: Path, scene: list[Sam
         assert results[row.name]["gain"]["value"] == pytest.approx(value[row.name] - value[first.name]), row.name
     assert results["no filter"]["gain"] == {"value": 0, "low": 0, "high": 0}
     lines = (data / "out/table.md").read_text().splitlines()
-    assert "on the first like it" in lines[0]
+    assert "| 95 % interval | gain | its 95 % interval |" in lines[0]
     assert {line.split(" | ")[0]: line.split(" | ")[3] == "" for line in lines[2:]}["| θ_O 0.7"]
 
 
@@ -201,7 +229,7 @@ def test_regions(data: Path, scene: list[Sam]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--table", "5"], "Unknown table '5'"),
+        (["--table", "6"], "Unknown table '6'"),
         (["--row", "a:emr.delta"], "expected NAME:SETTING=VALUE"),
         (["--row", ":emr.delta=1"], "names no row"),
         (["--row", "a:emr.delta=1", "--row", "a:emr.tau=1"], "names no row, or a second one"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,13 +33,22 @@ from .figures import shown, shown_difference, shown_range
 from .forest import forest
 from .job import Plan
 from .predictions import Predictions
-from .rows import Row
+from .rows import PAPER_SECONDS, Row
 from .score import Scored, score
 
 TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)
 PROGRAM = "esam-rt eval --table"
-FIXED = ("model", "engines", "ground_truth", "photo_list_sha256", "settings", "rows")  # of a table that is resumed
+STAGES = ("encoder", "decoder", "mmg", "emr", "usr", "upsampling", "total")
+FIXED = (
+    "model",
+    "engines",
+    "ground_truth",
+    "photo_list_sha256",
+    "settings",
+    "timed",
+    "rows",
+)  # of a table that is resumed
 COLUMNS = {"coco": ("AP", "AP50", "AP75"), "bsds": ("covering", "covering_best", "PRI", "VI", "boundary_F")}
 GAIN_INTERVAL = "its 95 % interval"
 PAPER_METRICS = ("AP", "AP50", "AP75")
@@ -48,7 +58,7 @@ PAPER_METRICS = ("AP", "AP50", "AP75")
 class TableResult:
     """metrics: of each row, with intervals. gain: of each row, its first metric minus that of the first row of its
     group, in pairs.
-    entities, covered: means a photo, covered in percent."""
+    entities: mean of a photo. seconds: of E-SAM's stages, median over photos; empty unless timed."""
 
     plan: Plan
     rows: Sequence[Row]
@@ -56,6 +66,7 @@ class TableResult:
     metrics: Mapping[str, Mapping[str, Estimate]]
     gain: Mapping[str, Estimate]
     entities: Mapping[str, float]
+    seconds: Mapping[str, float]
 
 
 class RowSegmenter(EntitySegmenter):
@@ -78,11 +89,13 @@ def run_table(
     title: str,
     done: Callable[[TruePhoto], None],
     segmenter_of: Callable[[Row], type[RowSegmenter]] = lambda row: RowSegmenter,
+    timed: bool = False,
 ) -> TableResult:
     """Segment every photo once for each row, score, and write TABLE, MARKDOWN and PLOT into the folder of the plan.
 
     A photo that was finished before is not segmented again with --resume. `done` is told of each photo. segmenter_of:
-    for rows that are more than settings.
+    for rows that are more than settings. timed: segment each photo once more, by E-SAM with the settings given and
+    nothing remembered, for the seconds of its stages.
     Errors: SettingsError for rows that cannot be; InputError for a photo that cannot be read.
     """
     o = plan.options
@@ -100,6 +113,7 @@ def run_table(
         "photos": len(plan.photos),
         "photo_list_sha256": _photo_list_sha256(plan),
         "settings": o.run.settings.to_dict(),
+        "timed": timed,
         "rows": {row.name: {"method": row.method, "changes": dict(row.changes)} for row in rows},
     }
     cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
@@ -111,6 +125,7 @@ def run_table(
             )
             for row in rows
         }
+        alone = stack.enter_context(EntitySegmenter(sam, settings=o.run.settings)) if timed else None
         _begin(plan, header)
         journal = o.out / JOURNAL
         finished = {int(json.loads(line)["image_id"]) for line in read_lines(journal)}
@@ -120,7 +135,9 @@ def run_table(
                 cache.clear()
                 pixels.clear()
                 found = {name: segment(image).to_coco(photo.image_id) for name, segment in segmenters.items()}
-                append_line(journal, json.dumps({"image_id": photo.image_id, "found": _few(found)}))
+                start = time.perf_counter()
+                times_s = {**alone(image).times_s, "total": time.perf_counter() - start} if alone else {}
+                append_line(journal, json.dumps({"image_id": photo.image_id, "found": _few(found), "times_s": times_s}))
             done(photo)
     result = _score(plan, rows)
     _write(result, header)
@@ -171,11 +188,13 @@ def _score(plan: Plan, rows: Sequence[Row]) -> TableResult:
     o = plan.options
     size = {photo.image_id: [photo.height, photo.width] for photo in plan.photos}
     found: dict[str, dict[int, list[dict[str, Any]]]] = {row.name: {} for row in rows}
+    times_s: list[Mapping[str, float]] = []
     for line in read_lines(o.out / JOURNAL):
         record = json.loads(line)
         image_id = int(record["image_id"])
         if image_id not in size:  # done before, with a larger --limit
             continue
+        times_s.append(record.get("times_s", {}))
         for name, few in record["found"].items():
             masks = [{"size": size[image_id], "counts": counts} for counts, _ in few]
             found[name][image_id] = [
@@ -197,6 +216,7 @@ def _score(plan: Plan, rows: Sequence[Row]) -> TableResult:
             for row in rows
         },
         {name: float(np.mean([len(d) for d in each.values()])) for name, each in found.items()},
+        {stage: float(np.median([t[stage] for t in times_s])) for stage in STAGES if stage in times_s[0]},
     )
 
 
@@ -225,6 +245,8 @@ def _write(result: TableResult, header: Mapping[str, Any]) -> None:
             }
             for row in result.rows
         },
+        "seconds": {**result.seconds},
+        "paper_seconds": {**PAPER_SECONDS.get(model, {})} if result.seconds else {},
     }
     write_text(out / MARKDOWN, markdown(result, model))
     write_text(out / PLOT, plot(result, header["title"]))
@@ -237,12 +259,12 @@ def cells(result: TableResult, row: Row, model: str) -> dict[str, str]:
     first, *others = result.columns
     metrics, gain = result.metrics[row.name], result.gain[row.name]
     is_base = row is _base(row, result.rows)
-    base = result.rows[0].name if len({r.group for r in result.rows}) == 1 else "the first like it"
+    gains = f"on {result.rows[0].name}" if len({r.group for r in result.rows}) == 1 else "gain"
     return {
         "row": row.name,
         first: shown(first, metrics[first].value),
         "95 % interval": shown_range(first, metrics[first]),
-        f"on {base}": "" if is_base else shown_difference(first, gain),
+        gains: "" if is_base else shown_difference(first, gain),
         GAIN_INTERVAL: "" if is_base else shown_range(first, gain),
         **{name: shown(name, metrics[name].value) for name in others},
         "entities": f"{result.entities[row.name]:.1f}",
@@ -260,7 +282,23 @@ def markdown(result: TableResult, model: str) -> str:
     """The table."""
     lines = filled(result, model)
     rows = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    if result.seconds:
+        rows += [
+            [],
+            ["seconds (Table 5)", "", "paper"],
+            ["---"] * 3,
+            *([*line.values()] for line in timing(result, model)),
+        ]
+    return "".join(f"| {' | '.join(row)} |\n" if row else "\n" for row in rows)
+
+
+def timing(result: TableResult, model: str) -> list[dict[str, str]]:
+    """The paper's Table 5: stage, our seconds, the paper's."""
+    paper = PAPER_SECONDS.get(model, {})
+    return [
+        {"stage": stage, "seconds": f"{s:.3f}", "paper": f"{paper[stage]:.2f}" if stage in paper else ""}
+        for stage, s in result.seconds.items()
+    ]
 
 
 def plot(result: TableResult, title: str) -> str:
