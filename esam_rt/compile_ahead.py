@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,12 @@ def compile_all() -> Compiled:
     """Compile what the cache lacks of all kernels and write it there. OutputError where that cannot be done."""
     start = time.perf_counter()
     kernels = entry_kernels(ALL)
-    files = [_into_cache(kernel) for kernel in kernels]
+    lacking = _lacking(kernels)
+    with _another_process(ALL if lacking else ()):
+        files = [_into_cache(kernel) for kernel in kernels]
     return Compiled(
         kernels=len(kernels),
-        compiled=sum(kernel.cache.saved for kernel in kernels),
+        compiled=sum(kernel.cache.saved or kernel in lacking for kernel in kernels),
         folder=files[0].parent,
         seconds=time.perf_counter() - start,
     )
@@ -92,8 +95,7 @@ def _into_cache(kernel: Kernel) -> Path:
 def begin(modules: Sequence[str] = OF_A_PHOTO, with_process: bool = False) -> threading.Thread:
     """A thread that readies the kernels of these modules one by one; the program may call them meanwhile, or end.
 
-    with_process: Numba compiles one kernel at a time in a process. Where the cache lacks some, another process fills it
-    too, from the last to the first, until the two meet.
+    with_process: where the cache lacks some, another process fills it from the other end, until the two meet.
     """
     thread = threading.Thread(target=_ready, args=(modules, with_process), name="esam-rt-kernels")
     thread.start()
@@ -102,28 +104,42 @@ def begin(modules: Sequence[str] = OF_A_PHOTO, with_process: bool = False) -> th
 
 def _ready(modules: Sequence[str], with_process: bool) -> None:
     kernels = entry_kernels(modules)
-    with global_compiler_lock:
-        lacks_some = not all(kernel.cache.path and kernel.cache.path.exists() for kernel in kernels)
-    other = _other_process(modules) if with_process and lacks_some else None
-    try:
+    with _another_process(modules if with_process and _lacking(kernels) else ()):
         for kernel in kernels:
             if not threading.main_thread().is_alive():
                 return
             kernel.compile()
             time.sleep(0.001)  # Numba's lock is not fair: now a thread that waits for another kernel gets it
+
+
+def _lacking(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """Those that are not in the cache."""
+    with global_compiler_lock:
+        return [kernel for kernel in kernels if not (kernel.cache.path and kernel.cache.path.exists())]
+
+
+@contextmanager
+def _another_process(modules: Sequence[str]) -> Iterator[None]:
+    """Numba compiles one kernel at a time in a process: meanwhile another one fills the cache too, from the last to the
+    first. It ends with the block."""
+    other = _started(modules) if modules else None
+    try:
+        yield
     finally:
         if other is not None:
             other.terminate()
             other.wait()
 
 
-def _other_process(modules: Sequence[str]) -> subprocess.Popen[bytes] | None:
+def _started(modules: Sequence[str]) -> subprocess.Popen[bytes] | None:
     """None where it would be of no use, or cannot be started."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores < 2 or not sys.executable or hasattr(sys, "frozen"):
         return None
     path = [str(folder) for folder in sys.path]
-    code = f"import sys; sys.path[:] = {path}; from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)})"
+    # It leaves no half of a file behind when it is told to end.
+    code = f"""import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); sys.path[:] = {path}
+from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)})"""
     nothing = subprocess.DEVNULL
     try:
         return subprocess.Popen([sys.executable, "-c", code], stdin=nothing, stdout=nothing, stderr=nothing)

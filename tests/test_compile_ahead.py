@@ -222,6 +222,17 @@ def test_the_other_process_ends_where_nothing_can_be_written(few: Path, monkeypa
     assert doubled.cache.trouble and not half_and_one.cache.trouble
 
 
+def test_the_other_process_is_told_to_end_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    code = """
+import time
+from esam_rt import compile_ahead
+with compile_ahead._another_process(compile_ahead.OF_A_PHOTO):
+    time.sleep(3)
+"""
+    assert result(start(code, tmp_path / "cache")) == ("", "")
+    assert all(path.suffix == ".kernel" for path in (tmp_path / "cache").rglob("*") if path.is_file())
+
+
 def test_a_program_that_ends_does_not_wait_for_all_kernels(tmp_path: Path) -> None:
     code = """
 import time
