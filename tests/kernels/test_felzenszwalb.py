@@ -120,9 +120,9 @@ def test_any_image_gives_the_regions_of_the_definition(image: NDArray[np.float32
 
 
 def test_edges_are_sorted_by_cost_then_direction_then_pixel() -> None:
-    image = np.array([[0, 0, 1], [0, 4, 0]], np.float32)[..., None]
+    rows = np.array([[0, 0, 1], [0, 4, 0]], np.float32)
     edges = np.empty(11, np.int64)
-    kernels._edges(image, 1.0, np.ones(1), edges)
+    kernels._edges(rows, 1, 1.0, np.ones(1), edges, edges.view(np.float64))
     edges.sort()
     assert (edges >> 5 << 5).view(np.float64).tolist() == [0, 0, 0, 0, 1, 1, 3, 4, 4, 4, 4]
     names = [(int(edge) >> 3 & 3, int(edge) & 7) for edge in edges]
@@ -155,7 +155,7 @@ def test_smoothing_is_that_of_scipy(sigma: float, shape: tuple[int, int, int]) -
     weights = kernels._gaussian(sigma)
     padded, smooth = np.empty((w + 2 * (len(weights) - 1)) * channels), np.empty((h, w * channels))
     for y in range(h):
-        kernels._smooth_row(image, y, 1 / 255, weights, padded, smooth[y])
+        kernels._smooth_row(image.reshape(h, -1), channels, y, 1 / 255, weights, padded, smooth, y)
     expected = ndimage.gaussian_filter(image.astype(np.float64) / 255, (sigma, sigma, 0))
     np.testing.assert_allclose(smooth.reshape(shape), expected, rtol=1e-13)
 
