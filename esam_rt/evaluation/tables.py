@@ -40,15 +40,8 @@ TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.js
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)
 PROGRAM = "esam-rt eval --table"
 STAGES = ("encoder", "decoder", "mmg", "emr", "usr", "upsampling", "total")
-FIXED = (
-    "model",
-    "engines",
-    "ground_truth",
-    "photo_list_sha256",
-    "settings",
-    "timed",
-    "rows",
-)  # of a table that is resumed
+# Of a table that is resumed.
+FIXED = ("model", "engines", "ground_truth", "photo_list_sha256", "settings", "timed", "rows")
 COLUMNS = {"coco": ("AP", "AP50", "AP75"), "bsds": ("covering", "covering_best", "PRI", "VI", "boundary_F")}
 GAIN_INTERVAL = "its 95 % interval"
 PAPER_METRICS = ("AP", "AP50", "AP75")
@@ -57,8 +50,7 @@ PAPER_METRICS = ("AP", "AP50", "AP75")
 @dataclass(frozen=True, eq=False)
 class TableResult:
     """metrics: of each row, with intervals. gain: of each row, its first metric minus that of the first row of its
-    group, in pairs.
-    entities: mean of a photo. seconds: of E-SAM's stages, median over photos; empty unless timed."""
+    group, in pairs. entities: mean of a photo. seconds: of E-SAM's stages, median over photos; empty unless timed."""
 
     plan: Plan
     rows: Sequence[Row]
