@@ -137,12 +137,12 @@ def _started(modules: Sequence[str]) -> subprocess.Popen[bytes] | None:
     if cores < 2 or not sys.executable or hasattr(sys, "frozen"):
         return None
     path = [str(folder) for folder in sys.path]
-    # It leaves no half of a file behind when it is told to end.
+    # It imports nothing from the current folder (-P), and leaves no half of a file behind when it is told to end.
     code = f"""import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); sys.path[:] = {path}
 from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)})"""
     nothing = subprocess.DEVNULL
     try:
-        return subprocess.Popen([sys.executable, "-c", code], stdin=nothing, stdout=nothing, stderr=nothing)
+        return subprocess.Popen([sys.executable, "-P", "-c", code], stdin=nothing, stdout=nothing, stderr=nothing)
     except OSError:
         return None
 

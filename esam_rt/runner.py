@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections import defaultdict
@@ -41,8 +42,8 @@ from .writers import (
 )
 
 INTERRUPTED = 130
-# Up to this size one photo is read and another written while a third is segmented; larger ones go alone, so that no
-# more than 300 MB are held (benchmarks/run_memory.py).
+# Up to this size one photo is read and another written while a third is segmented; larger ones go alone, which
+# bounds what is held (benchmarks/run_memory.py).
 OVERLAPPED_PIXELS = 12_000_000
 PACKAGES = (
     *("numpy", "numba", "scikit-image", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu"),
@@ -356,7 +357,8 @@ def _find_photos(options: RunOptions) -> list[PhotoFile]:
         if place == out or any(place.is_relative_to(folder) for folder in results):
             raise SettingsError(f"--out {options.out}: the photos of {source} are there; choose another folder.")
     photos = find_photos(options.sources) if options.photos is None else options.photos
-    photos = [p for p in photos if not any(p.path.resolve().is_relative_to(folder) for folder in results)]
+    # os.path's, which a link to itself does not stop: reading it says what is wrong.
+    photos = [p for p in photos if not any(Path(os.path.realpath(p.path)).is_relative_to(f) for f in results)]
     if not photos:
         raise InputError(f"No photos but the results of an earlier run in {', '.join(map(str, options.sources))}.")
     return photos

@@ -483,3 +483,10 @@ def test_large_photos_go_alone(photos: Path, out: Path, monkeypatch: pytest.Monk
     assert run(photos, out, FakeSegmenter(lambda number: order.append(f"segment {number}"))).done == 3
     each = zip(["a.png", "b.jpg", "sub/c.png"], ["a", "b", "sub/c"], range(3), strict=True)
     assert order == [step for name, stem, i in each for step in (f"read {name}", f"segment {i}", f"write {stem}")]
+
+
+def test_a_link_to_itself_is_one_photo_that_fails(photos: Path, out: Path) -> None:
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    summary = run(photos, out)
+    assert (summary.done, summary.failed, summary.exit_code) == (3, 1, 1)
+    assert "loop.jpg" in (out / "errors.jsonl").read_text()
