@@ -9,7 +9,7 @@ from .entities import Stage
 from .gallery import Gallery
 from .grid import GridEntities, sources_of
 from .kernels.sampling import points_in_overlaps
-from .kernels.similarity import adjacent, mask_similarity, most_similar
+from .kernels.similarity import most_similar, pair_similarity, touching_pairs
 from .kernels.split import encompassing, leaders, split_overlaps
 from .masks import Level, MaskSet
 from .sam import EncodedPhoto
@@ -90,9 +90,10 @@ def _merge(
     nearest = most_similar(photo.features_at(pixels.centroid_01), settings.top_k)
     y, x = photo.geometry.to_cell_yx(pixels.centroid_01).T
     owner = (labels[y, x] - 1).astype(np.int32)
-    s_m = mask_similarity(nearest, owner, count)
-    strength = np.maximum(s_m, s_m.T)
-    candidates = np.argwhere(np.triu(adjacent(labels, count) & (strength >= settings.similarity_min), 1))
+    # By pairs that touch: matrices of all masks are 0.3 ms faster for 100 of them, and quadratic.
+    pairs = touching_pairs(labels)
+    s_m = pair_similarity(nearest, owner, pairs, count)
+    candidates = pairs[s_m.max(axis=1, initial=0) >= settings.similarity_min]
     found = _encompassed(entities, candidates, gallery.masks, settings)
     if settings.gallery == "lazy":
         gallery.ask(_points_in_pairs(candidates[~found], labels, gallery, settings.votes))

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .jit import INDEX, LABELS, array, kernel
+from .jit import array, kernel
 
 BLOCK = 1024  # rows of similarities at once: a photo of noise may have tens of thousands of superpixels
 
@@ -58,59 +58,6 @@ def _top_k(similarity: NDArray[np.float32], first: int, top: NDArray[np.int32]) 
                 top[i, at] = top[i, at - 1]
                 at -= 1
             top[i, at] = j
-
-
-def mask_similarity(top: NDArray[np.int32], owner: NDArray[np.integer], count: int) -> NDArray[np.float32]:
-    """S_M of `count` masks: float32 [M, M] (E-SAM eq. 7), row i: how many of the Top_k of a centroid in mask i lie in
-    each mask, on average over those centroids; zeros where no centroid lies in mask i.
-
-    top: int32 [K, k], as of `top_k`; owner: int [K], the mask that holds each centroid, -1 for none.
-    """
-    similarity = np.zeros((count, count), np.float32)
-    _mask_similarity(np.ascontiguousarray(top, np.int32), np.ascontiguousarray(owner, np.int64), similarity)
-    return similarity
-
-
-@kernel(LABELS, INDEX, types.float32[:, ::1])
-def _mask_similarity(top: NDArray[np.int32], owner: NDArray[np.int64], similarity: NDArray[np.float32]) -> None:
-    centroids = np.zeros(len(similarity), np.int64)
-    for c in range(len(owner)):
-        i = owner[c]
-        if i < 0:
-            continue
-        centroids[i] += 1
-        for near in top[c]:
-            if owner[near] >= 0:
-                similarity[i, owner[near]] += 1
-    for i in range(len(similarity)):
-        for j in range(len(similarity)):
-            similarity[i, j] /= max(centroids[i], 1)
-
-
-def adjacent(labels_hw: NDArray[np.integer], count: int) -> NDArray[np.bool_]:
-    """Which masks touch, sides or corners of cells: bool [M, M], symmetric, diagonal false.
-
-    labels_hw: int [H, W], 0 for none, i + 1 for mask i of `count`.
-    """
-    touch = np.zeros((count, count), np.bool_)
-    _adjacent(np.ascontiguousarray(labels_hw, np.int32), touch)
-    return touch
-
-
-@kernel(LABELS, types.boolean[:, ::1])
-def _adjacent(labels_hw: NDArray[np.int32], touch: NDArray[np.bool_]) -> None:
-    h, w = labels_hw.shape
-    for y in range(h):
-        for x in range(w):
-            a = labels_hw[y, x]
-            if a == 0:
-                continue
-            for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
-                if y + down < h and 0 <= x + right < w:
-                    b = labels_hw[y + down, x + right]
-                    if b != 0 and b != a:
-                        touch[a - 1, b - 1] = True
-                        touch[b - 1, a - 1] = True
 
 
 def pair_similarity(

@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from esam_rt.kernels.similarity import (
     BLOCK,
-    adjacent,
     cosine_similarity,
-    mask_similarity,
     most_similar,
     pair_similarity,
     top_k,
@@ -61,72 +58,6 @@ def test_ten_thousand_centroids() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_top_k_of_nothing_and_of_one(count: int) -> None:
     assert top_k(np.ones((count, count), np.float32), 5).shape == (count, 0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_mask_similarity_is_equation_7(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    centroids, k, count = 50, 5, 7
-    top = np.array([rng.choice(np.delete(np.arange(centroids), c), k, replace=False) for c in range(centroids)])
-    owner = rng.integers(-1, count - 1, centroids)  # the last mask holds no centroid
-    similarity = mask_similarity(top.astype(np.int32), owner, count)
-    assert similarity.dtype == np.float32
-    for i in range(count):
-        own = [c for c in range(centroids) if owner[c] == i]
-        for j in range(count):
-            near = sum(len({int(n) for n in top[c]} & set(np.flatnonzero(owner == j).tolist())) for c in own)
-            assert similarity[i, j] == np.float32(near / len(own) if own else 0)
-    assert not similarity[-1].any()
-
-
-def test_mask_similarity_without_centroids_or_masks() -> None:
-    nothing = np.zeros((0, 5), np.int32), np.zeros(0, np.int32)
-    assert not mask_similarity(*nothing, 3).any()
-    assert mask_similarity(*nothing, 0).shape == (0, 0)
-    alone = np.zeros((1, 0), np.int32), np.zeros(1, np.int32)
-    np.testing.assert_array_equal(mask_similarity(*alone, 1), [[0]])
-
-
-def touching(labels: NDArray[np.integer], count: int) -> NDArray[np.bool_]:
-    """By growing each mask by one cell."""
-    h, w = labels.shape
-    out = np.zeros((count, count), bool)
-    for a in range(count):
-        around = np.zeros((h + 2, w + 2), bool)
-        for y in range(3):
-            for x in range(3):
-                around[y : y + h, x : x + w] |= labels == a + 1
-        for b in range(count):
-            out[a, b] = a != b and (around[1:-1, 1:-1] & (labels == b + 1)).any()
-    return out
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (13, 17)])
-@pytest.mark.parametrize("none", [0.0, 0.9])
-def test_adjacent(shape: tuple[int, int], none: float) -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(1, 13, shape) * (rng.random(shape) >= none)
-    touch = adjacent(labels, 12)
-    assert touch.dtype == np.bool_
-    np.testing.assert_array_equal(touch, touching(labels, 12))
-    np.testing.assert_array_equal(touch, touch.T)
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        ([[1, 2]], True),
-        ([[1], [2]], True),
-        ([[1, 0], [0, 2]], True),
-        ([[0, 1], [2, 0]], True),
-        ([[1, 0, 2]], False),
-        ([[1, 0, 0], [0, 0, 2]], False),
-        ([[0, 1], [0, 0], [2, 0]], False),
-        ([[1, 0, 0], [0, 0, 0], [2, 1, 1]], True),
-    ],
-)
-def test_sides_and_corners_are_adjacent_and_a_gap_is_not(labels: list[list[int]], expected: bool) -> None:
-    np.testing.assert_array_equal(adjacent(np.array(labels), 2), [[False, expected], [expected, False]])
 
 
 @pytest.mark.parametrize("seed", range(5))
