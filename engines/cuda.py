@@ -7,16 +7,17 @@ import importlib
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, Self
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from esam_rt.errors import DeviceError, EngineError, EsamError, InputError, MissingDependencyError, OutOfMemoryError
+
+from .cuda_array import GpuArray, gpu_array
 
 _log = logging.getLogger("esam_rt")
 
@@ -30,6 +31,14 @@ NO_GPU = (
     "cudaErrorStubLibrary",
     "cudaErrorSystemDriverMismatch",
     "cudaErrorSystemNotReady",
+)
+DRIVER = (
+    "cuGetErrorString",
+    "cuLaunchKernel",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuuint64_t",
 )
 LEGACY_STREAM = 1  # the name of stream 0 where 0 would mean none
 NEVER = 2**64 - 1  # bytes of unused memory at which a pool gives some back
@@ -49,10 +58,11 @@ class _Calls:
             raise DeviceError(
                 f"GPU {self.index}: found no NVIDIA driver ({e}); expected one. See esam-rt doctor."
             ) from e
-        if status.name == "cudaSuccess":
+        if status.name in ("cudaSuccess", "CUDA_SUCCESS"):
             return values[0] if len(values) == 1 else tuple(values) or None
-        words = self.runtime.cudaGetErrorString(status)[1].decode()
-        if status.name == "cudaErrorMemoryAllocation":
+        tell = self.runtime.cuGetErrorString if status.name.startswith("CUDA_") else self.runtime.cudaGetErrorString
+        words = tell(status)[1].decode()
+        if status.name in ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY"):
             raise OutOfMemoryError(
                 f"GPU {self.index}: out of memory ({name}); use smaller batches or a smaller model, or end what else "
                 "runs on this GPU."
@@ -77,10 +87,17 @@ class _Calls:
         finally:
             self("cudaSetDevice", before)
 
+    @contextmanager
+    def current_for_driver(self) -> Iterator[None]:
+        """`current` for calls of the driver, which unlike the runtime's give a new thread no context."""
+        with self.current():
+            self("cudaSetDevice", self.index)
+            yield
+
     def release(self, name: str, *args: Any) -> None:
         """A call that gives something back. What fails is logged: a finalizer has nobody to raise it to."""
         try:
-            with self.current():
+            with self.current_for_driver():
                 self(name, *args)
         except EsamError as e:
             _log.warning("%s", e)
@@ -160,35 +177,34 @@ class CudaDevice:
         self._calls.release("cudaFreeAsync", pointer, self.stream)
 
     def view(self, array: Any) -> DeviceBuffer:
-        """Memory of any object with `__cuda_array_interface__`, in place; the object lives as long as the view.
-
-        It must lie on this GPU, C-contiguous; InputError else. Waits for the stream that the object names. PyTorch
-        names none: give `CudaDevice` PyTorch's stream, or synchronise it first.
-        """
-        interface = array.__cuda_array_interface__
-        shape, strides = tuple(interface["shape"]), interface.get("strides")
-        dtype = np.dtype(interface["typestr"])
-        if dtype == np.dtype("V2"):
-            dtype = np.dtype(ml_dtypes.bfloat16)
-        if interface.get("mask") is not None:
-            raise InputError("GPU array: found one with a mask, expected one without.")
-        if strides is not None and not _is_contiguous(shape, tuple(strides), dtype.itemsize):
+        """Memory of an array of another library, in place; see `located`. InputError unless it is C-contiguous."""
+        found = self.located(array)
+        if not found.is_contiguous:
             raise InputError(
-                f"GPU array: found shape {list(shape)} with strides {list(strides)}, expected a C-contiguous array; "
-                "make one with .contiguous() or ascontiguousarray()."
+                f"GPU array: found shape {list(found.shape)} with strides {list(found.strides_bytes)}, expected a "
+                "C-contiguous array; make one with .contiguous() or ascontiguousarray()."
             )
-        pointer = int(interface["data"][0])
-        if math.prod(shape):
-            found = self._calls("cudaPointerGetAttributes", pointer)
+        return DeviceBuffer(self, found.pointer, found.dtype, found.shape, owner=found.owner)
+
+    def located(self, array: Any) -> GpuArray:
+        """Where an array of another library lies, by DLPack or `__cuda_array_interface__`; it must be on this GPU,
+        InputError else.
+
+        The device's stream waits for what is still to be written to it; where the array names no stream, as PyTorch's
+        `__cuda_array_interface__`, nothing is waited for.
+        """
+        found = gpu_array(array, self.stream or LEGACY_STREAM)
+        if math.prod(found.shape):
+            memory = self._calls("cudaPointerGetAttributes", found.pointer)
             kinds = self._calls.runtime.cudaMemoryType
-            if found.type not in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged) or (
-                found.type == kinds.cudaMemoryTypeDevice and found.device != self.index
+            if memory.type not in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged) or (
+                memory.type == kinds.cudaMemoryTypeDevice and memory.device != self.index
             ):
                 raise InputError(f"GPU array: expected memory of GPU {self.index}, found it elsewhere; copy it there.")
-        if interface.get("stream") is not None:
+        if found.stream is not None:
             with self._calls.current():
-                self._calls("cudaStreamSynchronize", interface["stream"])
-        return DeviceBuffer(self, pointer, dtype, shape, owner=array)
+                self._calls("cudaStreamSynchronize", found.stream)
+        return found
 
     def upload(self, target: DeviceBuffer, source: NDArray[np.uint8]) -> None:
         """Have the stream copy bytes of a `HostBuffer` to the start of `target`."""
@@ -262,6 +278,25 @@ class DeviceBuffer:
         self.close()
 
 
+class CudaKernel:
+    """A kernel in PTX. ptx: its text, which the driver compiles. name: of the kernel in it."""
+
+    def __init__(self, device: CudaDevice, ptx: bytes, name: str) -> None:
+        self._device, self._calls = device, device._calls
+        with self._calls.current_for_driver():
+            module = self._calls("cuModuleLoadData", ptx)
+            weakref.finalize(self, self._calls.release, "cuModuleUnload", module)
+            self._function = self._calls("cuModuleGetFunction", module, name.encode())
+
+    def launch(self, grid_xy: tuple[int, int], block_xy: tuple[int, int], arguments: Sequence[Any]) -> None:
+        """Give the device's stream a launch of `grid_xy` blocks of `block_xy` threads. arguments: of ctypes."""
+        values, types = tuple(a.value for a in arguments), tuple(map(type, arguments))
+        with self._calls.current_for_driver():
+            self._calls(
+                "cuLaunchKernel", self._function, *grid_xy, 1, *block_xy, 1, 0, self._device.stream, (values, types), 0
+            )
+
+
 class CudaGraph:
     """Work that a stream is given once and then launched many times, as a whole.
 
@@ -323,7 +358,7 @@ class HostBuffer:
 
 
 def _cuda_python() -> SimpleNamespace:
-    """The names of `cuda.bindings.runtime`, and the driver's integer that one of its calls takes."""
+    """The names of `cuda.bindings.runtime`, and those of the driver that are used."""
     try:
         runtime = importlib.import_module("cuda.bindings.runtime")
         driver = importlib.import_module("cuda.bindings.driver")
@@ -331,14 +366,4 @@ def _cuda_python() -> SimpleNamespace:
         raise MissingDependencyError(
             f"cuda-python cannot be imported ({e}); get it with: pip install 'esam-rt[tensorrt-rtx]'"
         ) from e
-    return SimpleNamespace(**vars(runtime), cuuint64_t=driver.cuuint64_t)
-
-
-def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
-    """Whether strides in bytes are those of a C-contiguous array; those of single elements do not matter."""
-    expected = itemsize
-    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if n > 1 and stride != expected:
-            return False
-        expected *= n
-    return True
+    return SimpleNamespace(**vars(runtime), **{name: getattr(driver, name) for name in DRIVER})

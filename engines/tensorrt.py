@@ -22,6 +22,7 @@ from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryErro
 
 from .base import Tensor, check_feed
 from .cuda import CudaDevice, DeviceBuffer, HostBuffer
+from .cuda_array import is_gpu_array
 from .tensorrt_context import Call, Context, Memory
 from .tensorrt_log import keeping_logger
 from .tensorrt_replay import Replay, Replays
@@ -260,7 +261,7 @@ class TensorRTEngine:
             return np.asarray(array)
         if isinstance(array, DeviceBuffer) and array.device is self._device:
             return array
-        if hasattr(array, "__cuda_array_interface__"):
+        if is_gpu_array(array):
             view = self._device.view(array)
             if view.pointer % ALIGNMENT:
                 raise EngineError(

@@ -32,6 +32,10 @@ Status = IntEnum(
         "cudaErrorStreamCaptureUnsupported": 900,
     },
 )
+Result = IntEnum(
+    "Result",
+    {"CUDA_SUCCESS": 0, "CUDA_ERROR_OUT_OF_MEMORY": 2, "CUDA_ERROR_INVALID_PTX": 218, "CUDA_ERROR_NOT_FOUND": 500},
+)
 CopyKind = IntEnum("CopyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
 CaptureMode = IntEnum(
     "CaptureMode", {f"cudaStreamCaptureMode{m}": i for i, m in enumerate(("Global", "ThreadLocal", "Relaxed"))}
@@ -102,8 +106,9 @@ def call(values: int = 0) -> Callable[[Any], Any]:
 class FakeCuda:
     """The part of `cuda.bindings.runtime` that is used, with GPUs of `memory` bytes.
 
-    broken: status by call, of those that fail. peak: bytes of GPU memory that were in use at most; what a stream was
-    told to free is not, as a pool gives it to what comes later in that stream.
+    broken: status by call, of those that fail. kernels: what runs those of a module, by name. peak: bytes of GPU memory
+    that were in use at most; what a stream was told to free is not, as a pool gives it to what comes later in that
+    stream.
     """
 
     cudaStreamNonBlocking = 1
@@ -129,6 +134,8 @@ class FakeCuda:
         self.thresholds: dict[int, int] = {}
         self.graphs: dict[int, list[Operation]] = {}
         self.launchable: dict[int, list[Operation]] = {}
+        self.modules: dict[int, bytes] = {}
+        self.kernels: dict[str, Callable[..., object]] = {}
         self._next = 1000
         self._thread = threading.local()
         self._until_failure = 0
@@ -146,14 +153,15 @@ class FakeCuda:
         return len(self.blocks), len(self.streams) - 1, len(self.pools)
 
     def check_end(self) -> None:
-        """After a test: nothing was undefined, and nothing is left but what pytest still holds, a device and its
-        stream and pool."""
+        """After a test: nothing was undefined, and nothing is left but what pytest still holds: a device with its
+        stream, pool and module."""
         gc.collect()
         self.finish()
         assert not self.violations
         assert self.live() in ((0, 0, 0), (0, 1, 1))
         assert not self.graphs
         assert not self.launchable
+        assert len(self.modules) <= 1
 
     def finish(self) -> None:
         """Have all streams do what they were given."""
@@ -401,6 +409,49 @@ class FakeCuda:
             blocks = (on_gpu,) if host is None else (on_gpu, host)
             self.enqueue(stream, Operation(lambda: ctypes.memmove(to, start, size), blocks))
         return OK
+
+    # The driver.
+    def cuGetErrorString(self, status: Result) -> tuple[Any, ...]:
+        return Result.CUDA_SUCCESS, f"words of {status.name}".encode()
+
+    @call(1)
+    def cuModuleLoadData(self, image: bytes) -> tuple[Any, ...]:
+        self.check_context()
+        if b".entry" not in image:
+            return Result.CUDA_ERROR_INVALID_PTX, None
+        self.modules[module := self.handle()] = image
+        return Result.CUDA_SUCCESS, module
+
+    @call()
+    def cuModuleUnload(self, module: int) -> tuple[Any, ...]:
+        self.finish()
+        del self.modules[module]
+        return (Result.CUDA_SUCCESS,)
+
+    @call(1)
+    def cuModuleGetFunction(self, module: int, name: bytes) -> tuple[Any, ...]:
+        if b".entry " + name + b"(" not in self.modules[module]:
+            return Result.CUDA_ERROR_NOT_FOUND, None
+        return Result.CUDA_SUCCESS, (module, name.decode())
+
+    @call()
+    def cuLaunchKernel(
+        self, f: tuple[int, str], gx: int, gy: int, gz: int, bx: int, by: int, bz: int,
+        shared: int, stream: int, parameters: tuple[tuple[Any, ...], tuple[Any, ...]], extra: int,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        self.check_context()
+        assert f[0] in self.modules
+        assert (gz, bz, shared, extra) == (1, 1, 0, 0)
+        run, (values, types) = self.kernels[f[1]], parameters
+        pointers = (v for v, kind in zip(values, types, strict=True) if kind is ctypes.c_void_p)
+        blocks = tuple(self.device_block(pointer, 1) for pointer in pointers)
+        self.enqueue(stream, Operation(lambda: run(gx, gy, bx, by, *values), blocks))
+        return (Result.CUDA_SUCCESS,)
+
+    def check_context(self) -> None:
+        """Unlike the runtime, the driver makes no context current by itself."""
+        if not hasattr(self._thread, "index"):
+            raise self.violated("a call of the driver in a thread without a context")
 
     @call(1)
     def cudaPointerGetAttributes(self, address: int) -> tuple[Any, ...]:

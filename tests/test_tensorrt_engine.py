@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from esam_rt.artifacts import onnx_model
@@ -29,29 +28,13 @@ from esam_rt.sam import Engines, Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.settings import Settings
 
-from .fake_cuda import FakeCuda, MemoryKind, Operation, Status
-from .fake_tensorrt import FakeTensorRT, make_plan
+from .fake_cuda import FakeCuda, Operation, Result, Status
+from .fake_tensorrt import make_plan
+from .gpu_arrays import Foreign
 from .scene import photo_of, quadrants
 
 F32 = TensorProto.FLOAT
 PROFILE = {"x": ((1, 3), (64, 3))}
-
-
-@pytest.fixture
-def cuda() -> Iterator[FakeCuda]:
-    cuda = FakeCuda()
-    yield cuda
-    cuda.check_end()
-
-
-@pytest.fixture
-def library(cuda: FakeCuda) -> Any:
-    return FakeTensorRT(cuda)
-
-
-@pytest.fixture
-def device(cuda: FakeCuda) -> CudaDevice:
-    return CudaDevice(runtime=cuda)  # type: ignore[arg-type]
 
 
 Load = Callable[..., TensorRTEngine]
@@ -107,34 +90,6 @@ def on_onnxruntime(model: bytes, folder: Path) -> OnnxRuntimeEngine:
     path = folder / "net.onnx"
     path.write_bytes(model)
     return OnnxRuntimeEngine(path, threads=1)
-
-
-class Foreign:
-    """Memory of another library on the GPU."""
-
-    def __init__(self, cuda: FakeCuda, array: NDArray[Any], index: int = 0, **interface: Any) -> None:
-        self.block = cuda.allocate(max(1, array.nbytes), MemoryKind.cudaMemoryTypeDevice, index)
-        self.cuda = cuda
-        host = np.frombuffer(self.block.storage, np.uint8)
-        at = self.block.address - host.ctypes.data
-        host[at : at + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
-        self.interface = {
-            "version": 3,
-            "shape": array.shape,
-            "typestr": array.dtype.str,
-            "data": (self.block.address, False),
-            "strides": None,
-            **interface,
-        }
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return self.interface
-
-    def __del__(self) -> None:
-        if self.cuda.uses(lambda operation: self.block in operation.blocks):
-            raise self.cuda.violated("memory of another library given back while a stream uses it")
-        self.cuda.free(self.block)
 
 
 def test_runs(load: Load) -> None:
@@ -654,12 +609,16 @@ def test_the_fake_has_the_names_and_arguments_of_cuda_python() -> None:
     calls = [n for n, f in vars(FakeCuda).items() if hasattr(f, "is_call")]
     assert len(calls) > 15
     for name in calls:
-        signature = getattr(runtime, name).__doc__.partition(")")[0].partition("(")[2]
+        signature = (
+            getattr(runtime if name.startswith("cuda") else driver, name).__doc__.partition(")")[0].partition("(")[2]
+        )
         wanted = [part for part in signature.split(",") if part]
         function = getattr(FakeCuda, name).__wrapped__
         assert len(wanted) == function.__code__.co_argcount - 1, name
     for name in Status.__members__:
         assert getattr(runtime.cudaError_t, name) == Status[name]
+    for name in Result.__members__:
+        assert getattr(driver.CUresult, name) == Result[name]
     for name in ("cudaMemcpyKind", "cudaMemoryType", "cudaStreamCaptureMode", "cudaStreamCaptureStatus"):
         for member in getattr(FakeCuda, name):
             assert getattr(getattr(runtime, name), member.name) == member

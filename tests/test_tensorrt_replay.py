@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,27 +16,10 @@ from esam_rt.engines.tensorrt import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
 
 from .fake_cuda import CaptureMode, FakeCuda, Status
-from .fake_tensorrt import FakeTensorRT, FakeTensorRTRTX, make_plan
+from .fake_tensorrt import FakeTensorRTRTX, make_plan
 from .test_tensorrt_engine import PROFILE, feed, following, scaling
 
 LAUNCH = "cudaGraphLaunch"
-
-
-@pytest.fixture
-def cuda() -> Iterator[FakeCuda]:
-    cuda = FakeCuda()
-    yield cuda
-    cuda.check_end()
-
-
-@pytest.fixture
-def library(cuda: FakeCuda) -> Any:
-    return FakeTensorRT(cuda)
-
-
-@pytest.fixture
-def device(cuda: FakeCuda) -> CudaDevice:
-    return CudaDevice(runtime=cuda)  # type: ignore[arg-type]
 
 
 Load = Callable[..., TensorRTEngine]

@@ -1,0 +1,88 @@
+"""Arrays of other libraries in a GPU's memory, by DLPack or `__cuda_array_interface__`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from esam_rt.errors import InputError, MissingDependencyError
+
+ON_GPU = (2, 13)  # DLPack's devices: memory of CUDA, and managed memory
+
+
+@dataclass(frozen=True)
+class GpuArray:
+    """pointer: address of the first element. strides_bytes: of each axis. stream: whose work must be done before the
+    array is read, None where nothing is to be waited for. owner: what keeps the memory."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    strides_bytes: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stream: int | None
+    owner: object
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether it is C-contiguous; strides of single elements do not matter."""
+        return self.rows_are_contiguous(len(self.shape))
+
+    def rows_are_contiguous(self, axes: int) -> bool:
+        """Whether the last `axes` axes lie as in a C-contiguous array."""
+        expected = self.dtype.itemsize
+        for n, stride in list(zip(self.shape, self.strides_bytes, strict=True))[::-1][:axes]:
+            if n > 1 and stride != expected:
+                return False
+            expected *= n
+        return True
+
+
+def is_gpu_array(array: object) -> bool:
+    """Whether an object says that it lies in a GPU's memory."""
+    if hasattr(array, "__dlpack_device__") and hasattr(array, "__dlpack__"):
+        return int(array.__dlpack_device__()[0]) in ON_GPU
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def gpu_array(array: Any, stream: int) -> GpuArray:
+    """Where an object for which `is_gpu_array` holds lies; nothing is copied.
+
+    stream: the address of the one that will read it. By DLPack the other library has it wait for what is still to be
+    written (PyTorch, CuPy, JAX, TensorFlow). `__cuda_array_interface__` names a stream to wait for, or none, as Numba.
+    InputError for arrays that cannot be passed on, MissingDependencyError where DLPack needs cuda-core.
+    """
+    if hasattr(array, "__dlpack__"):
+        try:
+            memory_view: Any = importlib.import_module("cuda.core.utils").StridedMemoryView
+        except ImportError as e:
+            raise MissingDependencyError(
+                f"cuda-core cannot be imported ({e}), which reads arrays by DLPack; get it with: pip install cuda-core"
+            ) from e
+        try:
+            seen = memory_view.from_dlpack(array, stream_ptr=stream)
+        except BufferError as e:
+            raise InputError(f"GPU array: expected one that DLPack can pass on, found one that it cannot: {e}") from e
+        dtype, shape = np.dtype(seen.dtype), tuple(seen.shape)
+        strides = None if seen.strides is None else tuple(n * dtype.itemsize for n in seen.strides)
+        return GpuArray(seen.ptr, shape, strides or _packed(shape, dtype), dtype, None, seen)
+    interface = array.__cuda_array_interface__
+    if interface.get("mask") is not None:
+        raise InputError("GPU array: found one with a mask, expected one without.")
+    dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
+    if dtype == np.dtype("V2"):
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    strides = interface.get("strides")
+    strides = _packed(shape, dtype) if strides is None else tuple(strides)
+    return GpuArray(int(interface["data"][0]), shape, strides, dtype, interface.get("stream"), array)
+
+
+def _packed(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Strides in bytes of a C-contiguous array."""
+    strides = [dtype.itemsize]
+    for n in shape[:0:-1]:
+        strides.append(strides[-1] * n)
+    return tuple(strides[::-1]) if shape else ()

@@ -1,0 +1,30 @@
+"""A GPU for tests: a stand-in for CUDA and TensorRT, checked at the end of each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from esam_rt.engines.cuda import CudaDevice
+
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import FakeTensorRT
+
+
+@pytest.fixture
+def cuda() -> Iterator[FakeCuda]:
+    cuda = FakeCuda()
+    yield cuda
+    cuda.check_end()
+
+
+@pytest.fixture
+def library(cuda: FakeCuda) -> Any:
+    return FakeTensorRT(cuda)
+
+
+@pytest.fixture
+def device(cuda: FakeCuda) -> CudaDevice:
+    return CudaDevice(runtime=cuda)  # type: ignore[arg-type]
