@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .engines import Engine, Kept
+from .engines.cuda_array import is_gpu_array
+from .engines.cuda_photo import GpuPhoto, GpuPhotos
 from .errors import InputError, OutOfMemoryError
 from .masks import Level, MaskSet
 from .models import ModelRow
@@ -21,7 +26,11 @@ from .settings import Filters
 
 _log = logging.getLogger("esam_rt")
 
+Photo: TypeAlias = NDArray[np.uint8] | GpuPhoto
+Used = TypeVar("Used")
+
 BATCH_FLOOR = 1  # prompts of one call
+AHEAD = 2  # batches whose masks are still to come while the next is decoded: the GPU always has one to begin with
 CELL_PX = 4  # pixels of the input a cell of the mask grid
 PATCH_PX = 16  # pixels of the input a position of the embedding
 IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
@@ -108,27 +117,59 @@ class Sam:
     """The engines of one model. Stateless between photos, so threads and settings may share it.
 
     checkpoint_sha256: of the file that the engines were made of, hex. one_at_a_time: whether threads take turns at
-    encoding photos and decoding batches, so that memory is needed for one of them only.
+    encoding photos and decoding batches, so that memory is needed for one of them only. overlaps: whether a batch's
+    masks are fetched and sorted while the next is decoded, as a GPU wants it. gpu_photos: makes what takes photos on
+    the GPU of the engines, for engines that run on one.
     """
 
-    def __init__(self, row: ModelRow, engines: Engines, checkpoint_sha256: str, one_at_a_time: bool = False) -> None:
+    def __init__(
+        self,
+        row: ModelRow,
+        engines: Engines,
+        checkpoint_sha256: str,
+        one_at_a_time: bool = False,
+        overlaps: bool = False,
+        gpu_photos: Callable[[], GpuPhotos] | None = None,
+    ) -> None:
         self.row, self.engines, self.checkpoint_sha256 = row, engines, checkpoint_sha256
         self._batch = row.decode_batch
         self._turn: AbstractContextManager[object] = threading.Lock() if one_at_a_time else nullcontext()
+        self._after = ThreadPoolExecutor(1, "esam-rt masks") if overlaps and not one_at_a_time else None
+        self._new_gpu_photos = gpu_photos
 
-    def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
-        """Scale, pad and encode a photo uint8 [H, W, 3]."""
+    def photo(self, image_hwc_rgb: Any) -> Photo:
+        """A photo uint8 [H, W, 3] in RGB: a NumPy array, or an array of another library, in place, by DLPack or
+        `__cuda_array_interface__`. InputError for anything else, and for an array on a GPU where the engines do not run
+        there."""
+        if isinstance(image_hwc_rgb, GpuPhoto):
+            return image_hwc_rgb
+        if is_gpu_array(image_hwc_rgb):
+            if self._gpu_photos is None:
+                raise InputError(
+                    "Photo: found an array on a GPU, expected one on the host, where the model runs; copy it there, or "
+                    "use device cuda."
+                )
+            return self._gpu_photos.photo(image_hwc_rgb)
+        if not isinstance(image_hwc_rgb, np.ndarray) and hasattr(image_hwc_rgb, "__dlpack__"):
+            image_hwc_rgb = np.from_dlpack(image_hwc_rgb)
         check_photo(image_hwc_rgb)
+        return np.asarray(image_hwc_rgb)
+
+    @functools.cached_property
+    def _gpu_photos(self) -> GpuPhotos | None:
+        return None if self._new_gpu_photos is None else self._new_gpu_photos()
+
+    def encode(self, image_hwc_rgb: Any) -> EncodedPhoto:
+        """Scale, pad and encode a photo; see `photo`."""
+        photo = self.photo(image_hwc_rgb)
         side = self.row.input_px
-        geometry = Geometry.of(image_hwc_rgb.shape[:2], side)
-        h, w = geometry.resized_hw
-        shrinks = max(image_hwc_rgb.shape[:2]) > side
-        padded = np.zeros((1, side, side, 3), np.uint8)
-        resized = cv2.resize(image_hwc_rgb, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        padded[0, :h, :w] = resized
-        valid_hw_px = np.array([h, w], np.int64)
+        geometry = Geometry.of((photo.shape[0], photo.shape[1]), side)
+        image: Any = _padded(photo, geometry, side) if isinstance(photo, np.ndarray) else None
+        valid_hw_px = np.array(geometry.resized_hw, np.int64)
         with self._turn:
-            out = self.engines.encoder.infer({"image": padded, "valid_hw_px": valid_hw_px}, keep=IMAGE_SIDE)
+            if not isinstance(photo, np.ndarray):
+                image = photo.on_canvas(geometry.resized_hw, side)
+            out = self.engines.encoder.infer({"image": image, "valid_hw_px": valid_hw_px}, keep=IMAGE_SIDE)
         return EncodedPhoto(out.pop("embedding"), geometry, out)
 
     def decode(
@@ -152,27 +193,28 @@ class Sam:
         h, w = photo.geometry.grid_hw
         side = self.row.input_px // PATCH_PX
         cells = np.arange(side * side).reshape(side, side)[: -(-h // 4), : 2 * -(-w // 8)]
-        parts = [MaskSet.empty(h, w)]
 
-        def decode(part: slice) -> None:
-            prompts = self._decode(photo, points_xy_px[part], labels[part])
+        def decode(part: slice) -> dict[str, Any]:
+            return self._decode(photo, points_xy_px[part], labels[part])
+
+        def masks(part: slice, prompts: dict[str, Any]) -> MaskSet:
             score = prompts.pop("score")
             index = np.flatnonzero(score.max(axis=1) >= filters.score_min)
-            if len(index):
-                out = self.engines.masks.infer(
-                    {
-                        **prompts,
-                        "index": index,
-                        "cells": cells,
-                        "valid_hw": np.array([h, w], np.int64),
-                        "stability_offset": np.array(filters.stability_offset, np.float32),
-                    }
-                )
-                out |= {"score": score[index], "point": index + first_point + part.start}
-                parts.append(_select(out, photo.geometry, filters, levels))
+            if len(index) == 0:
+                return MaskSet.empty(h, w)
+            out = self.engines.masks.infer(
+                {
+                    **prompts,
+                    "index": index,
+                    "cells": cells,
+                    "valid_hw": np.array([h, w], np.int64),
+                    "stability_offset": np.array(filters.stability_offset, np.float32),
+                }
+            )
+            out |= {"score": score[index], "point": index + first_point + part.start}
+            return _select(out, photo.geometry, filters, levels)
 
-        self._in_batches(len(points_xy_px), decode)
-        return MaskSet.concatenate(parts)
+        return MaskSet.concatenate([MaskSet.empty(h, w), *self._in_batches(len(points_xy_px), decode, masks)])
 
     def logits(
         self,
@@ -186,36 +228,65 @@ class Sam:
         h, w = photo.geometry.grid_hw
         result = np.empty((len(points_01), h, w), np.float32)
 
-        def decode(part: slice) -> None:
-            prompts = self._decode(photo, points_xy_px[part], labels[part])
-            del prompts["score"]
-            result[part] = self.engines.logits.infer({**prompts, "level": output[part].astype(np.int64)})["logits"][
-                :, :h, :w
-            ]
+        def decode(part: slice) -> dict[str, Any]:
+            return self._decode(photo, points_xy_px[part], labels[part])
 
-        self._in_batches(len(points_xy_px), decode)
+        def fetch(part: slice, prompts: dict[str, Any]) -> None:
+            del prompts["score"]
+            feed = {**prompts, "level": output[part].astype(np.int64)}
+            result[part] = self.engines.logits.infer(feed)["logits"][:, :h, :w]
+
+        self._in_batches(len(points_xy_px), decode, fetch)
         return result
 
-    def _in_batches(self, count: int, decode: Callable[[slice], None]) -> None:
-        """Decode `count` prompts part by part. Where the device is out of memory the parts are halved, for all photos
-        that follow too, down to BATCH_FLOOR; then its OutOfMemoryError is raised."""
-        start, batch = 0, self._batch
-        while start < count:
-            end = min(start + batch, count)
-            try:
-                with self._turn:
-                    decode(slice(start, end))
-            except OutOfMemoryError as e:
-                smaller = (end - start) // 2
-                if smaller < BATCH_FLOOR:
-                    raise
-                if end - start == batch:  # a full one, not what was left at the end
-                    if self._batch == self.row.decode_batch:
-                        _log.warning("%s Going on with at most %d prompts a call instead of %d.", e, smaller, batch)
-                    self._batch = min(self._batch, smaller)
-                batch = smaller
-            else:
-                start = end
+    def _in_batches(
+        self, count: int, decode: Callable[[slice], dict[str, Any]], use: Callable[[slice, dict[str, Any]], Used]
+    ) -> list[Used]:
+        """Decode `count` prompts part by part; what `use` makes of each part, in order. Where the device is out of
+        memory the parts are halved, for all photos that follow too, down to BATCH_FLOOR; then its OutOfMemoryError is
+        raised."""
+        results: list[Used] = []
+        pending: deque[tuple[slice, Future[Used]]] = deque()
+        start, batch, ahead = 0, self._batch, AHEAD if self._after else 0
+        try:
+            while start < count or pending:
+                tried = slice(start, min(start + batch, count))
+                try:
+                    if start < count:
+                        with self._turn:
+                            pending.append((tried, self._submit(use, tried, decode(tried))))
+                        start = tried.stop
+                    while pending and (len(pending) > ahead or start == count):
+                        tried, used = pending[0]
+                        results.append(used.result())
+                        pending.popleft()
+                except OutOfMemoryError as e:
+                    wait([used for _, used in pending])  # then their memory is free
+                    if pending and pending[0][0] is tried:
+                        pending.clear()
+                    start, batch = tried.start, self._halved(tried.stop - tried.start, batch, e)
+            return results
+        finally:
+            wait([used for _, used in pending])
+
+    def _submit(self, use: Callable[[slice, dict[str, Any]], Used], part: slice, out: dict[str, Any]) -> Future[Used]:
+        """Use what was decoded, later where that overlaps."""
+        if self._after is not None:
+            return self._after.submit(use, part, out)
+        used: Future[Used] = Future()
+        used.set_result(use(part, out))
+        return used
+
+    def _halved(self, size: int, batch: int, error: OutOfMemoryError) -> int:
+        """What to try after a part of `size` prompts was too much; the error where nothing less is left."""
+        smaller = size // 2
+        if smaller < BATCH_FLOOR:
+            raise error
+        if size == batch:  # a full one, not what was left at the end
+            if self._batch == self.row.decode_batch:
+                _log.warning("%s Going on with at most %d prompts a call instead of %d.", error, smaller, batch)
+            self._batch = min(self._batch, smaller)
+        return smaller
 
     def _decode(
         self, photo: EncodedPhoto, points_xy_px: NDArray[np.float32], labels: NDArray[np.int64]
@@ -247,6 +318,8 @@ class Sam:
 
     def close(self) -> None:
         """Close the engines."""
+        if self._after is not None:
+            self._after.shutdown()
         for engine in (self.engines.encoder, self.engines.decoder, self.engines.masks, self.engines.logits):
             engine.close()
 
@@ -277,6 +350,15 @@ def _select(out: dict[str, NDArray[Any]], geometry: Geometry, filters: Filters, 
         output=output.astype(np.uint8),
         best=best[row, output],
     )
+
+
+def _padded(photo: NDArray[np.uint8], geometry: Geometry, side: int) -> NDArray[np.uint8]:
+    """The photo scaled, at the top left of a black square: uint8 [1, side, side, 3]."""
+    h, w = geometry.resized_hw
+    shrinks = max(geometry.photo_hw) > side
+    padded = np.zeros((1, side, side, 3), np.uint8)
+    padded[0, :h, :w] = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return padded
 
 
 def check_photo(image_hwc_rgb: NDArray[np.uint8]) -> None:

@@ -22,9 +22,9 @@ from .masks import Level, MaskSet
 from .mmg import multi_level_masks, nms
 from .prompts import point_grid
 from .render import render_labels
-from .sam import EncodedPhoto, Geometry, Sam, check_photo
+from .sam import EncodedPhoto, Geometry, Photo, Sam
 from .settings import Settings
-from .superpixels import SuperpixelMap, regions, superpixels
+from .superpixels import SuperpixelMap, reduced_hw, regions, superpixels
 from .trace import Trace
 from .usr import fill_gaps, new_prompts
 
@@ -71,17 +71,25 @@ class EntitySegmenter:
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
         self._closed = False
 
-    def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
-        """Entities of a photo uint8 [H, W, 3], RGB, upright. InputError for any other array."""
+    def __call__(self, image_hwc_rgb: Any) -> EntityMap:
+        """Entities of a photo uint8 [H, W, 3], RGB, upright. InputError for any other array.
+
+        A NumPy array, or, with a backend on the GPU, an array there of PyTorch, CuPy, Numba, JAX or whatever else has
+        DLPack or `__cuda_array_interface__`; it is scaled where it lies, and rows may lie apart. Masks and results are
+        on the host.
+        """
         if self._closed:
             raise EngineError("EntitySegmenter: used after close().")
-        check_photo(image_hwc_rgb)
+        image = self._sam.photo(image_hwc_rgb)
         trace = Trace()
         if self.method == "superpixels":
-            return self._superpixels_alone(image_hwc_rgb, trace)
-        pixels_later = self._pool.submit(self._superpixels, image_hwc_rgb, trace) if self.method == "e-sam" else None
+            return self._superpixels_alone(image, trace)
+        pixels_later = None
+        if self.method == "e-sam":
+            geometry = Geometry.of((image.shape[0], image.shape[1]), self._sam.row.input_px)
+            pixels_later = self._pool.submit(self._superpixels, self._on_host(image), geometry, trace)
         with trace.span("encoder"):
-            photo = self._sam.encode(image_hwc_rgb)
+            photo = self._sam.encode(image)
         if pixels_later is None:
             entities, points = self._baseline(photo, trace)
         else:
@@ -138,16 +146,16 @@ class EntitySegmenter:
             points = np.concatenate([points, new_points])
         return entities, points
 
-    def _superpixels_alone(self, image_hwc_rgb: NDArray[np.uint8], trace: Trace) -> EntityMap:
+    def _superpixels_alone(self, image: Photo, trace: Trace) -> EntityMap:
         """Each superpixel as an entity (E-SAM §4.4); its score is its share of the photo."""
         with trace.span("superpixels"):
-            small = regions(image_hwc_rgb, self.settings.superpixels)
+            small = regions(self._on_host(image), self.settings.superpixels)
             pixels = np.bincount(small.ravel())
             if len(pixels) > MOST_LABELS:
                 raise SettingsError(
                     f"{len(pixels)} superpixels, of which a label map holds {MOST_LABELS}; raise superpixels.min_size."
                 )
-            h, w = image_hwc_rgb.shape[:2]
+            h, w = image.shape[:2]
             y, x = (np.arange(n) * m // n for n, m in ((h, small.shape[0]), (w, small.shape[1])))
             labels = (small.astype(np.uint16) + np.uint16(1))[y[:, None], x]
             stage = np.full(len(pixels), Stage.SUPERPIXELS)
@@ -163,10 +171,15 @@ class EntitySegmenter:
 
         return Gallery(self.settings.prompts.fine_side, photo.geometry, decode)
 
-    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], trace: Trace) -> SuperpixelMap:
+    def _on_host(self, image: Photo) -> NDArray[np.uint8]:
+        """A photo for superpixels; of one on the GPU no more than they look at."""
+        if isinstance(image, np.ndarray):
+            return image
+        return image.on_host(reduced_hw((image.shape[0], image.shape[1]), self.settings.superpixels))
+
+    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, trace: Trace) -> SuperpixelMap:
         """Superpixels need the photo alone: they run beside the encoder and the decoder."""
         with trace.span("superpixels"):
-            geometry = Geometry.of(image_hwc_rgb.shape[:2], self._sam.row.input_px)
             return superpixels(image_hwc_rgb, geometry, self.settings.superpixels)
 
     def model_info(self) -> dict[str, Any]:

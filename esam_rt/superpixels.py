@@ -33,13 +33,19 @@ class SuperpixelMap:
         return np.asarray(weight.astype(np.float32)[self.labels_hw], np.float32)
 
 
+def reduced_hw(photo_hw: tuple[int, int], settings: SuperpixelSettings) -> tuple[int, int]:
+    """Pixels of a photo, height and width, when it is no longer than settings.long_side_px."""
+    h, w = photo_hw
+    shrink = min(1.0, settings.long_side_px / max(h, w))
+    return max(1, round(h * shrink)), max(1, round(w * shrink))
+
+
 def regions(image_hwc_rgb: NDArray[np.uint8], settings: SuperpixelSettings) -> NDArray[np.int32]:
     """Superpixels of the photo scaled down to settings.long_side_px: int32 [h, w], numbered from 0."""
     h, w = image_hwc_rgb.shape[:2]
-    shrink = min(1.0, settings.long_side_px / max(h, w))
-    sh, sw = max(1, round(h * shrink)), max(1, round(w * shrink))
+    sh, sw = reduced_hw((h, w), settings)
     small = image_hwc_rgb
-    if shrink < 1:
+    if (sh, sw) != (h, w):
         small = np.asarray(cv2.resize(image_hwc_rgb, (sw, sh), interpolation=cv2.INTER_AREA), np.uint8)
     if settings.method == "slic":
         from skimage.segmentation import slic  # 0.3 s

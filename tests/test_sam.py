@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.errors import InputError, OutOfMemoryError
-from esam_rt.sam import EncodedPhoto, Geometry, Sam
+from esam_rt.errors import EngineError, InputError, OutOfMemoryError
+from esam_rt.sam import AHEAD, EncodedPhoto, Geometry, Sam
 from esam_rt.settings import Filters
 
 from .scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
@@ -73,19 +73,24 @@ def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
     assert set(masks.point) == {11, 16, 17}
 
 
+@pytest.mark.parametrize("of_masks", [False, True], ids=["decoder", "masks"])
+@pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("fits", [5, 2, 1, 0])
-def test_batches_shrink_where_memory_ends(fits: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_batches_shrink_where_memory_ends(
+    fits: int, overlaps: bool, of_masks: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     asked: list[int] = []
     scene = Scene.of_label_maps(quadrants())
 
     def limited(feed: dict[str, Any]) -> dict[str, Any]:
-        asked.append(len(feed["points_xy_px"]))
+        asked.append(len(feed["index" if of_masks else "points_xy_px"]))
         if asked[-1] > fits:
             raise OutOfMemoryError("GPU 0: out of memory.")
-        return scene.decode(feed)
+        return scene.upscale(feed) if of_masks else scene.decode(feed)
 
-    row = replace(ROW, decode_batch=16)
-    sam = Sam(row, replace(scene.engines(), decoder=FakeEngine(limited)), "0" * 64)
+    row, engines = replace(ROW, decode_batch=16), scene.engines()
+    limits = {"masks" if of_masks else "decoder": FakeEngine(limited)}
+    sam = Sam(row, replace(engines, **limits), "0" * 64, overlaps=overlaps)
     photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (20, 2)).astype(np.float32)
     expected = Sam(row, scene.engines(), "0" * 64).decode(photo, points, 3, FILTERS)
@@ -101,10 +106,62 @@ def test_batches_shrink_where_memory_ends(fits: int, caplog: pytest.LogCaptureFi
         Sam(row, scene.engines(), "0" * 64).logits(photo, points, np.zeros(20, np.uint8)),
     )
     assert asked[0] == 16
-    assert max(asked[5:]) == {5: 4, 2: 2, 1: 1}[fits], "it is tried again"
+    first = len(asked)
+    sam.decode(photo, points, 3, FILTERS)
+    assert max(asked[first:]) == {5: 4, 2: 2, 1: 1}[fits], "the next photo asks for no more"
     assert sam._batch == {5: 4, 2: 2, 1: 1}[fits]
     (record,) = caplog.records
     assert "GPU 0: out of memory. Going on with at most 8 prompts a call instead of 16." in record.getMessage()
+
+
+def test_masks_are_fetched_while_the_next_batch_is_decoded() -> None:
+    """In order, and never more than two batches behind: what is decoded stays in the GPU's memory until then."""
+    scene, decoded, go_on = Scene.of_label_maps(quadrants()), [0], threading.Event()
+    behind: list[int] = []
+
+    def decode(feed: dict[str, Any]) -> dict[str, Any]:
+        decoded[0] += 1
+        if decoded[0] == AHEAD + 1:
+            go_on.set()  # only now may the first batch's masks come
+        return scene.decode(feed)
+
+    def masks(feed: dict[str, Any]) -> dict[str, Any]:
+        assert go_on.wait(10)
+        behind.append(decoded[0] - len(behind) - 1)
+        return scene.upscale(feed)
+
+    engines = replace(scene.engines(), decoder=FakeEngine(decode), masks=FakeEngine(masks))
+    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    points = np.random.default_rng(0).uniform(0, 1, (40, 2)).astype(np.float32)
+    sam = Sam(replace(ROW, decode_batch=3), engines, "0" * 64, overlaps=True)
+    found = sam.decode(photo, points, 0, FILTERS)
+    expected = Sam(ROW, scene.engines(), "0" * 64).decode(photo, points, 0, FILTERS)
+    for name in ("bits", "point", "score", "area", "level"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert behind[0] == AHEAD
+    assert max(behind) <= AHEAD + 1
+    sam.close()
+
+
+@pytest.mark.parametrize("stage", ["decoder", "masks"])
+def test_an_error_ends_what_overlaps(stage: str) -> None:
+    scene, calls = Scene.of_label_maps(quadrants()), []
+
+    def failing(feed: dict[str, Any]) -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise EngineError("broken")
+        return scene.upscale(feed) if stage == "masks" else scene.decode(feed)
+
+    sam = Sam(
+        replace(ROW, decode_batch=3), replace(scene.engines(), **{stage: FakeEngine(failing)}), "0" * 64, overlaps=True
+    )
+    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    points = np.random.default_rng(0).uniform(0, 1, (40, 2)).astype(np.float32)
+    with pytest.raises(EngineError, match="broken"):
+        sam.decode(photo, points, 0, FILTERS)
+    assert len(sam.decode(photo, points, 0, FILTERS)) == 40 * 3, "the next photo is decoded as any"
+    sam.close()
 
 
 def test_a_short_rest_that_fails_once_shrinks_nothing_for_good() -> None:

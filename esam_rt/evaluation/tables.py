@@ -68,9 +68,8 @@ class RowSegmenter(EntitySegmenter):
         super().__init__(sam, settings=settings, method=method)
         self._shared = pixels
 
-    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], trace: Trace) -> SuperpixelMap:
+    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, trace: Trace) -> SuperpixelMap:
         with trace.span("superpixels"):
-            geometry = Geometry.of(image_hwc_rgb.shape[:2], self._sam.row.input_px)
             return self._shared(image_hwc_rgb, geometry, self.settings.superpixels)
 
 
