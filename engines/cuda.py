@@ -131,12 +131,15 @@ class CudaDevice:
             threshold = cuda.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
             calls("cudaMemPoolSetAttribute", self._pool, threshold, cuda.cuuint64_t(NEVER))
             self._is_callers = stream is not None
-            if stream is None:
-                stream = int(calls("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking))
-                weakref.finalize(self, calls.release, "cudaStreamDestroy", stream)
-        self.stream = stream
+            self._copies = self._new_stream()
+            self.stream = self._new_stream() if stream is None else stream
         self.name: str = properties.name.partition(b"\0")[0].decode()
         self.capability = f"sm_{properties.major}{properties.minor}"
+
+    def _new_stream(self) -> int:
+        stream = int(self._calls("cudaStreamCreateWithFlags", self._calls.runtime.cudaStreamNonBlocking))
+        weakref.finalize(self, self._calls.release, "cudaStreamDestroy", stream)
+        return stream
 
     def free_bytes(self) -> int:
         """Memory of the GPU that no process uses; the pool's own reserve counts as used."""
@@ -148,9 +151,11 @@ class CudaDevice:
         return self._calls.current()
 
     def synchronise(self) -> None:
-        """Wait until the stream has done all it was given. EngineError if some of it failed."""
+        """Wait until the stream, and what is being copied, have done all they were given. EngineError if some of it
+        failed."""
         with self._calls.current():
             self._calls("cudaStreamSynchronize", self.stream)
+            self._calls("cudaStreamSynchronize", self._copies)
 
     def check_is_running(self) -> None:
         """EngineError if the stream is a caller's that is being captured: who waits for results must not be."""
@@ -212,11 +217,21 @@ class CudaDevice:
         with self._calls.current():
             self._calls("cudaMemcpyAsync", target.pointer, source.ctypes.data, source.nbytes, kind, self.stream)
 
-    def download(self, target: NDArray[Any], source: DeviceBuffer) -> None:
-        """Have the stream copy the start of `source` to the host; there after the next `synchronise`."""
-        kind = self._calls.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        with self._calls.current():
-            self._calls("cudaMemcpyAsync", target.ctypes.data, source.pointer, target.nbytes, kind, self.stream)
+    def fetched(self, target: NDArray[Any] | None = None, source: DeviceBuffer | None = None) -> CudaEvent:
+        """Copy the start of `source` to the host, once the stream has done what it was given so far; wait for the event
+        before either is used.
+
+        Copies have a stream of their own: the GPU computes meanwhile what other threads give it. Without arguments
+        nothing is copied.
+        """
+        calls, kind = self._calls, self._calls.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        computed = CudaEvent(self, self.stream)
+        if target is None or source is None:
+            return computed
+        with calls.current():
+            calls("cudaStreamWaitEvent", self._copies, computed.handle, 0)
+            calls("cudaMemcpyAsync", target.ctypes.data, source.pointer, target.nbytes, kind, self._copies)
+        return CudaEvent(self, self._copies)
 
 
 class DeviceBuffer:
@@ -261,8 +276,7 @@ class DeviceBuffer:
         """A copy on the host."""
         result = np.empty(self.shape, self.dtype)
         if result.size:
-            self.device.download(result, self)
-        self.device.synchronise()
+            self.device.fetched(result, self).wait()
         return result
 
     def close(self) -> None:
@@ -276,6 +290,22 @@ class DeviceBuffer:
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+class CudaEvent:
+    """The point that a stream has been given work to."""
+
+    def __init__(self, device: CudaDevice, stream: int) -> None:
+        self._calls = calls = device._calls
+        with calls.current():
+            self.handle = calls("cudaEventCreateWithFlags", calls.runtime.cudaEventDisableTiming)
+            weakref.finalize(self, calls.release, "cudaEventDestroy", self.handle)
+            calls("cudaEventRecord", self.handle, stream)
+
+    def wait(self) -> None:
+        """Wait until the stream has come there, whatever it was given since. EngineError if some work failed."""
+        with self._calls.current():
+            self._calls("cudaEventSynchronize", self.handle)
 
 
 class CudaKernel:

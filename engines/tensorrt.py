@@ -183,9 +183,12 @@ class TensorRTEngine:
                 else:
                     replay.launch(addresses)
                 if output_bytes:
-                    device.download(staging[:output_bytes], memory.fetched)
-            finally:
-                device.synchronise()  # also after a failure: memory that the stream may use is not given back before
+                    device.fetched(staging[:output_bytes], memory.fetched).wait()
+                else:
+                    device.fetched().wait()
+            except BaseException:
+                device.synchronise()  # memory that the streams may use is not given back before
+                raise
             is_done = True
         finally:
             if replay is None:

@@ -112,6 +112,7 @@ class FakeCuda:
     """
 
     cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
     cudaMemcpyKind = CopyKind
     cudaMemoryType = MemoryKind
     cudaStreamCaptureMode = CaptureMode
@@ -134,6 +135,7 @@ class FakeCuda:
         self.thresholds: dict[int, int] = {}
         self.graphs: dict[int, list[Operation]] = {}
         self.launchable: dict[int, list[Operation]] = {}
+        self.events: dict[int, tuple[threading.Event, int]] = {}
         self.modules: dict[int, bytes] = {}
         self.kernels: dict[str, Callable[..., object]] = {}
         self._next = 1000
@@ -154,11 +156,12 @@ class FakeCuda:
 
     def check_end(self) -> None:
         """After a test: nothing was undefined, and nothing is left but what pytest still holds: a device with its
-        stream, pool and module."""
+        streams, pool and module."""
         gc.collect()
         self.finish()
         assert not self.violations
-        assert self.live() in ((0, 0, 0), (0, 1, 1))
+        assert self.live() in ((0, 0, 0), (0, 2, 1))
+        assert not self.events
         assert not self.graphs
         assert not self.launchable
         assert len(self.modules) <= 1
@@ -313,6 +316,42 @@ class FakeCuda:
             waiting.popleft().run()
         return OK
 
+    @call()
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any, ...]:
+        assert flags == 0
+        done, recorded = self.events[event]
+        self.enqueue(stream, Operation(lambda: self.run_until(recorded, done)))
+        return OK
+
+    @call(1)
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        assert flags == self.cudaEventDisableTiming
+        self.events[event := self.handle()] = (threading.Event(), -1)
+        return Status.cudaSuccess, event
+
+    @call()
+    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
+        del self.events[event]
+        return OK
+
+    @call()
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
+        done = threading.Event()
+        self.events[event] = (done, stream)
+        self.enqueue(stream, Operation(done.set))
+        return OK
+
+    @call()
+    def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:
+        done, stream = self.events[event]
+        self.run_until(stream, done)
+        return OK
+
+    def run_until(self, stream: int, done: threading.Event) -> None:
+        """Have a stream do what it was given until the event is done, and no more."""
+        while not done.is_set():
+            self.streams[stream].waiting.popleft().run()
+
     @call(1)
     def cudaStreamIsCapturing(self, stream: int) -> tuple[Any, ...]:
         status = "Active" if self.is_capturing(stream) else "None"
@@ -375,7 +414,13 @@ class FakeCuda:
             raise self.violated(f"{address:#x} freed twice")
         if self.is_capturing(stream):
             raise self.violated("memory given back during a capture")
-        self.enqueue(stream, Operation(lambda: self.free(block)))
+
+        def free() -> None:
+            if self.uses(lambda operation: block in operation.blocks):
+                raise self.violated(f"{address:#x} freed while another stream uses it")
+            self.free(block)
+
+        self.enqueue(stream, Operation(free))
         block.free_asked = True
         return OK
 

@@ -467,7 +467,7 @@ def test_a_callers_stream_is_used_and_not_destroyed(cuda: FakeCuda, library: Any
     device = CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
     assert device.stream == stream
     engine = TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device)
-    assert cuda.live()[1] == 1
+    assert cuda.live()[1] == 2, "the caller's, and one for copies"
     np.testing.assert_array_equal(engine.infer(feed())["y"], 2 * feed()["x"])
     del engine, device
     assert cuda.live()[1] == 1
@@ -478,7 +478,7 @@ def test_the_default_stream(cuda: FakeCuda, library: Any) -> None:
     device = CudaDevice(stream=0, runtime=cuda)  # type: ignore[arg-type]
     engine = TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device)
     kept = engine.infer(feed(), keep=["y"])["y"]
-    assert cuda.live()[1] == 0
+    assert cuda.live()[1] == 1, "for copies"
     assert kept.__cuda_array_interface__["stream"] == 1, "0 would be ambiguous"
     del kept, engine, device
     cuda.cudaStreamSynchronize(0)
@@ -505,14 +505,43 @@ def test_memory_stays_in_the_pool_and_is_counted(cuda: FakeCuda, device: CudaDev
     assert device.free_bytes() == before
 
 
+def test_a_call_waits_for_itself_alone(load: Load, cuda: FakeCuda, device: CudaDevice) -> None:
+    """Not for what another thread has given the stream since: that is computed while this call's outputs are copied."""
+    engine, later = load(scaling()), []
+    once = cuda.cudaEventSynchronize
+
+    def and_another_thread(event: int) -> Any:
+        cuda.enqueue(device.stream, Operation(lambda: later.append(True)))
+        return once(event)
+
+    cuda.cudaEventSynchronize = and_another_thread  # type: ignore[method-assign]
+    np.testing.assert_array_equal(engine.infer(feed())["y"], 2 * feed()["x"])
+    assert not later
+    device.synchronise()
+    assert later
+
+
+def test_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda, device: CudaDevice) -> None:
+    """The stand-in would tell: copies have a stream of their own."""
+    buffer, target = device.allocate((3,), np.uint8), HostBuffer(device)
+    done = device.fetched(target.sized(3), buffer)
+    buffer.close()
+    with pytest.raises(AssertionError, match="while another stream uses it"):
+        device.synchronise()
+    cuda.violations.clear()
+    cuda.streams[device._copies].waiting.clear()
+    cuda.free(cuda.blocks[next(b.address for b in cuda.blocks.values() if b.free_asked)])
+    del done
+
+
 def test_the_device_lives_as_long_as_its_buffers(cuda: FakeCuda) -> None:
     device = CudaDevice(runtime=cuda)  # type: ignore[arg-type]
     buffer, staging = device.allocate((3,), np.uint8), HostBuffer(device)
     staging.sized(100)
     del device
-    assert cuda.live() == (2, 1, 1)
+    assert cuda.live() == (2, 2, 1)
     del staging
-    assert cuda.live() == (1, 1, 1), "of the buffer"
+    assert cuda.live() == (1, 2, 1), "of the buffer"
     del buffer
     assert cuda.live() == (0, 0, 0)
 
@@ -570,7 +599,7 @@ def test_a_device_that_is_half_made_leaves_nothing(cuda: FakeCuda, name: str) ->
     assert cuda.live() == (0, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaMallocFromPoolAsync"])
+@pytest.mark.parametrize("name", ["cudaMemcpyAsync", "cudaEventSynchronize", "cudaMallocFromPoolAsync"])
 def test_other_failures_of_cuda_name_the_call(load: Load, cuda: FakeCuda, name: str) -> None:
     engine = load(scaling())
     cuda.broken[name] = Status.cudaErrorIllegalAddress
@@ -626,6 +655,7 @@ def test_the_fake_has_the_names_and_arguments_of_cuda_python() -> None:
         for member, value in vars(getattr(FakeCuda, name)).items():
             assert getattr(getattr(runtime, name), member) == value
     assert runtime.cudaStreamNonBlocking == FakeCuda.cudaStreamNonBlocking
+    assert runtime.cudaEventDisableTiming == FakeCuda.cudaEventDisableTiming
     assert runtime.cudaGetErrorString(runtime.cudaError_t.cudaErrorNoDevice)[1].decode()
     assert {"name", "major", "minor"} <= set(dir(runtime.cudaDeviceProp()))
     assert {"type", "device"} <= set(dir(runtime.cudaPointerAttributes()))
