@@ -80,6 +80,19 @@ def gpu_array(array: Any, stream: int) -> GpuArray:
     return GpuArray(int(interface["data"][0]), shape, strides, dtype, interface.get("stream"), array)
 
 
+def stream_address(stream: Any) -> int:
+    """The address of a `cudaStream_t`, given as such or as an object with `__cuda_stream__`, as cuda.core, CuPy, Numba
+    and PyTorch have it. InputError for anything else."""
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    if isinstance(stream, int) and not isinstance(stream, bool) and stream >= 0:
+        return stream
+    raise InputError(
+        f"Stream: expected the address of a CUDA stream or an object with __cuda_stream__, got {stream!r:.80}; of an "
+        "older PyTorch give stream.cuda_stream."
+    )
+
+
 def _packed(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
     """Strides in bytes of a C-contiguous array."""
     strides = [dtype.itemsize]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .artifacts import SILENT, ModelListener, onnx_model
+from .engines.cuda_array import stream_address
+from .engines.cuda_photo import GpuPhotos
 from .errors import SettingsError, did_you_mean
 from .memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
 from .models import ModelRow, get_model
@@ -27,8 +31,9 @@ class Placement:
     what the engines may take of the device; prompts are decoded in the largest batches that fit, and one call runs at a
     time. Weights count, a call's inputs, outputs and scratch memory, and what the encoder leaves of one photo; Python,
     libraries, CUDA itself, photos and their masks do not. Default: on a GPU with TensorRT nine tenths of what is free,
-    else no limit. cuda_graphs: whether TensorRT launches batches that repeat as CUDA graphs. SettingsError for names
-    that do not exist or do not go together, and for what is out of range.
+    else no limit. cuda_graphs: whether TensorRT launches batches that repeat as CUDA graphs. stream: of a caller, on
+    which the GPU then works, as address or object with `__cuda_stream__`; it must outlive the engines. SettingsError
+    for names that do not exist or do not go together, and for what is out of range.
     """
 
     backend: str = "onnxruntime"
@@ -39,6 +44,7 @@ class Placement:
     build: bool = True
     memory_mb: int | None = None
     cuda_graphs: bool = False
+    stream: Any = None
 
     def __post_init__(self) -> None:
         runs_on_gpu = self.backend != "onnxruntime"
@@ -60,6 +66,10 @@ class Placement:
             raise SettingsError(
                 "CUDA graphs are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime."
             )
+        if self.stream is not None:
+            if self.device == "cpu":
+                raise SettingsError("Stream: found one with device cpu, expected device cuda.")
+            object.__setattr__(self, "stream", stream_address(self.stream))
         if self.memory_mb is not None and self.memory_mb < 1:
             raise SettingsError(f"Memory: found {self.memory_mb} MB, expected at least 1.")
 
@@ -109,7 +119,7 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
     from .library_caches import runtime_cache
     from .self_test import test_once
 
-    library, device = load_library(placement.backend), CudaDevice()
+    library, device = load_library(placement.backend), CudaDevice(stream=placement.stream)
     spec = EngineSpec(placement.backend, str(placement.precision), gpu=Gpu(device.capability, device.name))
     if placement.engines is not None:
         engines = given_engines(placement.engines, row, spec, library, checkpoint)
@@ -124,7 +134,8 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
 
     encoder, decoder, masks, logits = map(load, NAMES)
     most = engines.sidecar["options"]["max_batch"]
-    need = tensorrt_need(encoder, decoder, masks, logits, placement.cuda_graphs)
+    overlaps = placement.memory_mb is None  # in a budget one call runs at a time
+    need = tensorrt_need(encoder, decoder, masks, logits, placement.cuda_graphs, overlaps)
     if placement.memory_mb is None:
         loaded = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
         batch = max(1, largest_batch(need, loaded + MARGIN * device.free_bytes(), most))
@@ -134,7 +145,9 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
         replace(row, decode_batch=batch),
         Engines(encoder, decoder, masks, logits),
         engines.sidecar["checkpoint_sha256"],
-        placement.memory_mb is not None,
+        one_at_a_time=not overlaps,
+        overlaps=overlaps,
+        gpu_photos=functools.partial(GpuPhotos, device),
     )
     if placement.engines is None or checkpoint is not None:  # else it is not known of what weights they are
         if listener.writing is not None and not engines.sidecar.get("self_test"):

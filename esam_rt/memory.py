@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import SettingsError
 from .models import ModelRow
-from .sam import IMAGE_SIDE
+from .sam import AHEAD, IMAGE_SIDE, PROMPT_SIDE
 
 if TYPE_CHECKING:
     from .engines.tensorrt import CallBytes, TensorRTEngine
@@ -55,9 +55,11 @@ def tensorrt_need(
     masks: TensorRTEngine,
     logits: TensorRTEngine,
     cuda_graphs: bool = False,
+    overlaps: bool = False,
 ) -> Need:
     """What TensorRT takes, by its own figures: weights, what the encoder leaves of one photo for all prompts, and the
-    greatest of all calls; with CUDA graphs a decoder call more, whose memory stays."""
+    greatest of all calls; with CUDA graphs a decoder call more, whose memory stays. overlaps: whether batches are
+    decoded while others wait for their masks; see `Sam`."""
     weights = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
     encoded = encoder.call_bytes({})
     photo = sum(encoded.tensors[name] for name in IMAGE_SIDE)
@@ -68,9 +70,11 @@ def tensorrt_need(
         return engine.call_bytes({name: s if name == "cells" else (batch, *s[1:]) for name, s in most.items()})
 
     def need(batch: int) -> int:
-        decoded = call(decoder, batch).total
+        decoding = call(decoder, batch)
+        decoded, waiting = decoding.total, (AHEAD - 1) * sum(decoding.tensors[name] for name in PROMPT_SIDE)
         of_prompts = max(photo + call(engine, batch).total for engine in (masks, logits))
-        return weights + max(encoded.total, decoded, of_prompts) + (decoded if cuda_graphs else 0)
+        prompted = decoded + of_prompts - photo + waiting if overlaps else max(decoded, of_prompts)
+        return weights + max(encoded.total, prompted) + (decoded if cuda_graphs else 0)
 
     return need
 

@@ -37,9 +37,10 @@ class EntitySegmenter:
 
     model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
-    `superpixels` (as they are, without the model; scored by size). backend, device, precision, threads, engines, build,
-    memory_mb, cuda_graphs: see `Placement`. checkpoint: instead of the model's own. listener: told while the model is
-    fetched, exported and built, which happens once.
+    `superpixels` (as they are, scored by size; the model is loaded, but not asked). backend, device, precision,
+    threads, engines, build, memory_mb, cuda_graphs, stream: see `Placement`; a loaded model stays where it is, which
+    `model_info` does not know. checkpoint: instead of the model's own. listener: told while the
+    model is fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -58,12 +59,13 @@ class EntitySegmenter:
         build: bool = True,
         memory_mb: int | None = None,
         cuda_graphs: bool = False,
+        stream: Any = None,
         listener: ModelListener = SILENT,
     ) -> None:
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
         self.method = method
-        self.placement = Placement(backend, device, precision, threads, engines, build, memory_mb, cuda_graphs)
+        self.placement = Placement(backend, device, precision, threads, engines, build, memory_mb, cuda_graphs, stream)
         self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, self.placement, checkpoint, listener)
         self.settings = (settings or Settings()).completed(self._sam.row.own_settings())

@@ -18,15 +18,17 @@ from esam_rt import EntitySegmenter, Settings
 from esam_rt.artifacts import OnnxModel
 from esam_rt.engine_store import stored
 from esam_rt.engines.cuda import CudaDevice
-from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
+from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB
 from esam_rt.models import ModelRow
 from esam_rt.prompts import point_grid
 from esam_rt.self_test import SelfTest
 
+from .cuda_on_cpu import place_photo
 from .fake_cuda import FakeCuda
 from .fake_tensorrt_builder import FakeTensorRTBuilder
+from .gpu_arrays import ByDlpack, Foreign
 from .scene import photo_of, quadrants
 from .test_cli import assert_one_error_line, call
 from .test_memory import EVERYTHING, fake_sam, need_of
@@ -53,6 +55,7 @@ def test_defaults_follow_the_backend() -> None:
         ({"precision": "int8"}, "Unknown precision 'int8'. Known: fp32, fp16, bf16"),
         ({"backend": "tensorrt", "device": "cpu"}, "tensorrt runs on device cuda only, found device cpu"),
         ({"backend": "tensorrt", "threads": 3}, "Threads are for the CPU, found backend tensorrt"),
+        ({"stream": 0}, "Stream: found one with device cpu, expected device cuda"),
         (
             {"cuda_graphs": True},
             "CUDA graphs are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime",
@@ -63,6 +66,20 @@ def test_defaults_follow_the_backend() -> None:
 def test_what_does_not_go_together(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Placement(**arguments)
+
+
+class Stream:
+    """As cuda.core, CuPy and PyTorch have it."""
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, 4711
+
+
+def test_streams() -> None:
+    assert Placement("tensorrt", stream=Stream()).stream == Placement("tensorrt", stream=4711).stream == 4711
+    for stream in ("4711", True, -1, 1.5):
+        with pytest.raises(InputError, match="Stream: expected the address of a CUDA stream or an object"):
+            Placement("tensorrt", stream=stream)
 
 
 def test_a_path_may_be_a_string(tmp_path: Path) -> None:
@@ -78,7 +95,7 @@ def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch, backend: str
 
 
 def test_no_gpu_is_an_error_never_a_quiet_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def none(*_: object) -> None:
+    def none(**_: object) -> None:
         raise DeviceError("GPU 0: found no NVIDIA driver; expected one.")
 
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
@@ -149,6 +166,58 @@ def test_a_run_on_engines_that_are_built_first(built: list[str], cache: Path) ->
     (folder / "decoder.engine").write_bytes(b"hostile")
     with pytest.raises(ModelError, match=r"decoder\.engine: found 7 bytes"):
         EntitySegmenter("tiny", backend="tensorrt", precision="fp32", build=False)
+
+
+def test_photos_on_the_gpu(library: FakeTensorRTBuilder) -> None:
+    """Scaled there, on the caller's stream: the same entities, but for what a level of a pixel changes."""
+    cuda = library.cuda
+    cuda.kernels["place_photo"] = place_photo()
+    settings = Settings().with_overrides({"prompts.coarse_side": 5, "prompts.fine_side": 9})
+    photo = photo_of(quadrants()[0], scale=11)
+    _, stream = cuda.cudaStreamCreateWithFlags(1)
+    for method in ("e-sam", "amg", "superpixels"):
+        options: Any = {"settings": settings, "method": method, "backend": "tensorrt", "precision": "fp32"}
+        with EntitySegmenter("tiny", **options, stream=stream) as segment:
+            expected = segment(photo)
+            cuda.called.clear()
+            memory = Foreign(cuda, photo)
+            found = segment(memory)
+            copied = [name for name in cuda.called if name == "cuLaunchKernel"]
+            assert len(copied) == (2 if method == "e-sam" else 1), "for the encoder, and for superpixels"
+            again = segment(ByDlpack(memory))
+        assert found.labels.shape == expected.labels.shape == photo.shape[:2]
+        assert (found.labels == expected.labels).mean() > 0.97
+        np.testing.assert_array_equal(again.labels, found.labels)
+    assert found.labels.max() > 1
+
+
+def test_photos_on_a_gpu_without_one() -> None:
+    with (
+        EntitySegmenter("tiny") as segment,
+        pytest.raises(InputError, match="found an array on a GPU, expected one on"),
+    ):
+        segment(Foreign(FakeCuda(), np.zeros((4, 5, 3), np.uint8)))
+
+
+def test_photos_of_other_libraries_on_the_host() -> None:
+    class Tensor:
+        """As PyTorch has it on the CPU."""
+
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 1, 0
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+    settings = Settings().with_overrides({"prompts.coarse_side": 3, "prompts.fine_side": 4})
+    photo = photo_of(quadrants()[0], scale=3)
+    with EntitySegmenter("tiny", settings=settings) as segment:
+        np.testing.assert_array_equal(segment(Tensor(photo)).labels, segment(photo).labels)
+        with pytest.raises(InputError, match="expected a NumPy array uint8"):
+            segment(Tensor(photo.astype(np.float32)))
 
 
 def test_build_engine_ends_with_a_self_test(built: list[str]) -> None:
@@ -227,7 +296,7 @@ def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: p
 def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """No call finds the memory at its end, although 64 prompts would."""
     monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
-    need = need_of(fake_sam(FakeCuda(), 64))
+    need = need_of(fake_sam(FakeCuda(), 64), overlaps=True)
     cuda = use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda(memory=need(40)))).cuda
     with caplog.at_level(logging.WARNING):
         sam = load_sam("tiny", Placement("tensorrt", precision="fp32"))
@@ -235,7 +304,7 @@ def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: 
         photo = sam.encode(photo_of(np.arange(64).reshape(8, 8), scale=64))
         sam.decode(photo, point_grid(10), 0, EVERYTHING)
     assert not caplog.records
-    assert cuda.peak > 0.8 * need(40)
+    assert cuda.peak > 0.4 * need(40), "what overlaps is left to chance"
     sam.close()
 
 

@@ -120,20 +120,21 @@ def fake_sam(cuda: FakeCuda, most: int, cuda_graphs: bool = False) -> Sam:
     return Sam(replace(TINY, decode_batch=most), engines, "0" * 64)
 
 
-def need_of(sam: Sam, cuda_graphs: bool = False) -> Any:
+def need_of(sam: Sam, cuda_graphs: bool = False, overlaps: bool = False) -> Any:
     e = sam.engines
-    return tensorrt_need(e.encoder, e.decoder, e.masks, e.logits, cuda_graphs)  # type: ignore[arg-type]
+    return tensorrt_need(e.encoder, e.decoder, e.masks, e.logits, cuda_graphs, overlaps)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("batch", [1, 5, 16])
-def test_the_figures_are_those_of_the_fake(batch: int, cuda_graphs: bool) -> None:
+def test_the_figures_are_those_of_the_fake(batch: int, cuda_graphs: bool, overlaps: bool) -> None:
     """A photo that fills the grid, of which every prompt passes."""
     cuda = FakeCuda()
     sam = fake_sam(cuda, 16, cuda_graphs)
-    need = need_of(sam, cuda_graphs)(batch)
+    need = need_of(sam, cuda_graphs, overlaps)(batch)
     assert cuda.peak == sum(e.plan_bytes for e in vars(sam.engines).values()), "nothing was run for the figures"
-    fitting = Sam(replace(TINY, decode_batch=batch), sam.engines, "0" * 64)
+    fitting = Sam(replace(TINY, decode_batch=batch), sam.engines, "0" * 64, overlaps=overlaps)
     image, points = photo_of(np.arange(64).reshape(8, 8), scale=64), point_grid(8)
     for _ in range(2):
         photo = fitting.encode(image)
@@ -141,7 +142,8 @@ def test_the_figures_are_those_of_the_fake(batch: int, cuda_graphs: bool) -> Non
         fitting.logits(photo, points[:20], np.zeros(20, np.uint8))
         del photo
     assert ("cudaGraphLaunch" in cuda.called) == cuda_graphs
-    assert (0.9 if cuda_graphs else 0.999) * need < cuda.peak <= need + 4096, "but for the alignment"
+    least = 0.5 if overlaps else 0.9 if cuda_graphs else 0.999  # what overlaps is left to chance
+    assert least * need < cuda.peak <= need + 4096, "but for the alignment"
 
 
 def test_figures_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
