@@ -9,9 +9,10 @@ packages are missing and there is no network: benchmarks/carry.py.
 Without `--checkpoint` the weights are random, which is as fast, and half of the prompts pass the score filter. On a GPU
 5,120 prompts are decoded, on a CPU fewer, and scaled. MMG, EMR and USR run on the CPU on what `tiny` finds in
 scikit-image's photos with the preset `paper`, since random weights find nothing; it keeps fewer masks than SAM, so they
-are lower bounds. PyTorch is transformers' `SamModel`, 64 prompts a call as in SAM's own mask generation; its masks stay
-logits, and it has no such modules. `masks of 1,024` is automatic mask generation as a whole: the method `amg` against
-transformers' pipeline. Parity: mean IoU of the masks of `tiny` with those of ONNX Runtime in fp32 on the CPU.
+are lower bounds. `12 MP photo` is scaling and encoding one that lies on the host, or on the GPU. PyTorch is
+transformers' `SamModel`, 64 prompts a call as in SAM's own mask generation; its masks stay logits, and it has no such
+modules. `masks of 1,024` is automatic mask generation as a whole: the method `amg` against transformers' pipeline.
+Parity: mean IoU of the masks of `tiny` with those of ONNX Runtime in fp32 on the CPU.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Job:
 def measure(row: Row, job: Job) -> dict[str, float]:
     """The figures of a row, in this process."""
     os.environ["ESAM_RT_CACHE"] = str(job.folder / "cache")
-    return {"modules": modules, "parity": parity, "ours": ours, "pytorch": pytorch}[row.kind](row.side, job)
+    kinds = {"modules": modules, "parity": parity, "ours": ours, "photo": photos, "pytorch": pytorch}
+    return kinds[row.kind](row.side, job)
 
 
 def modules(side: tuple[str, ...], job: Job) -> dict[str, float]:
@@ -119,6 +121,28 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
             figures["amg"] = median_s(lambda: segment(image), max(1, job.rounds // 3))
     figures |= {"batch": sam.row.decode_batch, "memory_mb": status_mb("VmHWM")}
     return figures | {"gpu_memory_mb": gpu_memory_mb() - before_mb}
+
+
+def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
+    """Seconds to scale and encode a photo of 12 megapixels that lies on the host, and one that lies on the GPU; how far
+    the two, scaled, lie apart."""
+    from esam_rt.engines.cuda import CudaDevice, HostBuffer
+
+    image = cv2.resize(data.astronaut(), (4000, 3000), interpolation=cv2.INTER_LINEAR)
+    device = CudaDevice()
+    on_gpu, staging = device.allocate(image.shape, np.uint8), HostBuffer(device).sized(image.nbytes)
+    staging[:] = image.reshape(-1)
+    device.upload(on_gpu, staging)
+    device.synchronise()
+    sam = our_sam(side, job)
+    scaled = cv2.resize(image, (1024, 768), interpolation=cv2.INTER_AREA).astype(int)
+    levels = np.abs(sam.photo(on_gpu).on_host((768, 1024)) - scaled)
+    return {
+        "photo": median_s(lambda: sam.encode(image), job.rounds),
+        "gpu_photo": median_s(lambda: sam.encode(on_gpu), job.rounds),
+        "greatest_difference": int(levels.max()),
+        "mean_difference": float(levels.mean()),
+    }
 
 
 def prepare(side: tuple[str, ...], job: Job) -> None:

@@ -13,6 +13,8 @@ TITLES = {
     **dict(zip(TIMES, ("encoder", "decoder", "MMG", "EMR", "USR"), strict=True)),
     "total": "total",
     "amg": "masks of 1,024",
+    "photo": "12 MP photo, on the host",
+    "gpu_photo": "12 MP photo, on the GPU",
     "memory_mb": "memory, MB",
     "gpu_memory_mb": "GPU memory, MB",
     "parity": "parity",
@@ -44,6 +46,8 @@ def rows_of(backends: Sequence[str], has_gpu: bool) -> Iterator[Row]:
             yield Row("ours", (*side, "graphs"))
         elif side[2] == "fp16":
             yield Row("ours", (*side, "fused"))
+        if side[2] == "fp16":
+            yield Row("photo", side)
     if has_gpu:
         modes = (("float32", "eager"), ("float16", "sdpa"), ("float16", "compiled"), ("float16", "pipeline"))
         yield from (Row("pytorch", ("cuda", *mode)) for mode in modes)
@@ -66,6 +70,7 @@ def columns_of(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             column |= figures.get("modules", {})
             if of_side := figures.get(" ".join(("parity", *side[:3]))):
                 column["parity"] = of_side["iou"]
+            column |= figures.get(" ".join(("photo", *side)), {})
         if all(row in column for row in TIMES):  # a partial sum would look like a fast side
             column["total"] = sum(column[row] for row in TIMES)
         columns[name] = column

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from .fake_cuda import FakeCuda, MemoryKind, Operation
@@ -44,6 +45,7 @@ class ByDlpack:
     asks for it would read it, as PyTorch does."""
 
     def __init__(self, memory: Foreign, part: Any = ..., *, kind: int = 2, error: Exception | None = None) -> None:
+        pytest.importorskip("cuda.core")
         self.memory, self.part, self.kind, self.error = memory, part, kind, error
         self.written = memory.content.copy()
         memory.content[...] = 0
