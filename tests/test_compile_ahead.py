@@ -20,24 +20,8 @@ from esam_rt import EntitySegmenter, Settings, cli, compile_ahead
 from esam_rt.kernels.jit import KERNELS, Kernel
 from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
 
-from .kernels.kernel_modules import ROOT, load_module, result, start
+from .kernels.kernel_modules import ROOT, SOURCE, load_module, result, start
 
-SOURCE = """
-from numba import types
-from esam_rt.kernels.jit import kernel
-
-@kernel(types.int64)
-def half(x):
-    return x // 2
-
-@kernel(types.int64)
-def half_and_one(x):
-    return half(x) + 1
-
-@kernel(types.int64)
-def doubled(x):
-    return 2 * x
-"""
 MAIN = "import sys; from esam_rt.cli import main; sys.argv[1:] = {!r}; main()"
 
 

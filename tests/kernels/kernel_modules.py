@@ -12,6 +12,22 @@ import pytest
 from esam_rt.kernels import jit
 
 ROOT = Path(__file__).parents[2]
+SOURCE = """
+from numba import types
+from esam_rt.kernels.jit import kernel
+
+@kernel(types.int64)
+def half(x):
+    return x // 2
+
+@kernel(types.int64)
+def half_and_one(x):
+    return half(x) + 1
+
+@kernel(types.int64)
+def doubled(x):
+    return 2 * x
+"""
 
 
 def load_module(path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -18,20 +18,9 @@ from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import kernel
 
-from .kernel_modules import load_module
+from .kernel_modules import SOURCE, load_module
 
-SOURCE = """
-from numba import types
-from esam_rt.kernels.jit import kernel
-
-@kernel(types.int64)
-def half(x):
-    return x // 2
-
-@kernel(types.int64)
-def half_and_one(x):
-    return half(x) + 1
-
+IMPOSSIBLE = """
 @kernel(types.int64)
 def impossible(x):
     return x.there_is_no_such_thing
@@ -41,7 +30,7 @@ def impossible(x):
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Kernels that were never compiled."""
-    yield load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
+    yield load_module(tmp_path / "mine.py", SOURCE + IMPOSSIBLE, monkeypatch)
 
 
 def test_an_array_of_another_dtype_is_refused_not_reinterpreted() -> None:
