@@ -68,13 +68,14 @@ class Profile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._named: set[int] = set()
-        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        temporary = self._open.enter_context(atomic_path(self._path))
-        self._file = self._open.enter_context(temporary.open("w", encoding="ascii"))
-        process = {"ph": "M", "pid": os.getpid(), "tid": 0, "name": "process_name", "args": {"name": "esam-rt"}}
-        self._file.write("[\n" + json.dumps(process))
+        with ExitStack() as stack:  # atomic_path is told of what fails here too
+            temporary = stack.enter_context(atomic_path(self._path))
+            self._file = stack.enter_context(temporary.open("w", encoding="ascii"))
+            process = {"ph": "M", "pid": os.getpid(), "tid": 0, "name": "process_name", "args": {"name": "esam-rt"}}
+            self._file.write("[\n" + json.dumps(process))
+            self._open = stack.pop_all()
         return self
 
     def add(self, spans: Iterable[Span], photo: str) -> None:

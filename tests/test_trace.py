@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import time
@@ -76,3 +78,30 @@ def test_a_profile_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"profile\.json cannot be written"), Profile(tmp_path / "file/profile.json"):
         pass
+
+
+def test_a_profile_that_cannot_be_opened_is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str, encoding: str) -> io.StringIO:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OutputError, match=r"profile\.json cannot be written: no permission"):
+        Profile(tmp_path / "profile.json").__enter__()
+
+
+def test_a_profile_that_cannot_be_begun_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = Full()
+
+    def open_full(path: Path, mode: str, encoding: str) -> io.StringIO:
+        path.touch()
+        return file
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(OutputError, match=r"profile\.json cannot be written: the disk or quota is full"):
+        Profile(tmp_path / "profile.json").__enter__()
+    assert file.closed
+    assert list(tmp_path.iterdir()) == []
