@@ -32,6 +32,7 @@ from esam_rt.writers import (
     write_report,
     write_report_photo,
 )
+from esam_rt.writers.record import SUFFIXES
 
 TIMES = {"encoder": 0.25, "decoder": 1.5, "mmg": 0.0625}
 RUN: dict[str, Any] = {
@@ -132,6 +133,26 @@ def test_stems_are_distinct_for_any_names() -> None:
         names = list({rng.choice(parts) + rng.choice(suffixes) for _ in range(rng.integers(1, 12))})
         names = [name for name in names if sum(name.casefold() == other.casefold() for other in names) == 1]
         assert len({stem.casefold() for stem in output_stems(names).values()}) == len(names)
+
+
+@pytest.mark.parametrize("folder", ["a.jpg", "a.png", "a.js", "A.PNG"])
+def test_the_suffix_stays_where_a_folder_is_in_the_way(folder: str) -> None:
+    assert output_stems(["a.webp", f"{folder}/b.jpg"]) == {"a.webp": "a.webp", f"{folder}/b.jpg": f"{folder}/b"}
+    assert output_stems(["s/a.webp", f"s/{folder}/c/b.jpg"])["s/a.webp"] == "s/a.webp"
+    assert output_stems(["s/a.webp", f"{folder}/b.jpg"])["s/a.webp"] == "s/a"
+
+
+def test_no_file_of_a_photo_is_in_the_way_of_another(tmp_path: Path) -> None:
+    result = blocks(2, 3)
+    names = ["a.jpg", "a.png/b.jpg", "b.png", "b.jpg/c.d/c.png", "c.jpg", "c.js/d.png", "e.jpg", "e.webp"]
+    stems = output_stems(names)
+    for name in names:
+        write_labels(tmp_path, stems[name], result)
+        write_overlay(tmp_path, Frame(photo(result), name), result, stems[name])
+        write_report_photo(tmp_path, Frame(photo(result), name), result, stems[name])
+    made = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(made) == 5 * len(names)
+    assert {path.suffix for path in made} == set(SUFFIXES)
 
 
 # --- the journal -----------------------------------------------------------------------------------------------------

@@ -12,20 +12,26 @@ from typing import Any
 from ..entities import EntityMap
 from ..errors import InputError
 
+SUFFIXES = (".png", ".jpg", ".js")  # of all files that are made of a photo: labels, overlays, report
+
 
 def output_stems(names: Sequence[str]) -> dict[str, str]:
     """Where the files of each photo go: the photo's name without its suffix, `sub/a.jpg` -> `sub/a`.
 
     The suffix stays where two files could meet: another photo of `names` has the same name without suffix (`a.jpg` and
-    `a.png`), or is itself called like that (`a.jpg.png` beside `a.jpg`). Upper and lower case count as the same, as on
-    some file systems. Give all photos of a run, so that a resumed run finds the same stems.
+    `a.png`), or is itself called like that (`a.jpg.png` beside `a.jpg`), or lies in a folder that is called like one of
+    the files (`a.png/b.jpg` beside `a.jpg`). Upper and lower case count as the same, as on some file systems. Give all
+    photos of a run, so that a resumed run finds the same stems.
     """
     bare = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
     count = Counter(stem.casefold() for stem in bare.values())
     whole = {name.casefold() for name in names}
-    return {
-        name: name if count[stem.casefold()] > 1 or stem.casefold() in whole else stem for name, stem in bare.items()
-    }
+    folders = {str(folder).casefold() for name in names for folder in PurePosixPath(name).parents}
+
+    def is_taken(stem: str) -> bool:
+        return count[stem] > 1 or stem in whole or any(stem + suffix in folders for suffix in SUFFIXES)
+
+    return {name: name if is_taken(stem.casefold()) else stem for name, stem in bare.items()}
 
 
 @dataclass(frozen=True)
