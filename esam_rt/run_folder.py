@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import OutputError, SettingsError
@@ -77,6 +77,26 @@ def check_same(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], k
             raise SettingsError(
                 f"{path}: {key} was {_short(before.get(key))}, now it is {_short(after.get(key))}; "
                 "resume with what the run began with, or start anew with --overwrite."
+            )
+
+
+def check_photos(journal: Path, done: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """SettingsError unless every photo of the journal is found again, its files under the same stem. One that is gone
+    could as well be one that is called otherwise now: it would be done twice, and its first entities stay for ever.
+
+    done, now: stems by name, of the photos in the journal and of all that are found.
+    """
+    for name, stem in done.items():
+        if name not in now:
+            like = next((other for other in now if PurePosixPath(other).name == PurePosixPath(name).name), None)
+            raise SettingsError(
+                f"{journal}: {name} is done; expected it among the photos, found {like or f'{len(now)} others'}. Give "
+                "the photos by the names that they had, or start anew with --overwrite or another --out."
+            )
+        if now[name] != stem:
+            raise SettingsError(
+                f"{journal}: the files of {name} are called {stem}, beside the photos found now {now[name]}. Rename "
+                "the photo that was added, or start anew with --overwrite or another --out."
             )
 
 

@@ -26,7 +26,19 @@ from .files import write_json
 from .frames import Frame
 from .journal import append_line, drop_torn_line, read_lines
 from .pipeline import overlapped
-from .run_folder import ERRORS, FOLDERS, PHOTOS, PROFILE, RUN, check_same, earlier_run, make_folder, remove, remove_run
+from .run_folder import (
+    ERRORS,
+    FOLDERS,
+    PHOTOS,
+    PROFILE,
+    RUN,
+    check_photos,
+    check_same,
+    earlier_run,
+    make_folder,
+    remove,
+    remove_run,
+)
 from .settings import Settings
 from .sources.photos import PhotoFile, find_photos, pixel_count, read_photo
 from .trace import Profile, Trace
@@ -192,6 +204,7 @@ class _Run:
         self.options, self.out, self.listener, self.segmenter = options, options.out, listener, segmenter
         self.stems = output_stems([photo.name for photo in photos])
         self.photos = photos[: options.limit]
+        self.finished: dict[str, str] = {}  # stems by name, of the run that is resumed
         self.failed = 0
         self._profile: Profile | None = None
         model = segmenter.model_info()
@@ -212,6 +225,8 @@ class _Run:
         }
         if earlier is not None and options.resume:
             check_same(self.out / RUN, earlier, self.header)
+            self.finished = {record.name: record.stem for record in self._records()}
+            check_photos(self.out / PHOTOS, self.finished, self.stems)
             self.header["started"] = earlier["started"]
             drop_torn_line(self.out / PHOTOS)
             remove(self.out / ERRORS)  # photos that failed are tried again
@@ -221,8 +236,7 @@ class _Run:
 
     def go(self) -> RunSummary:
         """Photo after photo, then what spans all of them."""
-        finished = {record.name for record in self._records()}
-        todo = [photo for photo in self.photos if photo.name not in finished]
+        todo = [photo for photo in self.photos if photo.name not in self.finished]
         done_before = len(self.photos) - len(todo)
         self.listener.begun(len(self.photos), done_before)
         stop: BaseException | None = None

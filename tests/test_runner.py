@@ -287,6 +287,58 @@ def test_resume_with_other_photos_of_the_same_names_is_refused(photos: Path, out
         run(other, out, resume=True)
 
 
+def test_resume_with_names_that_gained_prefixes_is_refused(tmp_path: Path, out: Path) -> None:
+    sources = [tmp_path / "left", tmp_path / "right"]
+    for source, name in zip(sources, ("a.png", "b.png"), strict=True):
+        source.mkdir()
+        Image.new("RGB", (8, 8)).save(source / name)
+    run(sources, out)
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    Image.new("RGB", (8, 8)).save(sources[1] / "a.png")
+    segmenter = FakeSegmenter()
+    with pytest.raises(SettingsError, match=r"a\.png is done; expected it .* found left/a\.png\. .*--overwrite"):
+        run(sources, out, segmenter, resume=True)
+    assert segmenter.seen == 0
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+    assert run(sources, out, overwrite=True).done == 3
+
+
+@pytest.mark.parametrize("new", ["d.png", None])
+def test_resume_without_a_photo_that_is_done_is_refused(photos: Path, out: Path, new: str | None) -> None:
+    run(photos, out, limit=1)
+    if new:
+        (photos / "a.png").rename(photos / new)
+    else:
+        (photos / "a.png").unlink()
+    with pytest.raises(SettingsError, match=r"photos\.jsonl: a\.png is done; expected it .* found [23] others"):
+        run(photos, out, resume=True)
+
+
+def test_resume_where_files_would_be_called_otherwise_is_refused(photos: Path, out: Path) -> None:
+    (photos / "b.jpg").rename(photos / "b.jpg.png")
+    run(photos, out)
+    before = contents(out)
+    for name in ("b.jpg", "b.webp"):  # the files of the first would be those of b.jpg.png
+        Image.new("RGB", (8, 8)).save(photos / name)
+    with pytest.raises(SettingsError, match=r"files of b\.jpg\.png are called b\.jpg, .* now b\.jpg\.png\. Rename"):
+        run(photos, out, resume=True)
+    assert contents(out) == before
+    (photos / "b.jpg").unlink()
+    assert run(photos, out, resume=True).done == 1
+
+
+def test_resume_goes_on_with_photos_that_were_added(photos: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    (photos / "b.jpg").rename(tmp_path / "b.jpg")
+    run(photos, out)
+    (tmp_path / "b.jpg").rename(photos / "b.jpg")
+    (photos / "sub" / "a.jpg").write_bytes((photos / "b.jpg").read_bytes())
+    summary = run(photos, out, resume=True)
+    assert (summary.done, summary.done_before, summary.entities) == (2, 2, 8)
+    run(photos, whole)
+    assert files(out) == files(whole)
+
+
 def test_earlier_run_needs_a_decision(photos: Path, out: Path) -> None:
     run(photos, out)
     before = {name: (out / name).read_bytes() for name in files(out)}
