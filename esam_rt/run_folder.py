@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from .cache import cache_folder
 from .errors import OutputError, SettingsError
 from .files import output_error
 
@@ -33,6 +38,33 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise output_error(out, e) from e
+
+
+@contextmanager
+def kept_from_others(out: Path) -> Iterator[None]:
+    """No other run of this user may write into `out` meanwhile: SettingsError where one does already.
+
+    The lock lies in the cache: results stay clean, and network folders, which may know no locks, are locked too, from
+    one machine. Without a cache that can be written nothing is locked.
+    """
+    lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(os.path.realpath(out))).hexdigest()[:16]}.lock"
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock, timeout=0))
+            stack.callback(_unlink, lock)  # before it is let go; nobody waits for it
+        except Timeout as e:
+            raise SettingsError(
+                f"--out {out}: another run is writing there; wait for its end, or choose another folder."
+            ) from e
+        except (OSError, NotImplementedError):
+            pass
+        yield
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def earlier_run(out: Path) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ from .run_folder import (
     check_photos,
     check_same,
     earlier_run,
+    kept_from_others,
     make_folder,
     remove,
     remove_run,
@@ -179,15 +180,16 @@ def run_photos(
     """
     _check_options(options)
     photos = _find_photos(options)
-    earlier = earlier_run(options.out)
-    if earlier is not None and not options.resume and not options.overwrite:
-        raise SettingsError(
-            f"--out {options.out}: holds an earlier run; give --resume to go on with it, --overwrite to remove it, "
-            "or another folder."
-        )
-    make_folder(options.out)
-    with make_segmenter(options) as segmenter:
-        return _Run(options, photos, listener, segmenter, earlier).go()
+    with kept_from_others(options.out):
+        earlier = earlier_run(options.out)
+        if earlier is not None and not options.resume and not options.overwrite:
+            raise SettingsError(
+                f"--out {options.out}: holds an earlier run; give --resume to go on with it, --overwrite to remove it, "
+                "or another folder."
+            )
+        make_folder(options.out)
+        with make_segmenter(options) as segmenter:
+            return _Run(options, photos, listener, segmenter, earlier).go()
 
 
 class _Run:

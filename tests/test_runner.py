@@ -19,6 +19,7 @@ from esam_rt.journal import append_line, drop_torn_line, read_lines
 from esam_rt.runner import RunOptions, RunSummary, run_photos
 
 from .fake_segmenter import STAGES, FakeSegmenter
+from .kernels.kernel_modules import start
 
 RESULTS = ("labels", "overlays", "report", "entities.json", "photos.jsonl", "errors.jsonl", "run.json")
 
@@ -394,6 +395,59 @@ def test_errors_before_the_first_photo_remove_nothing(photos: Path, out: Path) -
     with pytest.raises(EngineError):
         run_photos(RunOptions(sources=[photos], out=out, overwrite=True), Log(), no_model)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_two_runs_at_once_do_not_share_a_folder(
+    photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]
+) -> None:
+    monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "link").symlink_to(out)
+    told: list[str] = []
+
+    def again(number: int) -> None:
+        if number == 1:
+            with pytest.raises(SettingsError) as caught:
+                run(photos, tmp_path / "link", **options)
+            told.append(str(caught.value))
+            assert run(photos, tmp_path / "other").done == 3
+
+    assert run(photos, out, FakeSegmenter(again)).done == 3
+    assert told == [
+        f"--out {tmp_path / 'link'}: another run is writing there; wait for its end, or choose another folder."
+    ]
+    assert len(lines(out / "photos.jsonl")) == 3
+    assert not [name for name in files(tmp_path) if "lock" in name]
+    assert run(photos, out, resume=True).done == 0
+
+
+def test_a_run_of_another_process_keeps_the_folder_until_it_ends_or_is_killed(
+    photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
+    code = """
+import sys, time
+from pathlib import Path
+from esam_rt.run_folder import kept_from_others
+with kept_from_others(Path(sys.argv[1])):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+    with start(code, tmp_path / "cache", str(out)) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        with pytest.raises(SettingsError, match="another run is writing there"):
+            run(photos, out)
+        assert not out.exists()
+        process.kill()
+    assert run(photos, out).done == 3
+
+
+def test_a_cache_that_cannot_be_written_locks_nothing(
+    photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "file"))
+    assert run(photos, out).done == 3
 
 
 def test_out_inside_a_source_is_not_a_source(photos: Path) -> None:
