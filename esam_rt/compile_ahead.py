@@ -18,7 +18,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from .errors import OutputError
 from .kernels.code_cache import REMEDY
-from .kernels.jit import KERNELS, Kernel
+from .kernels.jit import KERNELS, Kernel, check_compiles
 
 
 def _modules(*names: str) -> tuple[str, ...]:
@@ -96,7 +96,9 @@ def begin(modules: Sequence[str] = OF_A_PHOTO, with_process: bool = False) -> th
     """A thread that readies the kernels of these modules one by one; the program may call them meanwhile, or end.
 
     with_process: where the cache lacks some, another process fills it from the other end, until the two meet.
+    SettingsError where Numba is told to compile nothing.
     """
+    check_compiles()
     thread = threading.Thread(target=_ready, args=(modules, with_process), name="esam-rt-kernels")
     thread.start()
     return thread

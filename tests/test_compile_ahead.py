@@ -147,6 +147,18 @@ def test_the_command_fails_where_the_sources_cannot_be_read(few: Path, monkeypat
     assert "mine: cannot be cached" in said.stderr
 
 
+@pytest.mark.parametrize("command", [["compile-kernels"], ["run", "photo.png", "--method", "superpixels"]])
+def test_a_numba_that_may_not_compile_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "photo.png")
+    process = start(MAIN.format(command), tmp_path / "cache")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("error: NUMBA_DISABLE_JIT is set") and err.count("\n") == 1
+
+
 def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
     thread = compile_ahead.begin(("mine",))
     calls = [(kernel, kernel(10)) for kernel in reversed(compile_ahead.KERNELS)]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from numba import njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
+from ..errors import SettingsError
 from .code_cache import CONFIG, CodeCache
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,7 +53,9 @@ class Kernel:
         return self._called(*arguments)
 
     def compile(self) -> Any:
-        """Make it ready to be called, from the cache where that has it; what is to be called."""
+        """Make it ready to be called, from the cache where that has it; what is to be called. SettingsError where Numba
+        is told to compile nothing."""
+        check_compiles()
         with global_compiler_lock:
             if self._compiled is None:
                 self._compiled = self._dispatcher(self.cache)
@@ -86,6 +89,12 @@ class Kernel:
         return dispatcher
 
 
+def check_compiles() -> None:
+    """SettingsError where Numba is told to compile nothing: the kernels run as machine code only."""
+    if CONFIG.DISABLE_JIT:
+        raise SettingsError("NUMBA_DISABLE_JIT is set, but esam-rt compiles its kernels with Numba's JIT; unset it.")
+
+
 KERNELS: list[Kernel] = []  # of the modules that were imported
 
 
@@ -98,8 +107,6 @@ def kernel(*arguments: types.Type) -> Callable[[F], F]:
     """
 
     def make(function: F) -> F:
-        if CONFIG.DISABLE_JIT:
-            return function
         KERNELS.append(Kernel(function, arguments))
         return cast(F, KERNELS[-1])
 

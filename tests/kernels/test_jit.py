@@ -14,6 +14,7 @@ from numba import types
 from numba.core.errors import TypingError
 
 import esam_rt.kernels
+from esam_rt.errors import SettingsError
 from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import kernel
@@ -88,6 +89,16 @@ def test_the_garbage_collector_is_left_as_it_was(mine: ModuleType, enabled: bool
         (gc.enable if was else gc.disable)()
 
 
+def test_a_numba_that_may_not_compile_is_an_error_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_cache.CONFIG, "DISABLE_JIT", 1)
+    mine = load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=r"NUMBA_DISABLE_JIT is set.*unset it"):
+            mine.half(10)
+    monkeypatch.setattr(code_cache.CONFIG, "DISABLE_JIT", 0)
+    assert mine.half_and_one(10) == 6
+
+
 def test_a_function_without_a_file_is_compiled_all_the_same() -> None:
     namespace: dict[str, Any] = {}
     exec("def doubled(x): return 2 * x", namespace)
@@ -110,7 +121,10 @@ def test_functions_that_differ_from_call_to_call_are_not_mixed_up() -> None:
 def test_the_kernels_import_numpy_and_numba_and_each_other_only() -> None:
     for path in Path(*esam_rt.kernels.__path__).glob("*.py"):
         known = {"numpy", "numba", *sys.stdlib_module_names}
-        beyond = {("code_cache.py", "cache")}  # where the cache of the user is
+        beyond = {
+            ("code_cache.py", "cache"),
+            ("jit.py", "errors"),
+        }  # where the user's cache is, and errors
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
