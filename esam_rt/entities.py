@@ -64,35 +64,20 @@ class EntityMap:
         """
         h, w = labels.shape
         n = len(score)
-        ys, xs = np.arange(h), np.arange(w)
-        by_row = np.zeros((n + 1, h), np.int64)
-        by_column = np.zeros((n + 1, w), np.int64)
-        for y in range(h):  # a row at a time: no second array of the photo's size
-            by_row[:, y] = np.bincount(labels[y], minlength=n + 1)
-        for x0 in range(0, w, 64):
-            strip = labels[:, x0 : x0 + 64].astype(np.int64) + (n + 1) * np.arange(min(64, w - x0))
-            counts = np.bincount(strip.ravel(), minlength=(n + 1) * strip.shape[1])
-            by_column[:, x0 : x0 + 64] = counts.reshape(-1, n + 1).T
-        area = by_row[1:].sum(axis=1)
+        area, box, centroid = _measured(labels, n)
         order = np.lexsort((np.arange(n), -area, -np.asarray(score, np.float64)))
         order = order[area[order] > 0]
         renumber = np.zeros(n + 1, np.uint16)
         renumber[order + 1] = np.arange(1, len(order) + 1)
-        box = np.zeros((len(order), 4), np.int32)
-        centroid = np.zeros((len(order), 2), np.float32)
-        for i, k in enumerate(order + 1):
-            rows, columns = np.flatnonzero(by_row[k]), np.flatnonzero(by_column[k])
-            box[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-            centroid[i] = by_column[k] @ xs / area[k - 1], by_row[k] @ ys / area[k - 1]
         renumbered = np.asarray(labels, np.uint16) if in_place else np.empty((h, w), np.uint16)
         for y in range(0, h, 64):
             renumbered[y : y + 64] = renumber[labels[y : y + 64]]
         return cls(
             renumbered,
             np.asarray(score, np.float32)[order],
-            area[order].astype(np.int64),
-            box,
-            centroid,
+            area[order],
+            box[order],
+            centroid[order],
             np.asarray(stage, np.uint8)[order],
             dict(times_s or {}),
         )
@@ -157,6 +142,35 @@ class EntityMap:
             confidence=self.score,
             class_id=np.zeros(len(self), int),
         )
+
+
+def _measured(
+    labels: NDArray[np.integer], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """Area [N], box [N, 4] and centroid [N, 2] of the labels from 1 to `count`, as in `EntityMap`; those of a label
+    without pixels mean nothing. From runs, some rows at a time: a few numbers a label, never one a row or column."""
+    h, w = labels.shape
+    sums = np.zeros((3, count + 1))  # pixels, twice x, y; whole numbers below 2^53, so exact
+    low, high = np.full((2, count + 1), max(h, w)), np.zeros((2, count + 1), np.int64)  # x and y
+    for top in range(0, h, 64):
+        strip = labels[top : top + 64]
+        begins = np.ones(strip.shape, bool)
+        np.not_equal(strip[:, 1:], strip[:, :-1], out=begins[:, 1:])
+        start = np.flatnonzero(begins)
+        label = strip.ravel()[start].astype(np.intp)
+        length = np.diff(start, append=strip.size)
+        y, x = np.divmod(start, w)
+        y += top
+        for total, weights in zip(sums, (length, length * (2 * x + length - 1), length * y), strict=True):
+            total += np.bincount(label, weights, count + 1)
+        for axis, first, end in ((0, x, x + length), (1, y, y + 1)):
+            np.minimum.at(low[axis], label, first)
+            np.maximum.at(high[axis], label, end)
+    area, twice_x, y_sum = sums[:, 1:]
+    box = np.stack([*low, *high], axis=1)[1:].astype(np.int32)
+    pixels = np.maximum(area, 1)
+    centroid = np.stack([twice_x / 2 / pixels, y_sum / pixels], axis=1).astype(np.float32)
+    return area.astype(np.int64), box, centroid
 
 
 def _column_runs(labels: NDArray[np.uint16], count: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:

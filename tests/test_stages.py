@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tracemalloc
 from typing import cast
 
 import cv2
@@ -321,6 +322,38 @@ def test_entity_map_measures_and_orders() -> None:
     coco = result.to_coco(image_id=7, first_id=3)
     assert [a["id"] for a in coco] == [3, 4, 5]
     assert coco[0]["bbox"] == [4, 3, 4, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (1, 300), (300, 1), (64, 9), (65, 70), (131, 40)])
+def test_entity_map_measures_as_label_by_label(shape: tuple[int, int], dtype: type[np.integer]) -> None:
+    rng, count = np.random.default_rng(0), 7
+    noise = rng.integers(0, count + 1, shape)
+    stripes = np.indices(shape).sum(0) // 5 % count  # the last label is empty
+    for labels in (noise, stripes, np.zeros(shape, int), np.full(shape, count)):
+        result = EntityMap.from_labels(labels.astype(dtype), np.linspace(1, 0.5, count), np.zeros(count, int))
+        present = [label for label in range(1, count + 1) if (labels == label).any()]
+        assert len(result) == len(present)
+        for i, label in enumerate(present):
+            ys, xs = np.nonzero(labels == label)
+            assert (result.mask(i) == (labels == label)).all()
+            assert result.area[i] == len(ys)
+            assert result.box_xyxy[i].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            assert result.centroid_xy[i].tolist() == np.float32([xs.sum() / len(xs), ys.sum() / len(ys)]).tolist()
+
+
+def test_entity_map_of_many_entities_needs_little_memory() -> None:
+    side, count = 1024, 16_384
+    cell = np.arange(side) // 8
+    labels = (cell[:, None] * (side // 8) + cell + 1).astype(np.uint16)
+    tracemalloc.start()
+    try:
+        result = EntityMap.from_labels(labels, np.ones(count), np.zeros(count, int), in_place=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(result) == count and (result.area == 64).all()
+    assert peak < 400 * count  # with rows and columns of each label, 16,000 bytes
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (37, 23)])
