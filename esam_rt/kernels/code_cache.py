@@ -12,8 +12,11 @@ import logging
 import os
 import pickle
 import secrets
+import shutil
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from ..cache import cache_folder
 CONFIG: Any = numba.config
 OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")  # Numba's settings that change the code
 SEAL_BYTES = 32
+UNUSED_S = 30 * 24 * 3600  # code that nobody used for so long is removed
 REMEDY = f"Set {'NUMBA_CACHE_DIR' if CONFIG.CACHE_DIR else 'ESAM_RT_CACHE'} to a folder of your own."
 
 
@@ -74,7 +78,8 @@ class CodeCache(NullCache):
         """Of the file; None where there can be none."""
         if not self._can_cache:
             return None
-        return code_folder() / _short(_shared_key()) / f"{self._name}-{_short(self._own_key)}.kernel"
+        folder = code_folder() / f"{_short(_machine())}-{_short(_shared_key())}"
+        return folder / f"{self._name}-{_short(self._own_key)}.kernel"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compilation in the file, ready to be called, or None."""
@@ -91,6 +96,8 @@ class CodeCache(NullCache):
             self.trouble = f"Kernels in {self.path.parent} are not used, since others could have written them"
         elif content[:SEAL_BYTES] == self._seal(data):
             self.loaded = True
+            with suppress(OSError):
+                os.utime(self.path.parent)  # its time is that of its last use
             return CompileResult._rebuild(target_context, *pickle.loads(data))  # type: ignore[no-untyped-call]
         return None
 
@@ -100,8 +107,11 @@ class CodeCache(NullCache):
             return
         data = dumps(compilation._reduce())  # type: ignore[no-untyped-call]
         try:
+            is_first = not self.path.parent.exists()
             _write(self.path, self._seal(data) + data)
             self.saved, self.trouble = True, None
+            if is_first:
+                _remove_unused()
         except OSError as e:
             self.trouble = f"Kernels cannot be cached in {self.path.parent} ({e.strerror})"
 
@@ -123,6 +133,11 @@ def _shared_key() -> str:
     return repr((SOURCES, versions, options, cpu))
 
 
+def _machine() -> str:
+    """The system and the CPU by name; other versions of LLVM name other features of it."""
+    return repr(cpu_target.target_context.codegen().magic_tuple()[:2])
+
+
 def _short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
@@ -142,6 +157,15 @@ def _write(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_unused() -> None:
+    """Remove code of other versions for this machine; whoever wants it meanwhile compiles it anew. That of other
+    machines stays: those who may only read it leave no trace of using it."""
+    with suppress(OSError):  # the next time will do
+        for folder in code_folder().glob(f"{_short(_machine())}-*"):
+            if folder.stat().st_mtime < time.time() - UNUSED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache

@@ -2,6 +2,7 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -247,6 +248,63 @@ def test_settings_of_numba_that_change_the_code_have_code_of_their_own(
     monkeypatch.setattr(code_cache.CONFIG, "BOUNDSCHECK", 1)
     checked = load().doubled
     assert (checked(21), checked.cache.loaded) == (42, False)
+
+
+@pytest.fixture
+def unused(load: Load, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of another version of Numba, its code in a folder that was last used 31 days ago."""
+    with monkeypatch.context() as patch:
+        patch.setattr(code_cache.CONFIG, "OPT", 1)
+        mine = load()
+        assert mine.doubled(21) == 42
+        assert mine.trebled.cache.path.parent == mine.doubled.cache.path.parent
+    make_old(mine.doubled.cache.path.parent)
+    return mine
+
+
+def make_old(folder: Path) -> None:
+    then = time.time() - 31 * 24 * 3600
+    os.utime(folder, (then, then))
+
+
+def test_code_that_nobody_used_for_long_is_removed_when_other_code_is_made(load: Load, unused: ModuleType) -> None:
+    old = unused.doubled.cache.path.parent
+    others = [old.with_name("0" * 16 + old.name[16:]), old.with_name("mine")]
+    for folder in others:  # of another machine, and of somebody else
+        shutil.copytree(old, folder)
+        make_old(folder)
+    mine = load()
+    assert mine.doubled(21) == 42
+    assert sorted(old.parent.iterdir()) == sorted([*others, mine.doubled.cache.path.parent])
+    assert unused.trebled(21) == 63  # by a process that knows the folder that is gone
+    assert unused.trebled.cache.saved
+
+
+def test_code_that_is_used_stays(load: Load, unused: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(code_cache.CONFIG, "OPT", 1)
+        again = load()
+        assert (again.doubled(21), again.doubled.cache.loaded) == (42, True)
+    load().doubled(21)
+    assert unused.doubled.cache.path.exists()
+
+
+def test_code_that_is_half_removed_or_cannot_be_marked_is_in_nobodys_way(
+    load: Load, unused: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert load().doubled(21) == 42
+    again = load()
+    assert (again.doubled(21), again.doubled.cache.loaded) == (42, True)
+    assert list(unused.doubled.cache.path.parent.iterdir()) == []
+    monkeypatch.setattr(code_cache.CONFIG, "OPT", 1)
+    anew = load()
+    assert (anew.doubled(21), anew.doubled.cache.path) == (42, unused.doubled.cache.path)
+    assert (anew.doubled.cache.saved, anew.doubled.cache.trouble) == (True, None)
 
 
 def test_numba_cache_dir_goes_before_the_cache_of_esam_rt(
