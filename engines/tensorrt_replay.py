@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from .cuda import CudaDevice, CudaGraph, DeviceBuffer
 from .tensorrt_context import Context, Memory
 
+REPLAYS = 3  # batches whose outputs may be in use at once: one is decoded, two wait for their masks
+
 
 @dataclass(eq=False)
 class _Lease:
@@ -65,40 +67,49 @@ class Replay:
 
 
 class Replays:
-    """Finds the calls of an engine that repeat. new_context: makes the context that is captured.
+    """Finds the calls of an engine that repeat. new_context: makes the contexts that are captured.
 
-    captures: False where the library makes CUDA graphs by itself, of calls whose shapes and addresses stay.
+    captures: False where the library makes CUDA graphs by itself, of calls whose shapes and addresses stay. A call is
+    replayed on any of up to REPLAYS pieces of memory whose outputs nobody has any more.
     """
 
     def __init__(self, device: CudaDevice, new_context: Callable[[], Context], captures: bool) -> None:
         self.captures = captures
         self._device, self._new_context = device, new_context
-        self._context: Context | None = None
+        self._contexts: list[Context] = []  # one for each replay, used again by later ones
         self._last: Hashable = None
         self._key: Hashable = None
-        self._replay: Replay | None = None
+        self._made: list[Replay] = []
 
     def of(self, key: Hashable, shapes: Mapping[str, tuple[int, ...]], allocate: Callable[[], Memory]) -> Replay | None:
-        """The replay of a call with this key; None where it is to be run as any: it is not that of the call before, or
-        its outputs are still in somebody's hands. EngineError or OutOfMemoryError where it cannot be made."""
+        """A replay of a call with this key; None where it is to be run as any: it is not that of the call before, or
+        all outputs are still in somebody's hands. EngineError or OutOfMemoryError where none can be made."""
         is_repeated, self._last = key == self._last, key
-        if not is_repeated or (self._replay is not None and self._replay.is_lent):
+        if not is_repeated:
             return None
-        if self._replay is None or self._key != key:
+        if self._key != key:
+            if any(replay.is_lent for replay in self._made):
+                return None
             self.forget()
-            self._context = self._context or self._new_context()
-            self._context.prepared(shapes)
-            self._replay, self._key = Replay(self._device, self._context, allocate()), key
-        return self._replay
+            self._key = key
+        free = next((replay for replay in self._made if not replay.is_lent), None)
+        if free is None and len(self._made) < REPLAYS:
+            if len(self._contexts) == len(self._made):
+                self._contexts.append(self._new_context())
+            context = self._contexts[len(self._made)]
+            context.prepared(shapes)
+            free = Replay(self._device, context, allocate())
+            self._made.append(free)
+        return free
 
     def forget(self) -> None:
-        """Free what the last replay holds."""
-        if self._replay is not None:
-            self._replay.close()
-            self._replay = self._key = None
+        """Free what the replays hold."""
+        while self._made:
+            self._made.pop().close()
+        self._key = None
 
     def close(self) -> None:
         """Free everything."""
         self.forget()
-        if self._context is not None:
-            self._context.close()
+        while self._contexts:
+            self._contexts.pop().close()

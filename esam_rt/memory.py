@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from .engines.tensorrt_replay import REPLAYS
 from .errors import SettingsError
 from .models import ModelRow
 from .sam import AHEAD, IMAGE_SIDE, PROMPT_SIDE
@@ -58,9 +59,10 @@ def tensorrt_need(
     overlaps: bool = False,
 ) -> Need:
     """What TensorRT takes, by its own figures: weights, what the encoder leaves of one photo for all prompts, and the
-    greatest of all calls; with CUDA graphs a decoder call more, whose memory stays. overlaps: whether batches are
-    decoded while others wait for their masks; see `Sam`."""
+    greatest of all calls; with CUDA graphs the decoder calls whose memory stays. overlaps: whether batches are decoded
+    while others wait for their masks; see `Sam`."""
     weights = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
+    replays = 0 if not cuda_graphs else REPLAYS if overlaps else 1
     encoded = encoder.call_bytes({})
     photo = sum(encoded.tensors[name] for name in IMAGE_SIDE)
 
@@ -74,7 +76,7 @@ def tensorrt_need(
         decoded, waiting = decoding.total, (AHEAD - 1) * sum(decoding.tensors[name] for name in PROMPT_SIDE)
         of_prompts = max(photo + call(engine, batch).total for engine in (masks, logits))
         prompted = decoded + of_prompts - photo + waiting if overlaps else max(decoded, of_prompts)
-        return weights + max(encoded.total, prompted) + (decoded if cuda_graphs else 0)
+        return weights + max(encoded.total, prompted) + replays * decoded
 
     return need
 

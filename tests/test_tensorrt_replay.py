@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 
 from esam_rt.engines.cuda import CudaDevice, CudaGraph
 from esam_rt.engines.tensorrt import TensorRTEngine
+from esam_rt.engines.tensorrt_replay import REPLAYS
 from esam_rt.errors import EngineError, OutOfMemoryError
+from esam_rt.sam import AHEAD
 
 from .fake_cuda import CaptureMode, FakeCuda, Status
 from .fake_tensorrt import FakeTensorRTRTX, make_plan
@@ -81,18 +84,31 @@ def test_memory_of_the_gpu_is_fed_and_kept(load: Load, cuda: FakeCuda) -> None:
 def test_kept_outputs_are_never_overwritten(load: Load, cuda: FakeCuda) -> None:
     engine = load(scaling())
     outs: list[Any] = []
-    for scale in range(1, 9):
+    for scale in range(1, 10):
         outs.append(engine.infer(feed(5, scale), keep=["y"])["y"])
-        if scale == 5:
+        if scale == 6:
             outs[-1].close()
-    assert launches(cuda) == 0, "they are in the way"
+    assert launches(cuda) == 0, "they are in the way: the first is run as any, three begin replays, the others as any"
     for scale, y in enumerate(outs, 1):
-        if scale != 5:
+        if scale != 6:
             np.testing.assert_array_equal(y.numpy(), scale * feed(5)["x"])
     del y, outs
     for scale in (2, 3):
         np.testing.assert_array_equal(engine.infer(feed(5, scale), keep=["y"])["y"].numpy(), scale * feed(5)["x"])
     assert launches(cuda) == 2
+
+
+def test_batches_that_wait_for_their_masks_are_replayed(load: Load, cuda: FakeCuda) -> None:
+    """As many as a photo's masks are behind its prompts; each in memory of its own."""
+    engine, behind = load(scaling()), deque[tuple[int, Any]]()
+    for scale in range(1, 20):
+        behind.append((scale, engine.infer(feed(5, scale), keep=["y"])["y"]))
+        assert launches(cuda) == (scale > 1 + REPLAYS), "one as any, then each memory once without a graph"
+        if len(behind) > AHEAD:
+            earlier, y = behind.popleft()
+            np.testing.assert_array_equal(y.numpy(), earlier * feed(5)["x"])
+            del y
+    assert len(cuda.launchable) == REPLAYS == AHEAD + 1
 
 
 def test_what_was_lent_outlives_replay_and_engine(load: Load, cuda: FakeCuda, device: CudaDevice) -> None:
