@@ -118,8 +118,8 @@ class Sam:
 
     checkpoint_sha256: of the file that the engines were made of, hex. one_at_a_time: whether threads take turns at
     encoding photos and decoding batches, so that memory is needed for one of them only. overlaps: whether a batch's
-    masks are fetched and sorted while the next is decoded, as a GPU wants it. gpu_photos: makes what takes photos on
-    the GPU of the engines, for engines that run on one.
+    masks are fetched and sorted while the next is decoded, as a GPU wants it; on two CPU cores it gains nothing.
+    gpu_photos: makes what takes photos on the GPU of the engines, for engines that run on one.
     """
 
     def __init__(
