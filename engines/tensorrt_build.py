@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-import math
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.graph_files import check_graph_file
 
+from .profiles import Profile, profile_shapes
 from .tensorrt_log import keeping_logger
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class BuiltEngine:
     layers: int
     attention: int
     seconds: float
-    profile: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+    profile: Mapping[str, Profile]
 
 
 def load_library(backend: str) -> ModuleType:
@@ -191,33 +191,13 @@ def _typed(library: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _profile(
-    builder: Any, config: Any, network: Any, path: Path, max_batch: int
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+def _profile(builder: Any, config: Any, network: Any, path: Path, max_batch: int) -> dict[str, Profile]:
     """Give the network the ranges of its free extents; returns them by input."""
-    inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    side = math.isqrt(inputs["images"].shape[1]) if "images" in inputs else 0
-    # Photos of 4:3 are most common; the greatest batch is what a run asks for but for its last call.
-    ranges = {
-        "B": (1, max_batch, max_batch),
-        "M": (1, max_batch, max_batch),
-        "rows": (1, 3 * side // 4, side),
-        "columns": (2, side, side),
+    inputs = {
+        tensor.name: [n if n >= 0 else tensor.get_dimension_name(axis) for axis, n in enumerate(tensor.shape)]
+        for tensor in map(network.get_input, range(network.num_inputs))
     }
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}
-    for name, tensor in inputs.items():
-        extents = list(tensor.shape)
-        if -1 not in extents:
-            continue
-        names = [tensor.get_dimension_name(i) if n < 0 else "" for i, n in enumerate(extents)]
-        if unknown := [n for n in names if n and n not in ranges]:
-            raise ModelError(
-                f"{path}: input {name}: found free extent {unknown[0]!r}, expected one of {', '.join(ranges)}."
-            )
-        low, usual, high = (
-            tuple(n if n >= 0 else ranges[names[i]][k] for i, n in enumerate(extents)) for k in range(3)
-        )
-        shapes[name] = low, usual, high
+    shapes = profile_shapes(path, inputs, max_batch)
     if shapes:
         profile = builder.create_optimization_profile()
         for name, of_input in shapes.items():
