@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from esam_rt.errors import DeviceError, EngineError, EsamError, InputError, MissingDependencyError, OutOfMemoryError
 
-from .cuda_array import GpuArray, gpu_array
+from .cuda_array import LEGACY_STREAM, GpuArray, gpu_array
 
 _log = logging.getLogger("esam_rt")
 
@@ -40,7 +40,6 @@ DRIVER = (
     "cuModuleUnload",
     "cuuint64_t",
 )
-LEGACY_STREAM = 1  # the name of stream 0 where 0 would mean none
 NEVER = 2**64 - 1  # bytes of unused memory at which a pool gives some back
 
 
@@ -184,11 +183,7 @@ class CudaDevice:
     def view(self, array: Any) -> DeviceBuffer:
         """Memory of an array of another library, in place; see `located`. InputError unless it is C-contiguous."""
         found = self.located(array)
-        if not found.is_contiguous:
-            raise InputError(
-                f"GPU array: found shape {list(found.shape)} with strides {list(found.strides_bytes)}, expected a "
-                "C-contiguous array; make one with .contiguous() or ascontiguousarray()."
-            )
+        found.check_is_contiguous()
         return DeviceBuffer(self, found.pointer, found.dtype, found.shape, owner=found.owner)
 
     def located(self, array: Any) -> GpuArray:
@@ -394,6 +389,6 @@ def _cuda_python() -> SimpleNamespace:
         driver = importlib.import_module("cuda.bindings.driver")
     except ImportError as e:
         raise MissingDependencyError(
-            f"cuda-python cannot be imported ({e}); get it with: pip install 'esam-rt[tensorrt-rtx]'"
+            f"cuda-python cannot be imported ({e}); get it with: pip install cuda-python"
         ) from e
     return SimpleNamespace(**vars(runtime), **{name: getattr(driver, name) for name in DRIVER})

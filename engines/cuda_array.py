@@ -11,13 +11,16 @@ import numpy as np
 
 from esam_rt.errors import InputError, MissingDependencyError
 
+ALIGNMENT = 256  # of addresses that TensorRT takes, in bytes; CUDA allocates so
+LEGACY_STREAM = 1  # the name of stream 0 where 0 would mean none
 ON_GPU = (2, 13)  # DLPack's devices: memory of CUDA, and managed memory
 
 
 @dataclass(frozen=True)
 class GpuArray:
     """pointer: address of the first element. strides_bytes: of each axis. stream: whose work must be done before the
-    array is read, None where nothing is to be waited for. owner: what keeps the memory."""
+    array is read, None where nothing is to be waited for, or the reader's stream does so by itself. owner: what keeps
+    the memory."""
 
     pointer: int
     shape: tuple[int, ...]
@@ -30,6 +33,14 @@ class GpuArray:
     def is_contiguous(self) -> bool:
         """Whether it is C-contiguous; strides of single elements do not matter."""
         return self.rows_are_contiguous(len(self.shape))
+
+    def check_is_contiguous(self) -> None:
+        """InputError unless it is."""
+        if not self.is_contiguous:
+            raise InputError(
+                f"GPU array: found shape {list(self.shape)} with strides {list(self.strides_bytes)}, expected a "
+                "C-contiguous array; make one with .contiguous() or ascontiguousarray()."
+            )
 
     def rows_are_contiguous(self, axes: int) -> bool:
         """Whether the last `axes` axes lie as in a C-contiguous array."""
@@ -48,12 +59,12 @@ def is_gpu_array(array: object) -> bool:
     return hasattr(array, "__cuda_array_interface__")
 
 
-def gpu_array(array: Any, stream: int) -> GpuArray:
+def gpu_array(array: Any, read_on: int) -> GpuArray:
     """Where an object for which `is_gpu_array` holds lies; nothing is copied.
 
-    stream: the address of the one that will read it. By DLPack the other library has it wait for what is still to be
-    written (PyTorch, CuPy, JAX, TensorFlow). `__cuda_array_interface__` names a stream to wait for, or none, as Numba.
-    InputError for arrays that cannot be passed on, MissingDependencyError where DLPack needs cuda-core.
+    read_on: the address of the stream that will read it. By DLPack the other library has it wait for what is still to
+    be written (PyTorch, CuPy, JAX, TensorFlow). `__cuda_array_interface__` names a stream to wait for, or none, as
+    Numba. InputError for arrays that cannot be passed on, MissingDependencyError where DLPack needs cuda-core.
     """
     if hasattr(array, "__dlpack__"):
         try:
@@ -63,12 +74,13 @@ def gpu_array(array: Any, stream: int) -> GpuArray:
                 f"cuda-core cannot be imported ({e}), which reads arrays by DLPack; get it with: pip install cuda-core"
             ) from e
         try:
-            seen = memory_view.from_dlpack(array, stream_ptr=stream)
+            seen = memory_view.from_dlpack(array, stream_ptr=read_on)
         except BufferError as e:
             raise InputError(f"GPU array: expected one that DLPack can pass on, found one that it cannot: {e}") from e
         dtype, shape = np.dtype(seen.dtype), tuple(seen.shape)
         strides = None if seen.strides is None else tuple(n * dtype.itemsize for n in seen.strides)
-        return GpuArray(seen.ptr, shape, strides or _packed(shape, dtype), dtype, None, seen)
+        strides = strides or _packed(shape, dtype)
+        return GpuArray(seen.ptr, shape, strides, dtype, None, seen)
     interface = array.__cuda_array_interface__
     if interface.get("mask") is not None:
         raise InputError("GPU array: found one with a mask, expected one without.")
@@ -77,7 +89,8 @@ def gpu_array(array: Any, stream: int) -> GpuArray:
         dtype = np.dtype(ml_dtypes.bfloat16)
     strides = interface.get("strides")
     strides = _packed(shape, dtype) if strides is None else tuple(strides)
-    return GpuArray(int(interface["data"][0]), shape, strides, dtype, interface.get("stream"), array)
+    pointer, stream = int(interface["data"][0]), interface.get("stream")
+    return GpuArray(pointer, shape, strides, dtype, stream, array)
 
 
 def stream_address(stream: Any) -> int:

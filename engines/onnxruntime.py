@@ -1,38 +1,41 @@
-"""ONNX Runtime, on the CPU or through its CUDA provider."""
+"""ONNX Runtime, on the CPU, or on an NVIDIA GPU through its CUDA or TensorRT provider."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
+import onnx
 
-from esam_rt.errors import (
-    DeviceError,
-    EngineError,
-    MissingDependencyError,
-    ModelError,
-    OutOfMemoryError,
-    SettingsError,
-    did_you_mean,
-)
+from esam_rt.errors import EngineError, EsamError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
 from esam_rt.graph_files import check_graph_file
 
-from .base import Array, Tensor, check_feed
+from .base import Tensor, check_feed
+from .cuda import CudaDevice
+from .cuda_array import ALIGNMENT, is_gpu_array
+from .onnxruntime_providers import (
+    GATE,
+    PROVIDERS,
+    Placed,
+    TensorRTCache,
+    import_onnxruntime,
+    is_out_of_memory,
+    open_session,
+    runtime_errors,
+)
+from .onnxruntime_replay import Kept, Replays, bind_input
+from .profiles import profile_shapes
 
 _log = logging.getLogger("esam_rt")
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}  # fp32 is fp32, as everywhere
-EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -42,116 +45,142 @@ DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-OUT_OF_MEMORY = ("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """An output in ONNX Runtime's own memory, on the CPU or the GPU; see `Kept`."""
-
-    value: Any
-    dtype: np.dtype[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape())
 
 
 class OnnxRuntimeEngine:
     """An ONNX file behind the `Engine` protocol; `infer` may be called from several threads at once.
 
-    device: `cpu` or `cuda`. threads: of one call on the CPU, default all cores. Errors: SettingsError for an unknown
-    device or threads below 1, MissingDependencyError without ONNX Runtime, DeviceError for a device that is out of
-    memory or not to be had (never a quiet run on the CPU), ModelError for a file that is missing or no ONNX model.
+    device: `cpu`, `cuda`, or `tensorrt`, which is the GPU through TensorRT, and CUDA for what that does not take.
+    threads: of one call on the CPU, default all cores. cuda_graphs: on `cuda`, whether calls that repeat are run as a
+    CUDA graph, on memory that stays. stream: the address of a caller's `cudaStream_t` on the GPU, on which all work is
+    done; default own ones. Stream 0 cannot be captured as a CUDA graph. cache: folder where TensorRT's provider keeps
+    engines and timings; it trusts them. None = built at each start. max_batch: prompts of one call at most that
+    TensorRT builds for.
+    Errors: SettingsError for an unknown device or options that it does not have, MissingDependencyError without ONNX
+    Runtime or TensorRT, DeviceError for a device that is out of memory or not to be had (never a quiet run on the CPU),
+    ModelError for a file that is missing or no ONNX model.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "cpu",
+        threads: int | None = None,
+        *,
+        cuda_graphs: bool = False,
+        stream: int | None = None,
+        cache: Path | None = None,
+        max_batch: int = 64,
+    ) -> None:
         if device not in PROVIDERS:
             raise SettingsError(f"Unknown device {device!r}.{did_you_mean(device, PROVIDERS)}")
         if threads is not None and threads < 1:
             raise SettingsError(f"threads: found {threads}, expected at least 1.")
-        try:
-            import onnxruntime
-        except ImportError as e:
-            raise MissingDependencyError(
-                f"ONNX Runtime is not installed; get it with: pip install 'esam-rt[{EXTRAS[device]}]'"
-            ) from e
-        provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
-        if provider not in available:
-            raise DeviceError(
-                f"Device {device}: this ONNX Runtime has {', '.join(available)} but not {provider}; get it with: "
-                f"pip uninstall onnxruntime && pip install 'esam-rt[{EXTRAS[device]}]'"
-            )
+        if cuda_graphs and device != "cuda":
+            raise SettingsError(f"CUDA graphs are for device cuda, found device {device}.")
+        if stream is not None and device == "cpu":
+            raise SettingsError("A CUDA stream is for a GPU, found device cpu.")
+        import_onnxruntime(device)
         check_graph_file(path)
-        if device == "cuda":
-            _load_cuda()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised; the log on stderr would say it twice
-        # Spinning threads hold cores that superpixels and kernels need: with another process on the same two cores, the
-        # decoder did 6 to 50 % more prompts/s at batches of 8 and 16 without.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # A pattern is one piece of memory for a whole call, which from the second call on is taken beside what the
-        # arena has: over several photos ViT-B takes 930 MB without and 1,365 with, in the same time.
-        options.enable_mem_pattern = False
-        if device == "cpu":
-            _share_memory()
-            options.add_session_config_entry("session.use_env_allocators", "1")
-            # Weights outside the arena: ViT-B takes 90 MB less.
-            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._name, self._device = path.name, device
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                path, options, providers=[(provider, PROVIDER_OPTIONS[device])], enable_fallback=False
-            )
-        except _runtime_errors() as e:
-            if _is_out_of_memory(e):
-                raise OutOfMemoryError(f"{path}: not enough memory on device {device} to load it: {e}") from e
-            raise ModelError(f"{path}: expected a whole ONNX model, found one that cannot be loaded: {e}") from e
-        if provider not in self._session.get_providers():
-            raise DeviceError(
-                f"Device {device}: ONNX Runtime could not start {provider}; expected an NVIDIA GPU with driver, CUDA "
-                "and cuDNN of the versions that this onnxruntime-gpu names. Use device cpu, or see esam-rt doctor."
-            )
+        built = TensorRTCache(cache, profile_shapes(path, _extents(path), max_batch)) if device == "tensorrt" else None
+        placed = Placed(device, threads, stream, tensorrt=built)
+        self._name, self._device, self._stream = path.name, device, stream
+        with self._gate():
+            self._session: Any = open_session(str(path), path, placed)
         self.inputs = tuple(_tensor(path, t) for t in self._session.get_inputs())
         self.outputs = tuple(_tensor(path, t) for t in self._session.get_outputs())
+        self._replays = Replays(path.name, path, placed, self.inputs, self.outputs) if cuda_graphs else None
 
-    def infer(self, feed: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
-        """Run once; see `Engine`. OutOfMemoryError when the device is out of memory."""
+    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+        """Run once; see `Engine`. On a GPU also takes arrays of other libraries in place, by DLPack or
+        `__cuda_array_interface__`; whoever made one of the latter on a stream that it does not name, and that is not
+        the engine's, must have waited for it. InputError for one that is not C-contiguous or on another GPU,
+        OutOfMemoryError when the device is out of memory."""
         session = self._session  # a close() meanwhile does not pull it away
         if session is None:
             raise EngineError(f"{self._name}: used after close().")
-        check_feed(self._name, self.inputs, feed)
+        placed = {name: self._placed(name, array) for name, array in feed.items()}
+        check_feed(self._name, self.inputs, placed)
+        replays = self._replays
+        if replays is not None:
+            failures: tuple[type[Exception], ...] = (EsamError, *runtime_errors())
+            try:
+                if (replayed := replays.run(placed, keep)) is not None:
+                    return replayed
+            except failures as e:
+                self._stop_replaying(e)
         try:
-            binding = session.io_binding()
-            for name, array in feed.items():
-                if isinstance(array, _Kept):
-                    binding.bind_ortvalue_input(name, array.value)
-                elif isinstance(array, np.ndarray | np.generic):
-                    # asarray: ONNX Runtime takes a scalar as an array of no dimensions only.
-                    binding.bind_cpu_input(name, np.ascontiguousarray(array).reshape(array.shape))
-                else:
-                    raise EngineError(f"{self._name}: input {name}: was kept by another backend.")
-            for t in self.outputs:
-                binding.bind_output(t.name, self._device if t.name in keep else "cpu")
-            session.run_with_iobinding(binding)
-            values = dict(zip((t.name for t in self.outputs), binding.get_outputs(), strict=True))
-            return {
-                t.name: _Kept(values[t.name], t.dtype) if t.name in keep else values[t.name].numpy()
+            with self._gate():
+                values = self._run(session, placed, keep)
+            result = {
+                t.name: Kept(values[t.name], t.dtype) if t.name in keep else values[t.name].numpy()
                 for t in self.outputs
             }
-        except _runtime_errors() as e:
-            if _is_out_of_memory(e):
+        except runtime_errors() as e:
+            if is_out_of_memory(e):
+                if replays is not None:
+                    replays.forget()
                 raise OutOfMemoryError(
                     f"{self._name}: out of memory; use smaller batches or a smaller model: {e}"
                 ) from e
             raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
+        if replays is not None:
+            replays.ran(placed, {name: tuple(array.shape) for name, array in result.items()})
+        return result
+
+    def _run(self, session: Any, feed: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
+        """Outputs as ONNX Runtime's values, those in `keep` on the device."""
+        binding = session.io_binding()
+        for name, array in feed.items():
+            bind_input(binding, name, array)
+        memory = "cpu" if self._device == "cpu" else "cuda"
+        for t in self.outputs:
+            binding.bind_output(t.name, memory if t.name in keep else "cpu")
+        session.run_with_iobinding(binding)
+        return dict(zip((t.name for t in self.outputs), binding.get_outputs(), strict=True))
+
+    def _placed(self, name: str, array: Any) -> Any:
+        """An input as an array of the host, as kept by an engine, or as memory of the GPU that may be read."""
+        if isinstance(array, Kept | np.ndarray | np.generic):
+            return array
+        if self._device == "cpu" or not is_gpu_array(array):
+            raise EngineError(f"{self._name}: input {name}: was kept by another backend.")
+        with self._gate():
+            found = self._gpu.located(array)
+            if self._stream is None:  # nobody knows the session's own streams: what it reads must be there
+                self._gpu.synchronise()
+        found.check_is_contiguous()
+        if found.pointer % ALIGNMENT:
+            raise EngineError(
+                f"{self._name}: input {name}: expected GPU memory aligned to {ALIGNMENT} bytes, got a part of a "
+                "greater array; copy it first."
+            )
+        return found
+
+    @functools.cached_property
+    def _gpu(self) -> CudaDevice:
+        """What finds arrays of other libraries; needs cuda-python."""
+        return CudaDevice(stream=self._stream)
+
+    def _gate(self) -> AbstractContextManager[None]:
+        """Context of what uses the GPU."""
+        return contextlib.nullcontext() if self._device == "cpu" else GATE.shared()
+
+    def _stop_replaying(self, why: Exception) -> None:
+        """Run all calls as any from now on."""
+        replays, self._replays = self._replays, None
+        if replays is not None:
+            _log.warning("%s: no CUDA graph could be made (%s); going on without.", self._name, str(why))
+            replays.close()
 
     def close(self) -> None:
         """Release the session; see `Engine`. On the CPU the arena that all sessions share keeps its memory for later
         ones."""
-        self._session = None
+        if self._replays is not None:
+            self._replays.close()
+        with self._gate():
+            self._session = self._replays = None
+            self.__dict__.pop("_gpu", None)
 
     def __enter__(self) -> Self:
         return self
@@ -160,47 +189,20 @@ class OnnxRuntimeEngine:
         self.close()
 
 
-@functools.cache
-def _share_memory() -> None:
-    """Let all sessions on the CPU allocate from one arena: what the encoder needed, the decoder uses again. ViT-B with
-    its decoder at 4 prompts a call: 929 MB at the peak against 1,250 with an arena each."""
-    import onnxruntime
-
-    arena, default = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
-    memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, default)
-    # Already registered by somebody else in this process: then that one is shared.
-    with contextlib.suppress(*_runtime_errors()):
-        onnxruntime.create_and_register_allocator(memory, None)
-
-
-@functools.cache
-def _load_cuda() -> None:
-    """Load CUDA and cuDNN from where pip puts them. What it prints of those that are missing is not for stdout: the
-    session does not start then, and says so."""
-    import onnxruntime
-
-    if hasattr(onnxruntime, "preload_dlls"):  # 1.21
-        with contextlib.redirect_stdout(io.StringIO()) as words:
-            onnxruntime.preload_dlls()
-        _log.debug("%s", words.getvalue())
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions share no base class."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = (t for t in vars(state).values() if isinstance(t, type) and issubclass(t, Exception))
-    return (*own, RuntimeError, MemoryError)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
-
-
 def _tensor(path: Path, node: Any) -> Tensor:
     """Name, dtype and shape of a session's input or output."""
     if node.type not in DTYPES:
         raise ModelError(f"{path}: {node.name}: found {node.type}, expected one of {', '.join(DTYPES)}.")
     shape = tuple(extent if isinstance(extent, int) else None for extent in node.shape)
     return Tensor(node.name, np.dtype(DTYPES[node.type]), shape)
+
+
+def _extents(path: Path) -> dict[str, list[int | str]]:
+    """The shapes of a graph's inputs, free extents by name."""
+    graph = onnx.load_model(path, load_external_data=False).graph
+    weights = {t.name for t in graph.initializer}
+    return {
+        t.name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in t.type.tensor_type.shape.dim]
+        for t in graph.input
+        if t.name not in weights
+    }

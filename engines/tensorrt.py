@@ -22,7 +22,7 @@ from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryErro
 
 from .base import Tensor, check_feed
 from .cuda import CudaDevice, DeviceBuffer, HostBuffer
-from .cuda_array import is_gpu_array
+from .cuda_array import ALIGNMENT, is_gpu_array
 from .tensorrt_context import Call, Context, Memory
 from .tensorrt_log import keeping_logger
 from .tensorrt_replay import Replay, Replays
@@ -41,7 +41,6 @@ DTYPES = {
     "INT64": np.int64,
     "BOOL": np.bool_,
 }
-ALIGNMENT = 256  # of addresses that TensorRT takes, in bytes
 
 
 @dataclass(frozen=True)

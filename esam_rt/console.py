@@ -50,7 +50,9 @@ Changes = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="One setting, on top of both; may be repeated."),
 ]
 Backend = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: what the backend runs on.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu or cuda; of onnxruntime also tensorrt. Default: what the backend runs on.")
+]
 Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32, for TensorRT fp16.")]
 Engines = Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")]
 NoBuild = Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")]
@@ -59,7 +61,7 @@ Memory = Annotated[
     int | None, typer.Option(min=1, metavar="MB", help="Memory of the engines at most; smaller batches of prompts.")
 ]
 CudaGraphs = Annotated[
-    bool, typer.Option("--cuda-graphs", help="With TensorRT: launch full batches of prompts as CUDA graphs.")
+    bool, typer.Option("--cuda-graphs", help="On device cuda: launch full batches of prompts as CUDA graphs.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import __version__
 from .cache import cache_folder, sha256_of
+from .engines.onnxruntime_providers import missing_tensorrt
 from .engines.tensorrt_build import INSTEAD_OF_RTX, NOT_RTX
 from .errors import ModelError
 from .models import MODELS, ModelRow
@@ -77,7 +78,8 @@ def diagnose() -> Diagnosis:
     gpu = gpu_finding()
     runtime = onnxruntime_finding(has_gpu=gpu.state is State.OK)
     needed = [*library_findings(), *model_findings()]
-    findings = [*version_findings(), *needed, runtime, *tensorrt_findings(gpu), gpu, cache_finding()]
+    findings = [*version_findings(), *needed, runtime, *provider_findings(), *tensorrt_findings(gpu), gpu]
+    findings.append(cache_finding())
     backends = [runtime]
     if gpu.state is State.OK:
         backends += [f for f in findings if f.name in TENSORRT.values()]
@@ -112,6 +114,15 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
     providers = [p.removesuffix("ExecutionProvider") for p in module.get_available_providers()]
     remedy = again if len(wheels) > 1 or (has_gpu and "CUDA" not in providers) else ""
     return Finding("onnxruntime", State.OK, f"{module.__version__}, providers {', '.join(providers)}", remedy)
+
+
+def provider_findings() -> Iterator[Finding]:
+    """TensorRT as ONNX Runtime's provider wants it, where there is such a provider."""
+    module = _import("onnxruntime")
+    if not isinstance(module, str) and "TensorrtExecutionProvider" in module.get_available_providers():
+        missing = missing_tensorrt(module)
+        found, remedy = missing or ("its library loads", "")
+        yield Finding("onnxruntime on device tensorrt", State.ABSENT if missing else State.OK, found, remedy)
 
 
 def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:

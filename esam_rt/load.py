@@ -10,13 +10,13 @@ from typing import Any
 from .artifacts import SILENT, ModelListener, onnx_model
 from .engines.cuda_array import stream_address
 from .engines.cuda_photo import GpuPhotos
-from .errors import SettingsError, did_you_mean
+from .errors import ModelError, SettingsError, did_you_mean
 from .memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
 from .models import ModelRow, get_model
 from .sam import Engines, Sam
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "bf16")
 GPU_ATTENTION = "concat"  # of ONNX Runtime on a GPU: a few large products; the CPU's form has hundreds of small ones
 
@@ -25,15 +25,16 @@ GPU_ATTENTION = "concat"  # of ONNX Runtime on a GPU: a few large products; the 
 class Placement:
     """What executes the networks, and where.
 
-    backend: a name of BACKENDS. device: `cpu` or `cuda`; None = what the backend runs on, the CPU for ONNX Runtime.
-    precision: None = fp32 for ONNX Runtime, fp16 for TensorRT. threads: of a call on the CPU, default all cores.
-    engines: a folder of `esam-rt build-engine --out`. build: whether engines that are missing may be built. memory_mb:
-    what the engines may take of the device; prompts are decoded in the largest batches that fit, and one call runs at a
-    time. Weights count, a call's inputs, outputs and scratch memory, and what the encoder leaves of one photo; Python,
-    libraries, CUDA itself, photos and their masks do not. Default: on a GPU with TensorRT nine tenths of what is free,
-    else no limit. cuda_graphs: whether TensorRT launches batches that repeat as CUDA graphs. stream: of a caller, on
-    which the GPU then works, as address or object with `__cuda_stream__`; it must outlive the engines. SettingsError
-    for names that do not exist or do not go together, and for what is out of range.
+    backend: a name of BACKENDS. device: `cpu` or `cuda`; for ONNX Runtime also `tensorrt`, the GPU through its TensorRT
+    provider; None = what the backend runs on, the CPU for ONNX Runtime. precision: None = fp32 for ONNX Runtime, fp16
+    for TensorRT. threads: of a call on the CPU, default all cores. engines: a folder of `esam-rt build-engine --out`.
+    build: whether engines that are missing may be built. memory_mb: what the engines may take of the device; prompts
+    are decoded in the largest batches that fit, and one call runs at a time. Weights count, a call's inputs, outputs
+    and scratch memory, and what the encoder leaves of one photo; Python, libraries, CUDA itself, photos and their masks
+    do not. Default: on a GPU with TensorRT nine tenths of what is free, else no limit. cuda_graphs: on device `cuda`,
+    whether batches that repeat are launched as CUDA graphs. stream: of a caller, on which the GPU then works, as
+    address or object with `__cuda_stream__`; it must outlive the engines. SettingsError for names that do not exist or
+    do not go together, and for what is out of range.
     """
 
     backend: str = "onnxruntime"
@@ -56,16 +57,14 @@ class Placement:
                 near = did_you_mean(name, known)  # `gpu` looks like `cpu`: all names follow
                 names = "" if "Known" in near else f" Known: {', '.join(known)}."
                 raise SettingsError(f"Unknown {kind} {name!r}.{near}{names}")
-        if runs_on_gpu and self.device == "cpu":
-            raise SettingsError(f"Backend {self.backend} runs on device cuda only, found device cpu.")
+        if runs_on_gpu and self.device != "cuda":
+            raise SettingsError(f"Backend {self.backend} runs on device cuda only, found device {self.device}.")
         if self.threads is not None and runs_on_gpu:
             raise SettingsError(f"Threads are for the CPU, found backend {self.backend}.")
         if self.engines is not None and not runs_on_gpu:
             raise SettingsError("Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime.")
-        if self.cuda_graphs and not runs_on_gpu:
-            raise SettingsError(
-                "CUDA graphs are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime."
-            )
+        if self.cuda_graphs and self.device != "cuda":
+            raise SettingsError(f"CUDA graphs are for device cuda, found device {self.device}.")
         if self.stream is not None:
             if self.device == "cpu":
                 raise SettingsError("Stream: found one with device cpu, expected device cuda.")
@@ -95,20 +94,48 @@ def load_sam(
 
 def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
     from .engines.onnxruntime import OnnxRuntimeEngine
+    from .engines.onnxruntime_providers import import_onnxruntime
+    from .library_caches import provider_cache
 
     batch = row.decode_batch if placement.device == "cpu" else GPU_BATCH
     if placement.memory_mb is not None:
-        need = onnxruntime_need(row, str(placement.precision), str(placement.device))
+        need = onnxruntime_need(row, str(placement.precision), str(placement.device), placement.cuda_graphs)
         batch = batch_within(placement.memory_mb, need, batch, f"{row.name} on ONNX Runtime")
-    form = GPU_ATTENTION if placement.device == "cuda" and row.attention else None
+    form = GPU_ATTENTION if placement.device != "cpu" and row.attention else None
     graphs = onnx_model(row, checkpoint, str(placement.precision), form, listener)
-    encoder, decoder, masks, logits = (
-        OnnxRuntimeEngine(path, device=str(placement.device), threads=placement.threads)
-        for path in (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)
+
+    def load(path: Path) -> OnnxRuntimeEngine:
+        options: dict[str, Any] = {"cuda_graphs": True} if placement.cuda_graphs and path == graphs.decoder else {}
+        if placement.device == "tensorrt":
+            cache = provider_cache(import_onnxruntime("tensorrt").__version__, path, batch)
+            if not any(cache.glob("*.engine")):
+                if not placement.build:
+                    raise ModelError(f"{cache}: found no engine of {path.name}, expected one; let it be built.")
+                if listener.writing is not None:
+                    listener.writing(f"{path.stem}.engine")
+            options = {"cache": cache, "max_batch": batch}
+        if placement.stream is not None:
+            options["stream"] = placement.stream
+        return OnnxRuntimeEngine(path, device=str(placement.device), threads=placement.threads, **options)
+
+    engines = Engines(*map(load, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)))
+    on_gpu, one_at_a_time = placement.device != "cpu", placement.memory_mb is not None
+    return Sam(
+        replace(row, decode_batch=batch),
+        engines,
+        graphs.checkpoint_sha256,
+        one_at_a_time=one_at_a_time,
+        # A graph has one piece of memory, which batches that wait for their masks would hold; a stream is for one call.
+        overlaps=on_gpu and not one_at_a_time and not placement.cuda_graphs and placement.stream is None,
+        gpu_photos=functools.partial(_photos_beside, placement.stream) if on_gpu else None,
     )
-    engines = Engines(encoder, decoder, masks, logits)
-    one_at_a_time = placement.memory_mb is not None
-    return Sam(replace(row, decode_batch=batch), engines, graphs.checkpoint_sha256, one_at_a_time)
+
+
+def _photos_beside(stream: int | None) -> GpuPhotos:
+    """What scales photos on the GPU for an engine that does not use our device."""
+    from .engines.cuda import CudaDevice
+
+    return GpuPhotos(CudaDevice(stream=stream))
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt.engines import Engine, Tensor
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine, _load_cuda, _share_memory
+from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime_providers import load_cuda, share_memory
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 
 
@@ -158,7 +159,7 @@ def test_gpu_that_does_not_start_is_no_quiet_cpu_run(
         loaded.append(True)
         print("Failed to load libcudnn.so.9")
 
-    _load_cuda.cache_clear()
+    load_cuda.cache_clear()
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
@@ -180,6 +181,6 @@ def test_gpu_out_of_memory_while_loading(path: Path, monkeypatch: pytest.MonkeyP
 def test_memory_that_is_shared_already(path: Path) -> None:
     """By another library of the same process: registering twice is an error of ONNX Runtime's."""
     with OnnxRuntimeEngine(path) as first:
-        _share_memory.__wrapped__()
+        share_memory.__wrapped__()
         with OnnxRuntimeEngine(path) as second:
             np.testing.assert_array_equal(first.infer(feed())["y"], second.infer(feed())["y"])

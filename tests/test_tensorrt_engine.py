@@ -624,7 +624,7 @@ def test_what_cannot_be_freed_is_logged(cuda: FakeCuda, device: CudaDevice, capl
 @pytest.mark.parametrize("name", ["cuda.bindings.runtime", "cuda.bindings.driver"])
 def test_without_cuda_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[tensorrt-rtx\]'"):
+    with pytest.raises(MissingDependencyError, match="get it with: pip install cuda-python"):
         CudaDevice()
 
 

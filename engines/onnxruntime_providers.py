@@ -1,0 +1,275 @@
+"""ONNX Runtime's execution providers: options, libraries, and sessions that run where they were asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import io
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
+
+from .cuda_array import LEGACY_STREAM
+from .profiles import Profile
+
+_log = logging.getLogger("esam_rt")
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}
+OUT_OF_MEMORY = ("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+NOT_ALL_TAKEN = "provide all the dynamic shape inputs"  # TensorRT takes parts of the graph, whose shapes nobody knows
+
+Options = dict[str, str]
+
+
+@dataclass(frozen=True)
+class TensorRTCache:
+    """Where the TensorRT provider keeps engines and timings, which it trusts, and the shapes that it builds for."""
+
+    folder: Path | None
+    profiles: Mapping[str, Profile]
+
+    def options(self) -> Options:
+        """The provider's options. Precision is in the graph's types: without `trt_fp16_enable` and its like networks
+        are strongly typed."""
+
+        def shapes(which: int) -> str:
+            return ",".join(f"{name}:{'x'.join(map(str, of[which]))}" for name, of in self.profiles.items())
+
+        options: Options = {}
+        for kind in ("engine", "timing") if self.folder else ():
+            options |= {f"trt_{kind}_cache_enable": "1", f"trt_{kind}_cache_path": str(self.folder)}
+        if self.profiles:
+            names = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
+            options |= {name: shapes(which) for which, name in enumerate(names)}
+        return options
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a session runs. threads: of one call on the CPU. stream: the address of a caller's on the GPU. cuda_graphs:
+    whether the session does nothing but capture one call and replay it. tensorrt: for device `tensorrt`."""
+
+    device: str
+    threads: int | None = None
+    stream: int | None = None
+    cuda_graphs: bool = False
+    tensorrt: TensorRTCache | None = None
+
+    def providers(self) -> list[tuple[str, Options]]:
+        """Providers with their options, the first one first; CUDA takes what TensorRT does not."""
+        if self.device == "cpu":
+            return [(PROVIDERS["cpu"], {})]
+        stream = {} if self.stream is None else {"user_compute_stream": str(self.stream or LEGACY_STREAM)}
+        cuda = {"use_tf32": "0", **stream}  # fp32 is fp32, as everywhere
+        if self.cuda_graphs:
+            cuda["enable_cuda_graph"] = "1"
+        found = [(PROVIDERS["cuda"], cuda)]
+        if self.tensorrt is not None:
+            found.insert(0, (PROVIDERS["tensorrt"], {**self.tensorrt.options(), **stream}))
+        return found
+
+
+class Gate:
+    """Lets many threads use GPUs at once, or one capture a CUDA graph alone: ONNX Runtime captures in CUDA's global
+    mode, in which whatever another thread allocates breaks the graph."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._is_taken = False
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Beside others; waits while one is alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Without any other; waits for those that began, and keeps out those that come."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._is_taken = True
+            self._changed.wait_for(lambda: not self._users)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
+
+
+GATE = Gate()
+_BUILDING = threading.Lock()  # the environment is one for all threads
+
+
+def import_onnxruntime(device: str) -> Any:
+    """The library, with the provider of a device and what it needs loaded. MissingDependencyError where a library is
+    missing, DeviceError where this one has no such provider."""
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise MissingDependencyError(
+            f"ONNX Runtime is not installed; get it with: pip install 'esam-rt[{EXTRAS[device]}]'"
+        ) from e
+    provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
+    if provider not in available:
+        raise DeviceError(
+            f"Device {device}: this ONNX Runtime has {', '.join(available)} but not {provider}; get it with: "
+            f"pip uninstall onnxruntime && pip install 'esam-rt[{EXTRAS[device]}]'"
+        )
+    if device != "cpu":
+        load_cuda()
+    if device == "tensorrt" and (missing := missing_tensorrt(onnxruntime)):
+        found, remedy = missing
+        raise MissingDependencyError(f"Device tensorrt: {found}; get it with: {remedy}")
+    return onnxruntime
+
+
+def open_session(name: str, model: Path | bytes, placed: Placed) -> Any:
+    """A session for an ONNX file, or its bytes, with no quiet fall back to another provider. name: for messages.
+
+    ModelError, OutOfMemoryError, DeviceError where the provider does not start.
+    """
+    import onnxruntime
+
+    options, device = onnxruntime.SessionOptions(), placed.device
+    options.log_severity_level = 4  # what goes wrong is raised; the log on stderr would say it twice
+    # Spinning threads hold cores that superpixels and kernels need: with another process on the same two cores, the
+    # decoder did 6 to 50 % more prompts/s at batches of 8 and 16 without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A pattern is one piece of memory for a whole call, which from the second call on is taken beside what the
+    # arena has: over several photos ViT-B takes 930 MB without and 1,365 with, in the same time.
+    options.enable_mem_pattern = False
+    if device == "cpu":
+        share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Weights outside the arena: ViT-B takes 90 MB less.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if placed.threads is not None:
+        options.intra_op_num_threads = placed.threads
+    providers = placed.providers()
+    try:
+        with _without_tf32() if device == "tensorrt" else contextlib.nullcontext():
+            session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
+    except runtime_errors() as e:
+        if is_out_of_memory(e):
+            raise OutOfMemoryError(f"{name}: not enough memory on device {device} to load it: {e}") from e
+        if "TensorRT libraries" in str(e):
+            raise _not_started(device, PROVIDERS[device]) from e
+        if NOT_ALL_TAKEN in str(e):
+            raise EngineError(
+                f"{name}: TensorRT takes only parts of this graph; use device cuda, or backend tensorrt: {e}"
+            ) from e
+        if placed.cuda_graphs and "graph capture" in str(e):
+            raise EngineError(f"{name}: ONNX Runtime cannot capture it: {e}") from e
+        raise ModelError(f"{name}: expected a whole ONNX model, found one that cannot be loaded: {e}") from e
+    for provider, _ in providers:
+        if provider not in session.get_providers():
+            raise _not_started(device, provider)
+    return session
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own exceptions share no base class."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (t for t in vars(state).values() if isinstance(t, type) and issubclass(t, Exception))
+    return (*own, RuntimeError, MemoryError)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had not enough memory, by the error's words."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
+
+
+@functools.cache
+def share_memory() -> None:
+    """Let all sessions on the CPU allocate from one arena: what the encoder needed, the decoder uses again. ViT-B with
+    its decoder at 4 prompts a call: 929 MB at the peak against 1,250 with an arena each."""
+    import onnxruntime
+
+    arena, default = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, default)
+    # Already registered by somebody else in this process: then that one is shared.
+    with contextlib.suppress(*runtime_errors()):
+        onnxruntime.create_and_register_allocator(memory, None)
+
+
+@functools.cache
+def load_cuda() -> None:
+    """Load CUDA and cuDNN from where pip puts them. What it prints of those that are missing is not for stdout: the
+    session does not start then, and says so."""
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):  # 1.21
+        with contextlib.redirect_stdout(io.StringIO()) as words:
+            onnxruntime.preload_dlls()
+        _log.debug("%s", words.getvalue())
+
+
+def missing_tensorrt(onnxruntime: Any) -> tuple[str, str] | None:
+    """What the TensorRT provider of this ONNX Runtime lacks of TensorRT, and the command that brings it; None where
+    its library can be loaded, perhaps because pip's `tensorrt` has done so."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        provider = (folder / "libonnxruntime_providers_tensorrt.so").read_bytes()
+    except OSError:
+        return None  # of another system: the session says whether it starts
+    wanted = re.search(rb"libnvinfer\.so\.(\d+)", provider)
+    if wanted is None:
+        return None
+    with contextlib.suppress(ImportError, OSError):
+        importlib.import_module("tensorrt")
+    try:
+        ctypes.CDLL(wanted[0].decode())
+    except OSError:
+        major = int(wanted[1])
+        cuda = re.search(rb"libcudart\.so\.(\d+)", provider)
+        package = f"tensorrt-cu{int(cuda[1])}" if cuda else "tensorrt"
+        found = (
+            f"ONNX Runtime {onnxruntime.__version__} needs TensorRT {major}, {wanted[0].decode()} is not to be found"
+        )
+        return found, f"pip install '{package}>={major},<{major + 1}'"
+    return None
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Have TensorRT build engines whose float32 is float32: the provider has no option for it, NVIDIA's libraries have
+    a variable. What the user has set stays."""
+    name = "NVIDIA_TF32_OVERRIDE"
+    with _BUILDING:
+        is_given = name in os.environ
+        os.environ.setdefault(name, "0")
+        try:
+            yield
+        finally:
+            if not is_given:
+                os.environ.pop(name, None)
+
+
+def _not_started(device: str, provider: str) -> DeviceError:
+    needs = "CUDA, cuDNN and TensorRT" if device == "tensorrt" else "CUDA and cuDNN"
+    return DeviceError(
+        f"Device {device}: ONNX Runtime could not start {provider}; expected an NVIDIA GPU with driver, {needs} of the "
+        "versions that this onnxruntime-gpu names. Use device cpu, or see esam-rt doctor."
+    )
