@@ -116,7 +116,7 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
     filters = Settings().with_overrides(half).completed(sam.row.own_settings()).filters
     decoder_s = median_s(lambda: sam.decode(encoded, points, 0, filters), job.rounds)
     figures = {"encoder": encoder_s, "decoder": decoder_s * PAPER_PROMPTS / len(points), "prompts": len(points)}
-    if side[1] == "cuda":
+    if side[1] != "cpu":
         with EntitySegmenter(sam, method="amg", settings=Settings().with_overrides(half)) as segment:
             figures["amg"] = median_s(lambda: segment(image), max(1, job.rounds // 3))
     figures |= {"batch": sam.row.decode_batch, "memory_mb": status_mb("VmHWM")}
@@ -223,7 +223,7 @@ def prompts(device: str) -> Any:
     """Of both grids, shuffled: float32 [N, 2]."""
     points = np.concatenate([point_grid(32), point_grid(64)])
     shuffled = points[np.random.default_rng(0).permutation(len(points))]
-    return shuffled if device == "cuda" else shuffled[:CPU_PROMPTS]
+    return shuffled[:CPU_PROMPTS] if device == "cpu" else shuffled
 
 
 def median_s(call: Callable[[], object], rounds: int, limit_s: float = 40) -> float:

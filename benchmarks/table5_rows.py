@@ -39,14 +39,16 @@ def rows_of(backends: Sequence[str], has_gpu: bool) -> Iterator[Row]:
     """What can be measured here: on a GPU, all backends that are found; what takes long on a CPU comes last."""
     sides = [(backend, "cuda", p) for backend in backends for p in ("fp32", "fp16", "bf16")] if has_gpu else []
     yield Row("modules")
+    if has_gpu and "onnxruntime" in backends:
+        sides.append(("onnxruntime", "tensorrt", "fp16"))
     yield from (Row("parity", side) for side in sides)
     for side in sides:
         yield Row("ours", side)
-        if side[0] != "onnxruntime":
+        if side[0] != "onnxruntime" or side[1:] == ("cuda", "fp16"):
             yield Row("ours", (*side, "graphs"))
-        elif side[2] == "fp16":
+        if side == ("onnxruntime", "cuda", "fp16"):
             yield Row("ours", (*side, "fused"))
-        if side[2] == "fp16":
+        if side[1:] == ("cuda", "fp16"):
             yield Row("photo", side)
     if has_gpu:
         modes = (("float32", "eager"), ("float16", "sdpa"), ("float16", "compiled"), ("float16", "pipeline"))
