@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,6 +57,15 @@ class CallBytes:
         return self.scratch + sum(self.tensors.values())
 
 
+@dataclass(frozen=True)
+class Weights:
+    """graph: the ONNX file that an engine was built of, whose hash the caller has checked. size_bytes: of its weights,
+    about."""
+
+    graph: Path
+    size_bytes: int
+
+
 class TensorRTEngine:
     """A serialised TensorRT engine behind the `Engine` protocol; `infer` may be called from several threads at once.
 
@@ -63,8 +73,10 @@ class TensorRTEngine:
     imported `tensorrt` or `tensorrt_rtx`. device: shared by all engines of a model, so that one takes in place what
     another has kept, and uses again the scratch memory that it needed. kernels: that TensorRT-RTX had compiled for the
     GPU; new ones are added when the engine is closed. cuda_graphs: whether calls that repeat are run as CUDA graphs, on
-    memory that stays. ranges: least and greatest shape of the inputs with free extents. plan_bytes: of the plan, about
-    what the weights take. Errors: ModelError for a plan that is broken or of another GPU or version, OutOfMemoryError,
+    memory that stays. weights: of a plan that has none. runs_host_code: whether the plan may bring code for the CPU, as
+    those do that other versions of the library run: only for one that the user trusts. ranges: least and greatest shape
+    of the inputs with free extents. plan_bytes: of the plan and its weights, about what they take. Errors: ModelError
+    for a plan that is broken or of another GPU or version, or does not take its weights, OutOfMemoryError,
     DeviceError where the library cannot use the driver.
     """
 
@@ -76,8 +88,11 @@ class TensorRTEngine:
         device: CudaDevice,
         kernels: CacheFile | None = None,
         cuda_graphs: bool = False,
+        weights: Weights | None = None,
+        runs_host_code: bool = False,
     ) -> None:
-        self._name, self._device, self.plan_bytes = name, device, len(plan)
+        self._name, self._device = name, device
+        self.plan_bytes = len(plan) + (weights.size_bytes if weights else 0)
         self._lock = threading.Lock()
         self._logger = logger = keeping_logger(library)
         # Where nobody closes the engine these go in this order, as TensorRT wants.
@@ -95,6 +110,8 @@ class TensorRTEngine:
                     f"GPU {device.index}: {version} cannot start: {logger.words()} Expected a driver for its CUDA "
                     "version."
                 ) from e
+            if runs_host_code:
+                self._runtime.engine_host_code_allowed = True
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 if logger.tells_out_of_memory():
@@ -104,6 +121,8 @@ class TensorRTEngine:
                     f"{version}), found one that cannot be loaded: {logger.words()} Build it again: esam-rt "
                     "build-engine."
                 )
+            if weights is not None:
+                self._put_in(weights, library)
             tensors = [_tensor(name, self._engine, n, library) for n in _names(self._engine)]
             inputs = [self._engine.get_tensor_mode(t.name) == library.TensorIOMode.INPUT for t in tensors]
             self.inputs = tuple(t for t, is_input in zip(tensors, inputs, strict=True) if is_input)
@@ -252,6 +271,19 @@ class TensorRTEngine:
         if made is None:
             raise EngineError(f"{self._name}: TensorRT made no execution context: {self._logger.words()}")
         return Context(self._name, made, self.ranges, self.outputs, self._logger, self._device.index)
+
+    def _put_in(self, weights: Weights, library: ModuleType) -> None:
+        """Put the weights of an ONNX file into an engine that has none."""
+        refitter = library.Refitter(self._engine, self._logger)
+        parser = library.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(weights.graph)) or not refitter.refit_cuda_engine():
+            if self._logger.tells_out_of_memory():
+                raise self._no_memory()
+            found = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or self._logger.words()
+            raise ModelError(
+                f"{self._name}: TensorRT could not take its weights from {weights.graph}: {found} Build it again: "
+                "esam-rt build-engine."
+            )
 
     def _no_memory(self) -> OutOfMemoryError:
         words = self._logger.words()

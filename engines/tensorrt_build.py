@@ -47,11 +47,15 @@ _WORDS = 400  # characters of a library's complaints in an error
 @dataclass(frozen=True)
 class BuildOptions:
     """targets: compute capabilities as `sm_86`; none = the GPU at hand. max_batch: prompts of one call at most.
-    workspace_mb: scratch memory that the builder may plan with, default all."""
+    workspace_mb: scratch memory that the builder may plan with, default all. version_compatible: whether later versions
+    of the library may run the engines too, perhaps slower. strip_weights: whether the plans have no weights, which are
+    put in from the ONNX files when they are loaded. SettingsError for what is out of range or does not go together."""
 
     targets: tuple[str, ...] = ()
     max_batch: int = 64
     workspace_mb: int | None = None
+    version_compatible: bool = False
+    strip_weights: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(sorted(set(self.targets), key=lambda t: (len(t), t))))
@@ -59,6 +63,11 @@ class BuildOptions:
             raise SettingsError(f"--max-batch {self.max_batch}: expected at least 1.")
         if self.workspace_mb is not None and self.workspace_mb < 1:
             raise SettingsError(f"--workspace {self.workspace_mb}: expected at least 1 MB.")
+        if self.version_compatible and self.strip_weights:
+            raise SettingsError(
+                "--version-compatible and --strip-weights: found both, expected one; what runs the engines of other "
+                "versions cannot put weights in."
+            )
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,10 @@ def build_engine(
         plan = builder.build_serialized_network(network, config)
     monitor.raise_interrupt()
     if plan is None:
+        # Seen of TensorRT-RTX 1.7: with weights it needs no GPU, without it fails where there is none.
+        hint = " Without weights, engines are built where there is a GPU." if options.strip_weights else ""
         raise EngineError(
-            f"{path}: {library.__name__} {library.__version__} could not build an engine: {logger.words()}"
+            f"{path}: {library.__name__} {library.__version__} could not build an engine: {logger.words()}{hint}"
         )
     if timings is not None:
         timings.update(functools.partial(_merged, config, timing_cache))
@@ -160,6 +171,11 @@ def _configure(config: Any, library: ModuleType, options: BuildOptions) -> None:
         config.set_compute_capability(getattr(library.ComputeCapability, target.replace("_", "").upper()), i)
     if options.workspace_mb is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    if options.version_compatible:
+        config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
+    if options.strip_weights:
+        config.set_flag(library.BuilderFlag.STRIP_PLAN)
+        config.set_flag(library.BuilderFlag.REFIT_IDENTICAL)  # weights that differ would need slower kernels
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 is fp32: who wants less asks for fp16 or bf16
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     # Else a call of few prompts takes the scratch memory of the most.

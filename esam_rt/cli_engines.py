@@ -38,6 +38,12 @@ def build_engine(
     max_batch: Annotated[int | None, typer.Option(min=1, help="Prompts of one call at most; default: 64.")] = None,
     workspace: Annotated[int | None, typer.Option(min=1, help="Scratch memory in MB. Default: all.")] = None,
     no_fusion: Annotated[bool, typer.Option("--no-fusion", help="No fused attention.")] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engines that later versions of TensorRT run too.")
+    ] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Engines without weights; loading takes them from the graphs.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the engines. Default: the cache.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is there.")] = False,
     quiet: console.Quiet = False,
@@ -64,10 +70,10 @@ def build_engine(
             if backend == "onnxruntime":
                 from .artifacts import onnx_model
 
-                if target or out or workspace or max_batch or no_fusion or force:
+                if any((target, out, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
                     raise SettingsError(
                         "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
-                        "--workspace, --no-fusion and --force are for TensorRT."
+                        "--workspace, --no-fusion, --version-compatible, --strip-weights and --force are for TensorRT."
                     )
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
@@ -77,12 +83,16 @@ def build_engine(
                 from .load import Placement, load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
-                options = BuildOptions(targets, max_batch or BuildOptions.max_batch, workspace)
+                options = BuildOptions(
+                    targets, max_batch or BuildOptions.max_batch, workspace, version_compatible, strip_weights
+                )
                 spec = EngineSpec(backend, precision, not no_fusion, options, gpu_here())
                 graphs = given.onnx if given else None
                 built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener(), graphs=graphs)
                 result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
-                if runs_on(built.sidecar, spec.gpu):
+                if version_compatible and out is not None:
+                    untried = "engines for other versions are run from the cache only"
+                elif runs_on(built.sidecar, spec.gpu):
                     if weights := _weights(row, given, checkpoint, steps.listener()):
                         placement = Placement(backend, precision=precision, engines=built.folder)
                         load_sam(row.name, placement, weights, steps.listener()).close()  # which tests them

@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
 from .cache import cache_folder, sha256_of
+from .engines.tensorrt import Weights
 from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, check_rtx, load_library
 from .errors import DeviceError, EngineError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
 from .files import output_error, write_json
@@ -74,6 +76,11 @@ class EngineSpec:
         at_hand = (self.gpu.capability,) if self.gpu else ()
         if self.backend == "tensorrt-rtx":
             check_rtx((self.options and self.options.targets) or at_hand, self.precision)
+            if self.options and self.options.version_compatible:
+                raise SettingsError(
+                    "--version-compatible: TensorRT-RTX runs only what its own version has built; use --backend "
+                    "tensorrt, or build again after an update."
+                )
 
     def attention(self, row: ModelRow) -> str | None:
         """The attention form of a model's encoder. TensorRT fuses attention in half precisions only."""
@@ -198,7 +205,7 @@ def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
     as large as they were written; `EngineSet.plan` hashes them. EngineError if they failed their self-test."""
     sidecar = _sidecar(folder)
     for name, expected in (wanted or {}).items():
-        if sidecar.get(name) != expected:
+        if sidecar.get(name) != expected and not (name == "backend_version" and runs_with(sidecar, expected)):
             raise ModelError(
                 f"{folder / SIDECAR}: {name}: found {_short(sidecar.get(name))}, expected {_short(expected)}; build "
                 "the engines again: esam-rt build-engine."
@@ -250,7 +257,7 @@ def outdated(folder: Path) -> str | None:
         return None  # of another environment, which shares the cache
     except EsamError as e:
         return str(e)
-    if version != installed:
+    if version != installed and not runs_with(sidecar, installed):
         return f"built with {backend} {version}, installed is {installed}"
     if exporter != EXPORTER_VERSION:
         return f"built of graphs of version {exporter}, this is {EXPORTER_VERSION}"
@@ -321,14 +328,54 @@ def given_engines(
 
 
 def _ahead_of_time(wanted: Mapping[str, Any], spec: EngineSpec) -> EngineSet | None:
-    """Engines of the store that were built ahead of time, for the GPU at hand among others."""
+    """Engines of the store that run on the GPU at hand, built ahead of time or by an earlier version for later ones."""
     for folder in stored() if spec.gpu and spec.options is None else []:
         with contextlib.suppress(ModelError, EngineError):
             sidecar = checked(folder).sidecar
-            fields = {**wanted, "targets": sidecar.get("targets"), "gpu": None, "options": sidecar.get("options")}
-            if runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):
+            is_made_for_more = sidecar["targets"] or sidecar["options"].get("version_compatible")
+            fields = {**wanted, **{name: sidecar.get(name) for name in ("targets", "gpu", "options")}}
+            if is_made_for_more and runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):
                 return there
     return None
+
+
+def weights_of(
+    engines: EngineSet, row: ModelRow, spec: EngineSpec, checkpoint: Path | None, listener: ModelListener = SILENT
+) -> Mapping[str, Weights]:
+    """What engines without weights are to get, by name; empty for others. The model is exported if need be, and its
+    graphs must be the very ones that the engines were built of: ModelError otherwise."""
+    if not engines.sidecar["options"].get("strip_weights"):
+        return {}
+    wanted = engines.sidecar["onnx_sha256"]
+    for attention in dict.fromkeys((spec.attention(row), replace(spec, fusion=not spec.fusion).attention(row))):
+        graphs = onnx_model(row, checkpoint, spec.precision, attention, listener)
+        files = listed_files(graphs.encoder.parent, GRAPHS)
+        if {name: entry["sha256"] for name, entry in files.items()} == wanted:
+            paths = (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)
+            return {name: Weights(path, _size(path, files)) for name, path in zip(NAMES, paths, strict=True)}
+    raise ModelError(
+        f"{engines.folder / SIDECAR}: onnx_sha256: found {_short(wanted)}, expected those of the graphs of {row.name}, "
+        "whose weights these engines lack; give the checkpoint that they were made of, or build them again."
+    )
+
+
+def _size(graph: Path, files: Mapping[str, Any]) -> int:
+    """Bytes of a graph and of its weights beside it."""
+    return sum(int(files[name]["size_bytes"]) for name in (graph.name, f"{graph.name}.data") if name in files)
+
+
+def runs_with(sidecar: Mapping[str, Any], version: str) -> bool:
+    """Whether a library of this version runs engines that were built, by an earlier one, to be run by later ones."""
+    built = sidecar.get("backend_version")
+    return (
+        isinstance(built, str)
+        and sidecar["options"].get("version_compatible") is True
+        and _numbers(built) <= _numbers(version)
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def runs_on(sidecar: Mapping[str, Any], gpu: Gpu | None) -> bool:

@@ -139,7 +139,7 @@ def _photos_beside(stream: int | None) -> GpuPhotos:
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
-    from .engine_store import NAMES, EngineSpec, Gpu, engine_set, given_engines
+    from .engine_store import NAMES, EngineSpec, Gpu, engine_set, given_engines, store_folder, weights_of
     from .engines.cuda import CudaDevice
     from .engines.tensorrt import TensorRTEngine
     from .engines.tensorrt_build import load_library
@@ -152,12 +152,22 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
         engines = given_engines(placement.engines, row, spec, library, checkpoint)
     else:
         engines = engine_set(row, spec, checkpoint, build=placement.build, listener=listener)
+    runs_host_code = engines.sidecar["options"].get("version_compatible") is True
+    if runs_host_code and not engines.folder.resolve().is_relative_to(store_folder().resolve()):
+        raise ModelError(
+            f"{engines.folder}: found engines for other versions of TensorRT, which bring code for the CPU; "
+            "expected such only in your own cache. If you trust whoever built them, copy the folder into "
+            f"{store_folder()}."
+        )
+    weights = weights_of(engines, row, spec, checkpoint, listener)
 
     def load(name: str) -> TensorRTEngine:
         plan, digest = engines.plan(name), engines.sidecar["engines"][name]["sha256"]
         kernels = runtime_cache(placement.backend, library.__version__, device.name, digest)
         replays = placement.cuda_graphs and name == "decoder.engine"
-        return TensorRTEngine(name, plan, library, device, kernels, replays)
+        return TensorRTEngine(
+            name, plan, library, device, kernels, replays, weights.get(name), runs_host_code=runs_host_code
+        )
 
     encoder, decoder, masks, logits = map(load, NAMES)
     most = engines.sidecar["options"]["max_batch"]

@@ -40,11 +40,24 @@ USED = 0xEE  # bytes of scratch memory after a launch
 Profile = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def make_plan(model: bytes, profile: Profile | None = None, **kinds: list[str]) -> bytes:
+def make_plan(model: bytes, profile: Profile | None = None, **kinds: Any) -> bytes:
     """An ONNX model as engine. profile: least and greatest shape of inputs with free extents. kinds: names of tensors
-    `on_host`, and of outputs of which the shape is `data_dependent`."""
+    `on_host`, and of outputs of which the shape is `data_dependent`; the `version` that has built it, whether later
+    ones may run it since it `brings_code`, and whether it is `stripped` of its weights."""
     table = json.dumps({"profile": dict(profile or {}), **kinds}).encode()
     return MAGIC + table + b"\n" + model
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with zeros for its weights, as they are found again by name."""
+    stripped = onnx.ModelProto()
+    stripped.CopyFrom(model)
+    for weight in stripped.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype.kind in "iub" or values.size < 9:
+            continue  # what shapes follow from stays
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(values), weight.name))
+    return stripped
 
 
 class ILogger:
@@ -68,6 +81,12 @@ class FakeTensorRT:
     __version__ = "10.9.8"
     ILogger, DataType, TensorIOMode, TensorLocation = ILogger, DataType, TensorIOMode, TensorLocation
     ExecutionContextAllocationStrategy = Allocation
+
+    def Refitter(self, engine: FakeEngine, logger: ILogger) -> FakeRefitter:  # noqa: N802
+        return FakeRefitter(engine, logger)
+
+    def OnnxParserRefitter(self, refitter: FakeRefitter, logger: ILogger) -> FakeParserRefitter:  # noqa: N802
+        return FakeParserRefitter(refitter, logger)
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
@@ -142,11 +161,20 @@ class FakeRuntime:
 
     library: FakeTensorRT
     logger: Any
+    engine_host_code_allowed: bool = False
 
     def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
         self.logger.log(ILogger.Severity.INFO, "Loaded engine size: 0 MiB")
         if not plan.startswith(MAGIC):
             self.logger.log(ILogger.Severity.ERROR, "assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.")
+            return None
+        table = json.loads(plan[len(MAGIC) :].split(b"\n", 1)[0])
+        if table.get("brings_code") and not self.engine_host_code_allowed:
+            self.logger.log(ILogger.Severity.ERROR, "Plan contains host code, which is not allowed.")
+            return None
+        built = table.get("version", self.library.__version__)
+        if built != self.library.__version__ and not table.get("brings_code"):
+            self.logger.log(ILogger.Severity.ERROR, f"Version tag does not match: {built}.")
             return None
         cuda = self.library.cuda
         with cuda.lock:
@@ -164,6 +192,8 @@ class FakeEngine:
 
     def __init__(self, runtime: FakeRuntime, weights: Block, table: bytes, model: bytes) -> None:
         self.runtime, self.weights, self.table = runtime, weights, json.loads(table)
+        self.lacks_weights = bool(self.table.get("stripped"))
+        self.model = model
         graph = onnx.load_from_string(model).graph
         tensors = [*graph.input, *graph.output]
         self.types = {t.name: t.type.tensor_type.elem_type for t in tensors}
@@ -173,11 +203,14 @@ class FakeEngine:
         }
         self.inputs = [t.name for t in graph.input]
         self.names = list(self.shapes)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.session = self.opened(model)
         self.num_io_tensors = len(self.names)
         self.known = KNOWN_SHAPES[hashlib.sha256(model).digest()]
+
+    def opened(self, model: bytes) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
@@ -205,6 +238,8 @@ class FakeEngine:
     def create_execution_context(self, of: Allocation | FakeRuntimeConfig) -> FakeContext:
         config = of if isinstance(of, FakeRuntimeConfig) else None
         assert (of if config is None else config.strategy) is Allocation.USER_MANAGED
+        if self.lacks_weights:
+            raise self.runtime.library.cuda.violated("a context of an engine without its weights")
         return FakeContext(self, config)
 
     def __del__(self) -> None:
@@ -239,6 +274,34 @@ class FakeEngine:
             self.known[key] = {name: tuple(v.shape()) for name, v in zip(names, values, strict=True)}
         free = dict.fromkeys(self.table.get("data_dependent", ()), (-1,))
         return {**self.known[key], **free}
+
+
+class FakeRefitter:
+    """Puts weights into an engine without."""
+
+    def __init__(self, engine: FakeEngine, logger: Any) -> None:
+        self.engine, self.logger, self.model = engine, logger, b""
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.session, self.engine.lacks_weights = self.engine.opened(self.model), False
+        return True
+
+
+class FakeParserRefitter:
+    """Reads the weights of an ONNX file."""
+
+    num_errors = 0
+
+    def __init__(self, refitter: FakeRefitter, logger: Any) -> None:
+        self.refitter, self.logger = refitter, logger
+
+    def refit_from_file(self, path: str) -> bool:
+        model = onnx.load(path)
+        if without_weights(model).SerializeToString() != self.refitter.engine.model:
+            self.logger.log(ILogger.Severity.ERROR, "The model's weights are not those of the engine.")
+            return False
+        self.refitter.model = model.SerializeToString()
+        return True
 
 
 class FakeContext:

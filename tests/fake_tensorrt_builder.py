@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from .fake_cuda import FakeCuda
-from .fake_tensorrt import FakeTensorRT, ILogger, make_plan
+from .fake_tensorrt import FakeTensorRT, ILogger, make_plan, without_weights
 
 Flags = IntEnum("Flags", ["STRONGLY_TYPED"], start=0)
 
@@ -23,7 +23,7 @@ class FakeTensorRTBuilder(FakeTensorRT):
 
     IProgressMonitor = IProgressMonitor
     NetworkDefinitionCreationFlag = Flags
-    BuilderFlag = Enum("BuilderFlag", ["TF32"])
+    BuilderFlag = Enum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL"])
     LayerType = Enum("LayerType", ["ATTENTION_INPUT", "OTHER"])
     MemoryPoolType = Enum("MemoryPoolType", ["WORKSPACE"])
     PreviewFeature = Enum("PreviewFeature", ["RUNTIME_ACTIVATION_RESIZE_10_10"])
@@ -67,6 +67,7 @@ class FakeConfig:
         self.library, self.logger = library, logger
         self.profiles: list[FakeProfile] = []
         self.preview: set[Any] = set()
+        self.flags: set[str] = set()
         self.timing_cache = FakeTimingCache(self._header())
 
     def _header(self) -> list[str]:
@@ -74,6 +75,9 @@ class FakeConfig:
 
     def clear_flag(self, flag: Any) -> None:
         assert flag is self.library.BuilderFlag.TF32
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag.name)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         assert size >= 1 << 20
@@ -177,7 +181,7 @@ class FakeBuilder:
     def create_optimization_profile(self) -> FakeProfile:
         return FakeProfile()
 
-    def build_serialized_network(self, network: FakeNetwork, config: FakeConfig) -> bytes:
+    def build_serialized_network(self, network: FakeNetwork, config: FakeConfig) -> bytes | None:
         assert config.preview, "scratch memory must follow the shapes"
         known = config.timing_cache.times
         for i, node in enumerate(network.model.graph.node):
@@ -186,4 +190,12 @@ class FakeBuilder:
                 known[key] = 1.0
         self.library.built.append(network.name)
         ranges = {name: of for profile in config.profiles for name, of in profile.ranges.items()}
-        return make_plan(network.model.SerializeToString(), ranges)
+        if {"STRIP_PLAN", "VERSION_COMPATIBLE"} <= config.flags:
+            self.logger.log(ILogger.Severity.ERROR, "Error Code 4: a lean runtime cannot refit")
+            return None
+        assert ("STRIP_PLAN" in config.flags) == ("REFIT_IDENTICAL" in config.flags)
+        model = network.model
+        if "STRIP_PLAN" in config.flags:
+            model = without_weights(model)
+        kinds = {"stripped": "STRIP_PLAN" in config.flags, "brings_code": "VERSION_COMPATIBLE" in config.flags}
+        return make_plan(model.SerializeToString(), ranges, version=self.library.__version__, **kinds)

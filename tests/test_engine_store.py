@@ -460,6 +460,18 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
         build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
 
 
+def test_engines_without_weights_take_a_gpu(cache: Path, tmp_path: Path) -> None:
+    """Of TensorRT-RTX, to build; with weights it needs none."""
+    result = call("build-engine", "tiny", "--target", "sm_86", "--strip-weights", "--out", tmp_path / "mine")
+    if result.exit_code == 0:
+        pytest.skip("has a GPU, or a library that builds them without")
+    assert result.exit_code == 3
+    assert_one_error_line(
+        result, "could not build an engine", "Without weights, engines are built where there is a GPU."
+    )
+    assert not (tmp_path / "mine").exists()
+
+
 def test_turing_has_half_precision_only(cache: Path) -> None:
     """As `check_rtx` says before anything is built."""
     turing = BuildOptions(("sm_75",))

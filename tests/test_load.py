@@ -12,12 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.artifacts import OnnxModel
-from esam_rt.engine_store import stored
+from esam_rt.engine_store import outdated, stored
 from esam_rt.engines.cuda import CudaDevice
+from esam_rt.engines.tensorrt import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB
@@ -27,6 +30,7 @@ from esam_rt.self_test import SelfTest
 
 from .cuda_on_cpu import place_photo
 from .fake_cuda import FakeCuda
+from .fake_tensorrt import FakeTensorRT, make_plan, without_weights
 from .fake_tensorrt_builder import FakeTensorRTBuilder
 from .gpu_arrays import ByDlpack, Foreign
 from .scene import photo_of, quadrants
@@ -253,6 +257,87 @@ def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.Monke
     assert_one_error_line(result, "Self-test", "--no-fusion")
     with pytest.raises(EngineError, match=r"Self-test: .* To build these again"):
         EntitySegmenter("tiny", backend="tensorrt", precision="fp32", build=False)
+
+
+def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_path: Path) -> None:
+    """They get them from the graphs that they were built of, and from no others."""
+    settings = Settings().with_overrides({"prompts.coarse_side": 5, "prompts.fine_side": 9})
+    photo = photo_of(quadrants()[0], scale=6)
+    with EntitySegmenter("tiny", settings=settings) as segment:
+        expected = segment(photo)
+    options = ("--backend", "tensorrt", "--precision", "fp32", "--strip-weights", "--out", tmp_path / "mine")
+    result = call("build-engine", "tiny", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Self-test: " in result.stdout
+    given: Any = {"backend": "tensorrt", "precision": "fp32", "engines": tmp_path / "mine"}
+    with EntitySegmenter("tiny", settings=settings, **given) as segment:
+        np.testing.assert_array_equal(segment(photo).labels, expected.labels)
+        graph = next((cache / "onnx").glob("tiny*/encoder.onnx"))
+        encoder: Any = segment._sam.engines.encoder
+        assert encoder.plan_bytes > graph.stat().st_size, "the weights count"
+    sidecar = json.loads((tmp_path / "mine" / "engine.json").read_text())
+    assert sidecar["options"]["strip_weights"] is True
+    sidecar["onnx_sha256"]["encoder.onnx"] = "0" * 64
+    (tmp_path / "mine" / "engine.json").write_text(json.dumps(sidecar))
+    with pytest.raises(ModelError, match=r"onnx_sha256: found .*expected those of the graphs of tiny, whose weights"):
+        EntitySegmenter("tiny", **given)
+
+
+def test_weights_that_an_engine_does_not_take(device: CudaDevice, cuda: FakeCuda, tmp_path: Path) -> None:
+    other, plan = helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [3.0, 4.0]), stripped_plan()
+    (tmp_path / "net.onnx").write_bytes(scaled_by(other, "Add").SerializeToString())
+    with pytest.raises(ModelError, match=r"net: TensorRT could not take its weights from .*net\.onnx: The model"):
+        TensorRTEngine("net", plan, FakeTensorRT(cuda), device, weights=Weights(tmp_path / "net.onnx", 8))  # type: ignore[arg-type]
+
+
+def test_engines_for_later_versions(
+    built: list[str], library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = ("--backend", "tensorrt", "--precision", "fp32", "--version-compatible")
+    assert "Self-test: " in call("build-engine", "tiny", *options).stdout
+    assert len(built) == 4
+    for version in ("10.9.8", "10.10.1", "11.0.0"):
+        monkeypatch.setattr(FakeTensorRT, "__version__", version)
+        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False)).close()
+        assert outdated(stored()[0]) is None
+    monkeypatch.setattr(FakeTensorRT, "__version__", "10.9.7")
+    assert "installed is 10.9.7" in str(outdated(stored()[0]))
+    with pytest.raises(ModelError, match="found no such file"):
+        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False))
+    monkeypatch.setattr(FakeTensorRT, "__version__", "10.9.8")
+    result = call("build-engine", "tiny", *options, "--out", tmp_path / "mine")
+    assert "Not tried: engines for other versions are run from the cache only." in result.stdout
+    with pytest.raises(ModelError, match=r"bring code for the CPU; expected such only in your own cache\. If you"):
+        load_sam("tiny", Placement("tensorrt", precision="fp32", engines=tmp_path / "mine"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--version-compatible", "--strip-weights"), "found both, expected one"),
+        (
+            ("--backend", "tensorrt-rtx", "--version-compatible"),
+            "TensorRT-RTX runs only what its own version has built",
+        ),
+        (("--backend", "onnxruntime", "--strip-weights"), "are for TensorRT"),
+    ],
+)
+def test_options_that_do_not_go_together(built: list[str], arguments: tuple[str, ...], words: str) -> None:
+    result = call("build-engine", "tiny", "--backend", "tensorrt", *arguments)
+    assert result.exit_code == 2
+    assert_one_error_line(result, words)
+
+
+def scaled_by(weight: onnx.TensorProto, kind: str = "Mul") -> onnx.ModelProto:
+    """y = x · weight, or another operator."""
+    tensors = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node(kind, ["x", "w"], ["y"])], "net", *([t] for t in tensors), [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def stripped_plan() -> bytes:
+    weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [3.0, 4.0])
+    return make_plan(without_weights(scaled_by(weight)).SerializeToString(), stripped=True)
 
 
 def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -681,9 +681,11 @@ def test_the_fake_has_the_names_of_the_library(name: str) -> None:
         (fake.FakeRuntime, real.Runtime),
         (fake.FakeEngine, real.ICudaEngine),
         (fake.FakeContext, real.IExecutionContext),
+        (fake.FakeRefitter, real.Refitter),
+        (fake.FakeParserRefitter, real.OnnxParserRefitter),
         (fake.ILogger, real.ILogger),
     ]
-    own = {"bytes_of", "run", "output_shapes", "logger"}
+    own = {"bytes_of", "run", "output_shapes", "logger", "opened"}
     for pretender, original in pairs:
         assert {n for n in vars(pretender) if not n.startswith("_")} - own <= set(dir(original))
     assert set(DTYPES) <= set(real.DataType.__members__)
