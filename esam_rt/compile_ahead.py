@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ from typing import Any
 from numba.core.compiler_lock import global_compiler_lock
 
 from .errors import OutputError
-from .kernels.code_cache import REMEDY
+from .kernels import code_cache
+from .kernels.code_cache import REMEDY, remove_halves
 from .kernels.jit import KERNELS, Kernel, check_compiles
 
 
@@ -124,24 +126,26 @@ def _lacking(kernels: Sequence[Kernel]) -> list[Kernel]:
 def _another_process(modules: Sequence[str]) -> Iterator[None]:
     """Numba compiles one kernel at a time in a process: meanwhile another one fills the cache too, from the last to the
     first. It ends with the block."""
-    other = _started(modules) if modules else None
+    mark = secrets.token_hex(6)
+    other = _started(modules, mark) if modules else None
     try:
         yield
     finally:
         if other is not None:
-            other.terminate()
+            other.kill()  # and not terminate(): see Kernel.compile on exceptions of signal handlers
             other.wait()
+            remove_halves(mark)
 
 
-def _started(modules: Sequence[str]) -> subprocess.Popen[bytes] | None:
-    """None where it would be of no use, or cannot be started."""
+def _started(modules: Sequence[str], mark: str) -> subprocess.Popen[bytes] | None:
+    """None where it would be of no use, or cannot be started. mark: for `fill`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores < 2 or not sys.executable or hasattr(sys, "frozen"):
         return None
     path = [str(folder) for folder in sys.path]
-    # It imports nothing from the current folder (-P), and leaves no half of a file behind when it is told to end.
-    code = f"""import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); sys.path[:] = {path}
-from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)})"""
+    # It imports nothing from the current folder (-P).
+    code = f"""import sys; sys.path[:] = {path}
+from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)}, {mark!r})"""
     nothing = subprocess.DEVNULL
     try:
         return subprocess.Popen([sys.executable, "-P", "-c", code], stdin=nothing, stdout=nothing, stderr=nothing)
@@ -149,8 +153,12 @@ from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)})"""
         return None
 
 
-def fill(modules: Sequence[str]) -> None:
-    """Compile the kernels of these modules into the cache, the last one first, as long as it can be written."""
+def fill(modules: Sequence[str], mark: str) -> None:
+    """Compile the kernels of these modules into the cache, the last one first, as long as it can be written.
+
+    mark: begins the names of half-written files, for the one who may end this process to find them.
+    """
+    code_cache.mark = mark
     for kernel in reversed(entry_kernels(modules)):
         kernel.compile()
         if kernel.cache.trouble:

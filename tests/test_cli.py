@@ -315,7 +315,7 @@ def test_ctrl_c_in_a_terminal(photos: Path, tmp_path: Path) -> None:
 import sys, time, types
 from esam_rt import cli
 from tests.fake_segmenter import FakeSegmenter
-think = lambda number: time.sleep(60 if number else 0)
+think = lambda number: time.sleep(600 if number else 0)
 make = lambda model, **options: FakeSegmenter(think)
 sys.modules["esam_rt.segmenter"] = types.SimpleNamespace(EntitySegmenter=make)
 sys.argv[0] = "esam-rt"
@@ -327,7 +327,7 @@ cli.main()
     journal = out / "photos.jsonl"
     wait_for(lambda: (journal.exists() and journal.read_bytes().endswith(b"\n")) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert stderr == "error: interrupted\n"
     assert "1 photo segmented" in stdout

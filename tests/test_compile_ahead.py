@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from esam_rt import EntitySegmenter, Settings, cli, compile_ahead
+from esam_rt.kernels import code_cache
 from esam_rt.kernels.jit import KERNELS, Kernel
 from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
 
@@ -213,20 +215,33 @@ def test_without_another_process_all_is_compiled_here(few: Path, monkeypatch: py
 
 def test_the_other_process_ends_where_nothing_can_be_written(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few.write_text("a file")
-    compile_ahead.fill(("mine",))
+    compile_ahead.fill(("mine",), code_cache.mark)
     half_and_one, doubled = compile_ahead.entry_kernels(("mine",))
     assert doubled.cache.trouble and not half_and_one.cache.trouble
 
 
-def test_the_other_process_is_told_to_end_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    code = """
+def test_the_other_process_is_ended_and_leaves_nothing_half_written(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.syspath_prepend(few.parent)
+    # Another process that is as far as to write its first file, which never ends.
+    (few.parent / "mine.py").write_text(
+        SOURCE
+        + """
 import time
-from esam_rt import compile_ahead
-with compile_ahead._another_process(compile_ahead.OF_A_PHOTO):
-    time.sleep(3)
+from esam_rt.kernels import code_cache
+code_cache.Path.replace = lambda *_: time.sleep(600)
 """
-    assert result(start(code, tmp_path / "cache")) == ("", "")
-    assert all(path.suffix == ".kernel" for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    )
+    others = code_cache.code_folder() / "0" / f".{code_cache.mark}0"
+    others.parent.mkdir(parents=True)
+    others.touch()
+    with compile_ahead._another_process(("mine",)):
+        deadline = time.monotonic() + 60
+        while len(halves := [p for p in few.rglob("*") if p.is_file() and p != others]) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert halves[0].name.startswith(".")
+    assert [p for p in few.rglob("*") if p.is_file()] == [others]
 
 
 def test_a_program_that_ends_does_not_wait_for_all_kernels(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ CONFIG: Any = numba.config
 OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")  # Numba's settings that change the code
 SEAL_BYTES = 32
 UNUSED_S = 30 * 24 * 3600  # code that nobody used for so long is removed
+mark = "half-"  # begins the names of files that are being written
 REMEDY = f"Set {'NUMBA_CACHE_DIR' if CONFIG.CACHE_DIR else 'ESAM_RT_CACHE'} to a folder of your own."
 
 
@@ -150,13 +151,20 @@ def _is_ours(state: os.stat_result) -> bool:
 def _write(path: Path, content: bytes) -> None:
     """As `files.write_bytes`, without fsync: the seal tells what a crash cut short. At most 0644, see `_is_ours`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{mark}{secrets.token_hex(6)}")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as f:
             f.write(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_halves(mark: str) -> None:
+    """Remove what a process with this mark left half-written when it was ended."""
+    with suppress(OSError):  # one that stays is as one that was never found
+        for half in code_folder().glob(f"*/.{mark}*"):
+            half.unlink()
 
 
 def _remove_unused() -> None:

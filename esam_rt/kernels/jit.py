@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from numba import njit, types
@@ -56,6 +58,14 @@ class Kernel:
         """Make it ready to be called, from the cache where that has it; what is to be called. SettingsError where Numba
         is told to compile nothing."""
         check_compiles()
+        if self._compiled is None and threading.current_thread() is threading.main_thread():
+            # Ctrl-C while LLVM works is raised in a destructor of llvmlite at times (3 of 50), where it is lost: here
+            # it is raised while this thread waits for another.
+            with ThreadPoolExecutor(1, "esam-rt-kernels") as elsewhere:
+                return elsewhere.submit(self._compile).result()
+        return self._compile()
+
+    def _compile(self) -> Any:
         with global_compiler_lock:
             if self._compiled is None:
                 self._compiled = self._dispatcher(self.cache)

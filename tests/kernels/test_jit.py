@@ -1,5 +1,6 @@
 import ast
 import gc
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import esam_rt.kernels
 from esam_rt.errors import SettingsError
 from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
-from esam_rt.kernels.jit import kernel
+from esam_rt.kernels.jit import Kernel, kernel
 
 from .kernel_modules import SOURCE, load_module
 
@@ -74,6 +75,24 @@ def test_what_cannot_be_compiled_says_so_at_each_call_and_keeps_no_other_from_it
             mine.impossible(1)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(mine.half, 10).result(30) == 5
+
+
+def test_ctrl_c_while_a_kernel_is_compiled_is_not_lost_in_a_destructor(
+    mine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def compile_(kernel: Kernel, *arguments: Any, **options: Any) -> Any:
+        del arguments, options
+        Freed()
+        return kernel.function
+
+    monkeypatch.setattr(Kernel, "_dispatcher", compile_)
+    with pytest.raises(KeyboardInterrupt):
+        mine.half(10)
+    assert mine.half(10) == 5  # what was compiled meanwhile is kept
 
 
 @pytest.mark.parametrize("enabled", [True, False])
