@@ -59,8 +59,8 @@ class CallBytes:
 
 @dataclass(frozen=True)
 class Weights:
-    """graph: the ONNX file that an engine was built of, whose hash the caller has checked. size_bytes: of its weights,
-    about."""
+    """graph: the ONNX file that an engine was built of, which the caller has checked, hashes included. size_bytes: of
+    its weights, about."""
 
     graph: Path
     size_bytes: int
@@ -95,6 +95,7 @@ class TensorRTEngine:
         self.plan_bytes = len(plan) + (weights.size_bytes if weights else 0)
         self._lock = threading.Lock()
         self._logger = logger = keeping_logger(library)
+        logger.forget()
         # Where nobody closes the engine these go in this order, as TensorRT wants.
         self._replays: Replays | None = None
         self._context: Context | None = None
@@ -105,7 +106,7 @@ class TensorRTEngine:
         with device.current():
             try:
                 self._runtime = library.Runtime(logger)
-            except TypeError as e:  # what its bindings make of a library that cannot start
+            except TypeError as e:  # what its bindings make of an object that cannot be made
                 raise DeviceError(
                     f"GPU {device.index}: {version} cannot start: {logger.words()} Expected a driver for its CUDA "
                     "version."
@@ -150,7 +151,7 @@ class TensorRTEngine:
             check_feed(self._name, self.inputs, arrays)
             shapes = {name: tuple(array.shape) for name, array in arrays.items()}
             self._check_ranges(shapes)
-            self._logger.complaints.clear()
+            self._logger.forget()
             return self._run(context, arrays, context.prepared(shapes), keep)
 
     def call_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> CallBytes:
@@ -163,7 +164,7 @@ class TensorRTEngine:
             inputs = {t.name: tuple(n for n in t.shape if n is not None) for t in self.inputs}
             inputs |= {name: tuple(shape) for name, shape in shapes.items()}
             self._check_ranges(inputs)
-            self._logger.complaints.clear()
+            self._logger.forget()
             call = context.prepared(inputs)
             of = {**inputs, **call.outputs}
             sizes = {t.name: math.prod(of[t.name]) * t.dtype.itemsize for t in (*self.inputs, *self.outputs)}
@@ -274,16 +275,21 @@ class TensorRTEngine:
 
     def _put_in(self, weights: Weights, library: ModuleType) -> None:
         """Put the weights of an ONNX file into an engine that has none."""
-        refitter = library.Refitter(self._engine, self._logger)
-        parser = library.OnnxParserRefitter(refitter, self._logger)
-        if not parser.refit_from_file(str(weights.graph)) or not refitter.refit_cuda_engine():
-            if self._logger.tells_out_of_memory():
-                raise self._no_memory()
-            found = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or self._logger.words()
-            raise ModelError(
-                f"{self._name}: TensorRT could not take its weights from {weights.graph}: {found} Build it again: "
-                "esam-rt build-engine."
-            )
+        found = ""
+        try:
+            refitter = library.Refitter(self._engine, self._logger)
+            parser = library.OnnxParserRefitter(refitter, self._logger)
+            if parser.refit_from_file(str(weights.graph)) and refitter.refit_cuda_engine():
+                return
+            found = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        except TypeError:  # what its bindings make of an object that cannot be made, as of a plan that takes no weights
+            pass
+        if self._logger.tells_out_of_memory():
+            raise self._no_memory()
+        raise ModelError(
+            f"{self._name}: TensorRT could not take its weights from {weights.graph}: {found or self._logger.words()} "
+            "Build it again: esam-rt build-engine."
+        )
 
     def _no_memory(self) -> OutOfMemoryError:
         words = self._logger.words()
@@ -325,16 +331,18 @@ class TensorRTEngine:
     def close(self) -> None:
         """Release the engine, once a call in another thread has ended; see `Engine`."""
         with self._lock, self._device.current():
-            if self._kernels is not None:
-                self._kernels.keep()
-            if self._replays is not None:
-                self._replays.close()
-            if self._context is not None:
-                self._context.close()
-            self._replays = self._context = self._kernels = None
-            self._engine = None
-            self._runtime = None
-            self._staging.close()
+            try:
+                if self._kernels is not None:
+                    self._kernels.keep()
+            finally:
+                if self._replays is not None:
+                    self._replays.close()
+                if self._context is not None:
+                    self._context.close()
+                self._replays = self._context = self._kernels = None
+                self._engine = None
+                self._runtime = None
+                self._staging.close()
 
     def __enter__(self) -> Self:
         return self
@@ -354,8 +362,8 @@ class _Kernels:
 
     def keep(self) -> None:
         """Write the file, if there is anything new."""
-        now = bytes(self.cache.serialize())
-        if now != self._known:
+        serialized = self.cache.serialize()
+        if serialized is not None and (now := bytes(serialized)) != self._known:
             self._file.update(lambda _: now)
 
 

@@ -109,7 +109,8 @@ def build_engine(
     check_graph_file(path)
     start = time.perf_counter()
     logger = keeping_logger(library)
-    builder = _made(library.Builder(logger), library, logger)
+    logger.forget()
+    builder = _builder(library, logger)
     config = builder.create_builder_config()
     _configure(config, library, options)
     timing_cache = None if timings is None else _timing_cache(config, timings)
@@ -152,6 +153,11 @@ def check_rtx(capabilities: Iterable[str], precision: str) -> None:
             )
 
 
+def fuses_attention(library: ModuleType) -> bool:
+    """Whether the library's parser takes ONNX' operator Attention: TensorRT since 10.14."""
+    return hasattr(library, "IAttention")
+
+
 def known_targets(library: ModuleType) -> tuple[str, ...]:
     """The compute capabilities, as `sm_86`, that the library builds for without a GPU of that kind."""
     names = vars(getattr(library, "ComputeCapability", object))
@@ -176,6 +182,9 @@ def _configure(config: Any, library: ModuleType, options: BuildOptions) -> None:
     if options.strip_weights:
         config.set_flag(library.BuilderFlag.STRIP_PLAN)
         config.set_flag(library.BuilderFlag.REFIT_IDENTICAL)  # weights that differ would need slower kernels
+    if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # TensorRT-RTX allocates by itself else, beyond what it says that a call takes, and may not make CUDA graphs.
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 is fp32: who wants less asks for fp16 or bf16
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     # Else a call of few prompts takes the scratch memory of the most.
@@ -222,14 +231,15 @@ def _profile(builder: Any, config: Any, network: Any, path: Path, max_batch: int
     return shapes
 
 
-def _made(builder: Any, library: ModuleType, logger: Any) -> Any:
+def _builder(library: ModuleType, logger: Any) -> Any:
     """The builder, which some libraries cannot make without a GPU."""
-    if builder is None:
+    try:
+        return library.Builder(logger)
+    except TypeError as e:  # what its bindings make of an object that cannot be made
         raise DeviceError(
             f"{library.__name__} {library.__version__} cannot build here: {logger.words()} Expected an NVIDIA GPU with "
             "its driver; tensorrt-rtx builds without, with --target."
-        )
-    return builder
+        ) from e
 
 
 @contextmanager

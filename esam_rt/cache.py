@@ -61,6 +61,11 @@ def remembered_sha256(path: Path) -> str:
     return digest
 
 
+def is_only_ours(state: os.stat_result) -> bool:
+    """Whether a file or folder is of this user or of the administrator, and nobody else may write it."""
+    return os.name != "posix" or (state.st_uid in (os.geteuid(), 0) and not state.st_mode & 0o022)
+
+
 def _unreadable(path: Path, cause: OSError) -> ModelError:
     if isinstance(cause, FileNotFoundError):
         return ModelError(f"{path}: found no such file, expected a model file.")

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -22,17 +22,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
-from .cache import cache_folder, sha256_of
+from .cache import cache_folder, is_only_ours, remembered_sha256, sha256_of
 from .engines.tensorrt import Weights
-from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, check_rtx, load_library
+from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, check_rtx, fuses_attention, load_library
 from .errors import DeviceError, EngineError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
 from .files import output_error, write_json
+from .graph_files import check_graph_file
 from .library_caches import timing_cache
 from .manifest import listed_files, remove_leftovers, written_together
 from .models import EXPORTER_VERSION, ModelRow
 
 SIDECAR = "engine.json"
-FORMAT = 1  # of the sidecar
+FORMAT = 2  # of the sidecar, and of what is asked of the libraries
 FIELDS: dict[str, Callable[[Any], bool]] = {
     "format": lambda value: isinstance(value, int),
     **dict.fromkeys(
@@ -48,6 +49,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 """What the fields of a sidecar must be."""
 
+ATTENTION = ("fused", "concat", "bias")  # forms of a ViT's encoder, those of TensorRT first
 NAMES = tuple(f"{graph.removesuffix('.onnx')}.engine" for graph in GRAPHS)
 
 
@@ -82,11 +84,11 @@ class EngineSpec:
                     "tensorrt, or build again after an update."
                 )
 
-    def attention(self, row: ModelRow) -> str | None:
+    def attention(self, row: ModelRow, library: ModuleType) -> str | None:
         """The attention form of a model's encoder. TensorRT fuses attention in half precisions only."""
         if row.attention is None:
             return None
-        return "fused" if self.fusion and self.precision != "fp32" else "concat"
+        return "fused" if self.fusion and self.precision != "fp32" and fuses_attention(library) else "concat"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def engine_set(
             f"Backend {spec.backend}: found no GPU here that cuda-python reaches, expected --target with those "
             "that will run the engines, such as --target sm_86,sm_89."
         )
-    graphs = graphs or onnx_model(row, checkpoint, spec.precision, spec.attention(row), listener)
+    graphs = graphs or onnx_model(row, checkpoint, spec.precision, spec.attention(row, library), listener)
     wanted = description(row, spec, graphs, library)
     folder = out or store_folder() / f"{row.name}-{spec.backend}-{spec.precision}-{_key(wanted)}"
     if not force and (there := _usable(folder, wanted) or (None if out else _ahead_of_time(wanted, spec))):
@@ -225,6 +227,22 @@ def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
     if failed := (sidecar.get("self_test") or {}).get("failed"):
         raise EngineError(f"{folder}: {failed} To build these again: esam-rt build-engine --force.")
     return EngineSet(folder, sidecar)
+
+
+def check_trusted(folder: Path) -> None:
+    """ModelError unless engines that bring code for the CPU lie in the store, where nobody but the user and the
+    administrator could have put them."""
+    if not folder.resolve().is_relative_to(store_folder().resolve()):
+        raise ModelError(
+            f"{folder}: found engines for other versions of TensorRT, which bring code for the CPU; expected such only "
+            f"in your own cache. If you trust whoever built them, copy the folder into {store_folder()}."
+        )
+    if not is_only_ours(folder.stat()):
+        raise ModelError(
+            f"{folder}: found engines for other versions of TensorRT, which bring code for the CPU, in a folder that "
+            "others can write to; expected one of your own: chmod go-w, or build them again with ESAM_RT_CACHE set to "
+            "one."
+        )
 
 
 def stored() -> list[Path]:
@@ -306,6 +324,8 @@ def _build(
             }
         made = {"engines": entries, "built": datetime.now(UTC).isoformat(timespec="seconds")}
         write_json(temporary / SIDECAR, {**wanted, **made})
+    if options.version_compatible:
+        folder.chmod(folder.stat().st_mode & ~0o022)  # under any umask; see `check_trusted`
 
 
 def given_engines(
@@ -343,20 +363,48 @@ def weights_of(
     engines: EngineSet, row: ModelRow, spec: EngineSpec, checkpoint: Path | None, listener: ModelListener = SILENT
 ) -> Mapping[str, Weights]:
     """What engines without weights are to get, by name; empty for others. The model is exported if need be, and its
-    graphs must be the very ones that the engines were built of: ModelError otherwise."""
+    graphs must be the very ones that the engines were built of, by their hashes: ModelError otherwise."""
     if not engines.sidecar["options"].get("strip_weights"):
         return {}
+    found, expected = _checkpoint_sha256(row, checkpoint), engines.sidecar["checkpoint_sha256"]
+    if found != expected:
+        raise ModelError(
+            f"{engines.folder / SIDECAR}: checkpoint_sha256: found {expected[:12]}…, expected {found[:12]}… of "
+            f"{checkpoint or row.name}; these engines take their weights from the checkpoint that they were made of: "
+            "give it, --checkpoint."
+        )
     wanted = engines.sidecar["onnx_sha256"]
-    for attention in dict.fromkeys((spec.attention(row), replace(spec, fusion=not spec.fusion).attention(row))):
+    first = spec.attention(row, load_library(spec.backend))
+    for attention in dict.fromkeys((first, *ATTENTION)) if first else (None,):
         graphs = onnx_model(row, checkpoint, spec.precision, attention, listener)
         files = listed_files(graphs.encoder.parent, GRAPHS)
         if {name: entry["sha256"] for name, entry in files.items()} == wanted:
             paths = (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)
+            for path in paths:
+                for file in sorted({path, *(tensor.file for tensor in check_graph_file(path))}):
+                    _check_hash(file, str(wanted.get(file.name)))
             return {name: Weights(path, _size(path, files)) for name, path in zip(NAMES, paths, strict=True)}
     raise ModelError(
         f"{engines.folder / SIDECAR}: onnx_sha256: found {_short(wanted)}, expected those of the graphs of {row.name}, "
-        "whose weights these engines lack; give the checkpoint that they were made of, or build them again."
+        "whose weights these engines lack; build them again."
     )
+
+
+def _checkpoint_sha256(row: ModelRow, checkpoint: Path | None) -> str:
+    """Of the one given, else of that which ships or is published, which need not be here."""
+    if file := checkpoint or row.checkpoint:
+        return checkpoint_sha256(file)
+    return row.remote.sha256 if row.remote else ""
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    """ModelError for a file that is not the one that engines were built of."""
+    found = remembered_sha256(file)
+    if found != expected:
+        raise ModelError(
+            f"{file}: found SHA-256 {found[:12]}…, expected {expected[:12]}…; the file is damaged. Remove its "
+            "folder, it is made again."
+        )
 
 
 def _size(graph: Path, files: Mapping[str, Any]) -> int:

@@ -139,7 +139,7 @@ def _photos_beside(stream: int | None) -> GpuPhotos:
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
-    from .engine_store import NAMES, EngineSpec, Gpu, engine_set, given_engines, store_folder, weights_of
+    from .engine_store import NAMES, EngineSpec, Gpu, check_trusted, engine_set, given_engines, weights_of
     from .engines.cuda import CudaDevice
     from .engines.tensorrt import TensorRTEngine
     from .engines.tensorrt_build import load_library
@@ -153,12 +153,8 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
     else:
         engines = engine_set(row, spec, checkpoint, build=placement.build, listener=listener)
     runs_host_code = engines.sidecar["options"].get("version_compatible") is True
-    if runs_host_code and not engines.folder.resolve().is_relative_to(store_folder().resolve()):
-        raise ModelError(
-            f"{engines.folder}: found engines for other versions of TensorRT, which bring code for the CPU; "
-            "expected such only in your own cache. If you trust whoever built them, copy the folder into "
-            f"{store_folder()}."
-        )
+    if runs_host_code:
+        check_trusted(engines.folder)
     weights = weights_of(engines, row, spec, checkpoint, listener)
 
     def load(name: str) -> TensorRTEngine:

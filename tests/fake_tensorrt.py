@@ -80,6 +80,7 @@ class FakeTensorRT:
     __name__ = "fake_tensorrt"
     __version__ = "10.9.8"
     ILogger, DataType, TensorIOMode, TensorLocation = ILogger, DataType, TensorIOMode, TensorLocation
+    IAttention = object
     ExecutionContextAllocationStrategy = Allocation
 
     def Refitter(self, engine: FakeEngine, logger: ILogger) -> FakeRefitter:  # noqa: N802

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,8 @@ from esam_rt.engine_store import (
     verify,
 )
 from esam_rt.engines.tensorrt_build import BuildOptions, build_engine, known_targets, load_library
-from esam_rt.errors import EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
+from esam_rt.engines.tensorrt_log import keeping_logger
+from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
 from esam_rt.export.dims import VIT_B
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.vit import AttentionForm, build_vit_encoder
@@ -432,9 +435,16 @@ def test_every_form_of_attention(tmp_path: Path, form: AttentionForm, precision:
 
 
 def test_fused_attention_of_fp32_is_not_to_be_had() -> None:
-    assert [EngineSpec("tensorrt-rtx", p).attention(MODELS["vit_b"]) for p in Precision] == ["concat", "fused", "fused"]
-    assert EngineSpec("tensorrt-rtx", fusion=False).attention(MODELS["vit_b"]) == "concat"
-    assert EngineSpec("tensorrt-rtx").attention(TINY) is None
+    specs = [EngineSpec("tensorrt-rtx", p) for p in Precision]
+    assert [spec.attention(MODELS["vit_b"], rtx) for spec in specs] == ["concat", "fused", "fused"]
+    assert EngineSpec("tensorrt-rtx", fusion=False).attention(MODELS["vit_b"], rtx) == "concat"
+    assert EngineSpec("tensorrt-rtx").attention(TINY, rtx) is None
+
+
+def test_a_library_without_attention() -> None:
+    """As TensorRT before 10.14, that of JetPack 6 too."""
+    before = ModuleType("tensorrt")
+    assert [EngineSpec("tensorrt", p).attention(MODELS["vit_b"], before) for p in Precision] == ["concat"] * 3
 
 
 def test_graphs_that_the_library_does_not_take(tmp_path: Path) -> None:
@@ -458,6 +468,40 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
     g.output(g.op("Attention", q, q, q, scale=1.0), "y", np.float32, [1, 2, 64, 32])
     with pytest.raises(EngineError, match=r"attention\.onnx: tensorrt_rtx .* could not build an engine: .*kernel"):
         build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
+
+
+def test_a_builder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """As of TensorRT without a GPU."""
+
+    def fail(logger: Any) -> None:
+        logger.log(rtx.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(rtx, "Builder", fail)
+    with pytest.raises(DeviceError, match=r"cannot build here: CUDA initialization failure .*Expected an NVIDIA GPU"):
+        build_engine(onnx_model(TINY, precision="fp16").decoder, rtx, SPEC.options)
+
+
+def test_the_library_keeps_one_logger_for_ever() -> None:
+    """It calls the first one that it got, even after all of its objects are gone."""
+    logger = keeping_logger(rtx)
+    assert keeping_logger(rtx) is logger
+    severity = rtx.ILogger.Severity
+
+    def complain() -> str:
+        logger.log(severity.ERROR, "of another thread")
+        return str(logger.words())
+
+    logger.forget()
+    logger.log(severity.WARNING, "of no matter")
+    assert logger.words() == "it does not say why."
+    logger.log(severity.INTERNAL_ERROR, "Out of memory ")
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(complain).result() == "of another thread"
+    assert logger.words() == "Out of memory"
+    assert logger.tells_out_of_memory()
+    logger.forget()
+    assert not logger.tells_out_of_memory()
 
 
 def test_engines_without_weights_take_a_gpu(cache: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,13 +19,13 @@ from onnx import helper
 
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.artifacts import OnnxModel
-from esam_rt.engine_store import outdated, stored
+from esam_rt.engine_store import EngineSet, EngineSpec, outdated, stored, weights_of
 from esam_rt.engines.cuda import CudaDevice
 from esam_rt.engines.tensorrt import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB
-from esam_rt.models import ModelRow
+from esam_rt.models import MODELS, ModelRow
 from esam_rt.prompts import point_grid
 from esam_rt.self_test import SelfTest
 
@@ -275,12 +276,29 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
         graph = next((cache / "onnx").glob("tiny*/encoder.onnx"))
         encoder: Any = segment._sam.engines.encoder
         assert encoder.plan_bytes > graph.stat().st_size, "the weights count"
+    content, state = graph.read_bytes(), graph.stat()
+    graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(graph, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(ModelError, match=r"encoder\.onnx: found SHA-256 .*; the file is damaged\. Remove its folder"):
+        EntitySegmenter("tiny", **given)
+    graph.write_bytes(content)
     sidecar = json.loads((tmp_path / "mine" / "engine.json").read_text())
     assert sidecar["options"]["strip_weights"] is True
-    sidecar["onnx_sha256"]["encoder.onnx"] = "0" * 64
-    (tmp_path / "mine" / "engine.json").write_text(json.dumps(sidecar))
-    with pytest.raises(ModelError, match=r"onnx_sha256: found .*expected those of the graphs of tiny, whose weights"):
-        EntitySegmenter("tiny", **given)
+    for field, value, words in (
+        ("onnx_sha256", {"encoder.onnx": "0" * 64}, "expected those of the graphs of tiny, whose weights"),
+        ("checkpoint_sha256", "1" * 64, "…, expected .* of tiny; these engines take their weights"),
+    ):
+        (tmp_path / "mine" / "engine.json").write_text(json.dumps({**sidecar, field: value}))
+        with pytest.raises(ModelError, match=f"{field}: found .*{words}"):
+            EntitySegmenter("tiny", **given)
+
+
+def test_engines_without_weights_of_a_model_to_download(cache: Path, tmp_path: Path) -> None:
+    """Nothing is fetched for engines of another checkpoint."""
+    engines = EngineSet(tmp_path, {"options": {"strip_weights": True}, "checkpoint_sha256": "1" * 64})
+    with pytest.raises(ModelError, match=r"expected [0-9a-f]{12}… of vit_h; .*give it, --checkpoint"):
+        weights_of(engines, MODELS["vit_h"], EngineSpec("tensorrt"), None)
+    assert not cache.exists()
 
 
 def test_weights_that_an_engine_does_not_take(device: CudaDevice, cuda: FakeCuda, tmp_path: Path) -> None:
@@ -309,6 +327,19 @@ def test_engines_for_later_versions(
     assert "Not tried: engines for other versions are run from the cache only." in result.stdout
     with pytest.raises(ModelError, match=r"bring code for the CPU; expected such only in your own cache\. If you"):
         load_sam("tiny", Placement("tensorrt", precision="fp32", engines=tmp_path / "mine"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no owners and modes")
+def test_engines_that_bring_code_are_nobody_elses(built: list[str]) -> None:
+    was = os.umask(0)
+    try:
+        call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32", "--version-compatible")
+    finally:
+        os.umask(was)
+    load_sam("tiny", Placement("tensorrt", precision="fp32", build=False)).close()
+    stored()[0].chmod(0o777)
+    with pytest.raises(ModelError, match=r"in a folder that others can write to; expected one of your own: chmod go-w"):
+        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False))
 
 
 @pytest.mark.parametrize(

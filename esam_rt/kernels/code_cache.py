@@ -30,7 +30,7 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
-from ..cache import cache_folder
+from ..cache import cache_folder, is_only_ours
 
 CONFIG: Any = numba.config
 OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")  # Numba's settings that change the code
@@ -89,7 +89,7 @@ class CodeCache(NullCache):
         target_context.refresh()
         try:
             with self.path.open("rb") as f:
-                is_ours, content = _is_ours(os.fstat(f.fileno())), f.read()
+                is_ours, content = is_only_ours(os.fstat(f.fileno())), f.read()
         except OSError:
             return None
         data = content[SEAL_BYTES:]
@@ -143,13 +143,8 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _is_ours(state: os.stat_result) -> bool:
-    """Of this user or of the administrator, and nobody else may write it."""
-    return sys.platform == "win32" or (state.st_uid in (os.geteuid(), 0) and not state.st_mode & 0o022)
-
-
 def _write(path: Path, content: bytes) -> None:
-    """As `files.write_bytes`, without fsync: the seal tells what a crash cut short. At most 0644, see `_is_ours`."""
+    """As `files.write_bytes`, without fsync: the seal tells what a crash cut short. Others may not write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{mark}{secrets.token_hex(6)}")
     try:

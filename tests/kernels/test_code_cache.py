@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from esam_rt.cache import is_only_ours
 from esam_rt.kernels import code_cache
 
 from .kernel_modules import ROOT, load_module, result, start
@@ -117,7 +118,7 @@ def test_code_of_this_user_and_of_the_administrator_is_trusted_alone(monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def is_ours(owner: int, mode: int) -> bool:
-        return code_cache._is_ours(os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0)))
+        return is_only_ours(os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0)))
 
     assert is_ours(1000, 0o644) and is_ours(1000, 0o600) and is_ours(0, 0o444)
     assert not is_ours(1001, 0o644)
@@ -133,7 +134,7 @@ def test_a_file_of_others_that_cannot_be_replaced_is_said_once(
     def refuse(path: Path, content: bytes) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(code_cache, "_is_ours", lambda state: False)
+    monkeypatch.setattr(code_cache, "is_only_ours", lambda state: False)
     monkeypatch.setattr(code_cache, "_write", refuse)
     mine = load()
     assert (mine.doubled(21), mine.trebled(21)) == (42, 63)
