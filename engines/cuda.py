@@ -1,125 +1,50 @@
-"""The few calls of CUDA's runtime that engines on an NVIDIA GPU need, through cuda-python."""
+"""A GPU's memory, streams, events, kernels and graphs, as engines need them."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib
-import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from types import ModuleType, SimpleNamespace, TracebackType
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from esam_rt.errors import DeviceError, EngineError, EsamError, InputError, MissingDependencyError, OutOfMemoryError
+from esam_rt.errors import DeviceError, EngineError, EsamError, InputError
 
-from .cuda_array import LEGACY_STREAM, GpuArray, gpu_array
+from .cuda_array import DEFAULT_STREAMS, GpuArray, gpu_array, stream_address
+from .cuda_calls import Calls, name_and_capability
 
-_log = logging.getLogger("esam_rt")
-
-NO_GPU = (
-    "cudaErrorCompatNotSupportedOnDevice",
-    "cudaErrorDevicesUnavailable",
-    "cudaErrorInitializationError",
-    "cudaErrorInsufficientDriver",
-    "cudaErrorInvalidDevice",
-    "cudaErrorNoDevice",
-    "cudaErrorStubLibrary",
-    "cudaErrorSystemDriverMismatch",
-    "cudaErrorSystemNotReady",
-)
-DRIVER = (
-    "cuGetErrorString",
-    "cuLaunchKernel",
-    "cuModuleGetFunction",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuuint64_t",
-)
 NEVER = 2**64 - 1  # bytes of unused memory at which a pool gives some back
-
-
-class _Calls:
-    """Calls of the runtime with the GPU of `index`, statuses checked."""
-
-    def __init__(self, runtime: Any, index: int) -> None:
-        self.runtime, self.index = runtime, index
-
-    def __call__(self, name: str, *args: Any) -> Any:
-        """The value of a call, a tuple where it has several, None where it has none."""
-        try:
-            status, *values = getattr(self.runtime, name)(*args)
-        except RuntimeError as e:  # of a cuda-python before 13 that finds no driver to load
-            raise DeviceError(
-                f"GPU {self.index}: found no NVIDIA driver ({e}); expected one. See esam-rt doctor."
-            ) from e
-        if status.name in ("cudaSuccess", "CUDA_SUCCESS"):
-            return values[0] if len(values) == 1 else tuple(values) or None
-        tell = self.runtime.cuGetErrorString if status.name.startswith("CUDA_") else self.runtime.cudaGetErrorString
-        words = tell(status)[1].decode()
-        if status.name in ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY"):
-            raise OutOfMemoryError(
-                f"GPU {self.index}: out of memory ({name}); use smaller batches or a smaller model, or end what else "
-                "runs on this GPU."
-            )
-        if status.name in NO_GPU:
-            raise DeviceError(
-                f"GPU {self.index}: cannot be used: {words} ({status.name}); expected an NVIDIA GPU with its driver. "
-                "See esam-rt doctor."
-            )
-        raise EngineError(f"GPU {self.index}: {name} failed: {words} ({status.name}).")
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Make the GPU this thread's current one, and the one before again at the end."""
-        before = self("cudaGetDevice")
-        if before == self.index:
-            yield
-            return
-        self("cudaSetDevice", self.index)
-        try:
-            yield
-        finally:
-            self("cudaSetDevice", before)
-
-    @contextmanager
-    def current_for_driver(self) -> Iterator[None]:
-        """`current` for calls of the driver, which unlike the runtime's give a new thread no context."""
-        with self.current():
-            self("cudaSetDevice", self.index)
-            yield
-
-    def release(self, name: str, *args: Any) -> None:
-        """A call that gives something back. What fails is logged: a finalizer has nobody to raise it to."""
-        try:
-            with self.current_for_driver():
-                self(name, *args)
-        except EsamError as e:
-            _log.warning("%s", e)
 
 
 class CudaDevice:
     """A GPU and the one stream on which all engines of a model work: what one leaves, the next uses without waiting.
 
-    index: of the GPU as CUDA counts them. stream: the address of a caller's `cudaStream_t`, which is never destroyed
-    here; default an own one. runtime: in place of cuda-python's. The GPU's memory comes from an own pool, which keeps
-    what is free for later calls and gives all back when the device and its buffers are garbage. Threads may share it.
-    Errors: MissingDependencyError without cuda-python, DeviceError without driver or GPU.
+    index: of the GPU as CUDA counts them. stream: a caller's `cudaStream_t`, as `stream_address` takes it; it is held,
+    and never destroyed here. Default, and where it is one of CUDA's default streams: an own one, which waits for the
+    caller's whenever an array is taken (work on those makes the whole GPU wait, and they cannot be captured). runtime:
+    in place of cuda-python's. The GPU's memory comes from an own pool, which keeps what is free for later calls and
+    gives all back when the device and its buffers are garbage. Threads may share it.
+    Errors: MissingDependencyError without cuda-python, DeviceError without driver or GPU, or one without memory pools,
+    InputError for a stream of another GPU.
     """
 
-    def __init__(self, index: int = 0, stream: int | None = None, runtime: ModuleType | None = None) -> None:
+    def __init__(self, index: int = 0, stream: Any = None, runtime: ModuleType | None = None) -> None:
         self.index = index
-        self._calls = calls = _Calls(runtime or _cuda_python(), index)
-        count = calls("cudaGetDeviceCount")
-        if not 0 <= index < count:
-            raise DeviceError(f"GPU {index}: found {count} GPUs here, expected an index from 0 to {count - 1}.")
+        self._calls = calls = Calls(runtime, index)
+        self.name, self.capability = name_and_capability(index, calls.runtime)
         cuda = calls.runtime
+        if not calls("cudaDeviceGetAttribute", cuda.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, index):
+            raise DeviceError(
+                f"GPU {index}: {self.name} has no memory pools, as some virtual GPUs and Windows' TCC mode; expected a "
+                "GPU with them. Use another, or device cpu."
+            )
+        self._callers, given = stream, None if stream is None else stream_address(stream)
         with calls.current():
-            properties = calls("cudaGetDeviceProperties", index)
             pool = cuda.cudaMemPoolProps()
             pool.allocType = cuda.cudaMemAllocationType.cudaMemAllocationTypePinned
             pool.location.type = cuda.cudaMemLocationType.cudaMemLocationTypeDevice
@@ -129,11 +54,14 @@ class CudaDevice:
             # Else every synchronisation gives the free memory back, and the next call pays for it again.
             threshold = cuda.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
             calls("cudaMemPoolSetAttribute", self._pool, threshold, cuda.cuuint64_t(NEVER))
-            self._is_callers = stream is not None
             self._copies = self._new_stream()
-            self.stream = self._new_stream() if stream is None else stream
-        self.name: str = properties.name.partition(b"\0")[0].decode()
-        self.capability = f"sm_{properties.major}{properties.minor}"
+            self._default = given if given in DEFAULT_STREAMS else None
+            self._is_callers = given is not None and self._default is None
+            self.stream = given if given is not None and self._is_callers else self._new_stream()
+            if self._is_callers and hasattr(cuda, "cudaStreamGetDevice"):  # 12.8
+                of_stream = calls("cudaStreamGetDevice", self.stream)
+                if of_stream != index:
+                    raise InputError(f"Stream: found one of GPU {of_stream}, expected one of GPU {index}.")
 
     def _new_stream(self) -> int:
         stream = int(self._calls("cudaStreamCreateWithFlags", self._calls.runtime.cudaStreamNonBlocking))
@@ -158,12 +86,18 @@ class CudaDevice:
 
     def check_is_running(self) -> None:
         """EngineError if the stream is a caller's that is being captured: who waits for results must not be."""
-        if self._is_callers and self.stream:  # the default stream cannot be
-            status = self._calls("cudaStreamIsCapturing", self.stream)
-            if status != self._calls.runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone:
-                raise EngineError(
-                    f"GPU {self.index}: found a stream that is being captured, expected one that runs what it is given."
-                )
+        if self._is_callers:
+            self._check_is_running(self.stream)
+
+    def _check_is_running(self, stream: int) -> None:
+        if self._is_captured(stream):
+            raise EngineError(
+                f"GPU {self.index}: found a stream that is being captured, expected one that runs what it is given."
+            )
+
+    def _is_captured(self, stream: int) -> bool:
+        status = self._calls("cudaStreamIsCapturing", stream)
+        return bool(status != self._calls.runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone)
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceBuffer:
         """Memory of unknown content, aligned to 256 bytes. OutOfMemoryError if there is none."""
@@ -177,8 +111,13 @@ class CudaDevice:
 
     def _free(self, pointer: int) -> None:
         """Free in the stream's order, hence after what was given to the stream before. Finalizers that hold this method
-        keep the device, so that the stream goes last."""
-        self._calls.release("cudaFreeAsync", pointer, self.stream)
+        keep the device, so that the stream goes last. A stream that is being captured has nothing of ours to do:
+        every call waits for its end."""
+        stream = self.stream
+        if self._is_callers:
+            with suppress(EsamError), self._calls.current():  # of a stream that is gone the release tells
+                stream = self._copies if self._is_captured(stream) else stream
+        self._calls.release("cudaFreeAsync", pointer, stream)
 
     def view(self, array: Any) -> DeviceBuffer:
         """Memory of an array of another library, in place; see `located`. InputError unless it is C-contiguous."""
@@ -191,9 +130,11 @@ class CudaDevice:
         InputError else.
 
         The device's stream waits for what is still to be written to it; where the array names no stream, as PyTorch's
-        `__cuda_array_interface__`, nothing is waited for.
+        `__cuda_array_interface__`, for the stream that the device was given alone. EngineError as of
+        `check_is_running`.
         """
-        found = gpu_array(array, self.stream or LEGACY_STREAM)
+        self.check_is_running()
+        found = gpu_array(array, self.stream)
         if math.prod(found.shape):
             memory = self._calls("cudaPointerGetAttributes", found.pointer)
             kinds = self._calls.runtime.cudaMemoryType
@@ -201,10 +142,17 @@ class CudaDevice:
                 memory.type == kinds.cudaMemoryTypeDevice and memory.device != self.index
             ):
                 raise InputError(f"GPU array: expected memory of GPU {self.index}, found it elsewhere; copy it there.")
-        if found.stream is not None:
-            with self._calls.current():
-                self._calls("cudaStreamSynchronize", found.stream)
+        for stream in (found.stream, self._default):
+            if stream is not None and stream != self.stream:
+                self._wait_for(stream)
         return found
+
+    def _wait_for(self, stream: int) -> None:
+        """Have the device's stream wait for what another was given."""
+        with self._calls.current():
+            self._check_is_running(stream)
+            given = CudaEvent(self, stream)
+            self._calls("cudaStreamWaitEvent", self.stream, given.handle, 0)
 
     def upload(self, target: DeviceBuffer, source: NDArray[np.uint8]) -> None:
         """Have the stream copy bytes of a `HostBuffer` to the start of `target`."""
@@ -264,7 +212,7 @@ class DeviceBuffer:
             "typestr": self.dtype.str,
             "data": (self.pointer, False),
             "strides": None,
-            "stream": self.device.stream or LEGACY_STREAM,
+            "stream": self.device.stream,
         }
 
     def numpy(self) -> NDArray[Any]:
@@ -380,15 +328,3 @@ class HostBuffer:
         self._bytes = np.empty(0, np.uint8)
         if self._finalizer is not None:
             self._finalizer()
-
-
-def _cuda_python() -> SimpleNamespace:
-    """The names of `cuda.bindings.runtime`, and those of the driver that are used."""
-    try:
-        runtime = importlib.import_module("cuda.bindings.runtime")
-        driver = importlib.import_module("cuda.bindings.driver")
-    except ImportError as e:
-        raise MissingDependencyError(
-            f"cuda-python cannot be imported ({e}); get it with: pip install cuda-python"
-        ) from e
-    return SimpleNamespace(**vars(runtime), **{name: getattr(driver, name) for name in DRIVER})

@@ -12,7 +12,7 @@ import numpy as np
 from esam_rt.errors import InputError, MissingDependencyError
 
 ALIGNMENT = 256  # of addresses that TensorRT takes, in bytes; CUDA allocates so
-LEGACY_STREAM = 1  # the name of stream 0 where 0 would mean none
+DEFAULT_STREAMS = (0, 1, 2)  # the legacy one, by two names, and that of each thread
 ON_GPU = (2, 13)  # DLPack's devices: memory of CUDA, and managed memory
 
 
@@ -53,9 +53,12 @@ class GpuArray:
 
 
 def is_gpu_array(array: object) -> bool:
-    """Whether an object says that it lies in a GPU's memory."""
+    """Whether an object says that it lies in a GPU's memory. InputError for one that has none."""
     if hasattr(array, "__dlpack_device__") and hasattr(array, "__dlpack__"):
-        return int(array.__dlpack_device__()[0]) in ON_GPU
+        try:
+            return int(array.__dlpack_device__()[0]) in ON_GPU
+        except (BufferError, ValueError) as e:  # as PyTorch's of a tensor without memory
+            raise InputError(f"Array: expected one that DLPack can pass on, found one that it cannot: {e}") from e
     return hasattr(array, "__cuda_array_interface__")
 
 
@@ -75,9 +78,9 @@ def gpu_array(array: Any, read_on: int) -> GpuArray:
             ) from e
         try:
             seen = memory_view.from_dlpack(array, stream_ptr=read_on)
-        except BufferError as e:
+            dtype, shape = np.dtype(seen.dtype), tuple(seen.shape)
+        except (BufferError, TypeError, ValueError, RuntimeError) as e:  # a dtype that NumPy lacks, or a gradient
             raise InputError(f"GPU array: expected one that DLPack can pass on, found one that it cannot: {e}") from e
-        dtype, shape = np.dtype(seen.dtype), tuple(seen.shape)
         strides = None if seen.strides is None else tuple(n * dtype.itemsize for n in seen.strides)
         strides = strides or _packed(shape, dtype)
         return GpuArray(seen.ptr, shape, strides, dtype, None, seen)

@@ -42,7 +42,9 @@ class GpuPhotos:
         return GpuPhoto(self, found)
 
     def placed(self, photo: GpuArray, resized_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> DeviceBuffer:
-        """The photo scaled to resized_hw at the top left of a black canvas: uint8 [1, H, W, 3]. The stream does it."""
+        """The photo scaled to resized_hw at the top left of a black canvas: uint8 [1, H, W, 3]. The stream does it.
+        EngineError as of `CudaDevice.check_is_running`."""
+        self.device.check_is_running()
         canvas = self.device.allocate((1, *canvas_hw, 3), np.uint8)
         grid = tuple(-(-n // of_block) for n, of_block in zip(canvas_hw[::-1], BLOCK_XY, strict=True))
         photo_h, photo_w, *of_canvas = map(ctypes.c_uint, (*photo.shape[:2], *canvas_hw, *resized_hw))

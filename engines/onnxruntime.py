@@ -20,7 +20,7 @@ from esam_rt.graph_files import check_graph_file
 
 from .base import Tensor, check_feed
 from .cuda import CudaDevice
-from .cuda_array import ALIGNMENT, is_gpu_array
+from .cuda_array import ALIGNMENT, DEFAULT_STREAMS, is_gpu_array, stream_address
 from .onnxruntime_providers import (
     GATE,
     PROVIDERS,
@@ -52,10 +52,9 @@ class OnnxRuntimeEngine:
 
     device: `cpu`, `cuda`, or `tensorrt`, which is the GPU through TensorRT, and CUDA for what that does not take.
     threads: of one call on the CPU, default all cores. cuda_graphs: on `cuda`, whether calls that repeat are run as a
-    CUDA graph, on memory that stays. stream: the address of a caller's `cudaStream_t` on the GPU, on which all work is
-    done; default own ones. Stream 0 cannot be captured as a CUDA graph. cache: folder where TensorRT's provider keeps
-    engines and timings; it trusts them. None = built at each start. max_batch: prompts of one call at most that
-    TensorRT builds for.
+    CUDA graph, on memory that stays. stream: a caller's, on which all work is done; see `CudaDevice`. Default own
+    ones. cache: folder where TensorRT's provider keeps engines and timings; it trusts them. None = built at each start.
+    max_batch: prompts of one call at most that TensorRT builds for.
     Errors: SettingsError for an unknown device or options that it does not have, MissingDependencyError without ONNX
     Runtime or TensorRT, DeviceError for a device that is out of memory or not to be had (never a quiet run on the CPU),
     ModelError for a file that is missing or no ONNX model.
@@ -68,7 +67,7 @@ class OnnxRuntimeEngine:
         threads: int | None = None,
         *,
         cuda_graphs: bool = False,
-        stream: int | None = None,
+        stream: Any = None,
         cache: Path | None = None,
         max_batch: int = 64,
     ) -> None:
@@ -83,8 +82,10 @@ class OnnxRuntimeEngine:
         import_onnxruntime(device)
         check_graph_file(path)
         built = TensorRTCache(cache, profile_shapes(path, _extents(path), max_batch)) if device == "tensorrt" else None
-        placed = Placed(device, threads, stream, tensorrt=built)
-        self._name, self._device, self._stream = path.name, device, stream
+        address = None if stream is None else stream_address(stream)
+        self._name, self._device, self._callers = path.name, device, stream
+        self._stream = None if address in DEFAULT_STREAMS else address
+        placed = Placed(device, threads, self._stream, tensorrt=built)
         with self._gate():
             self._session: Any = open_session(str(path), path, placed)
         self.inputs = tuple(_tensor(path, t) for t in self._session.get_inputs())
@@ -160,7 +161,7 @@ class OnnxRuntimeEngine:
     @functools.cached_property
     def _gpu(self) -> CudaDevice:
         """What finds arrays of other libraries; needs cuda-python."""
-        return CudaDevice(stream=self._stream)
+        return CudaDevice(stream=self._callers)
 
     def _gate(self) -> AbstractContextManager[None]:
         """Context of what uses the GPU."""

@@ -18,7 +18,6 @@ from typing import Any
 
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
 
-from .cuda_array import LEGACY_STREAM
 from .profiles import Profile
 
 _log = logging.getLogger("esam_rt")
@@ -69,7 +68,7 @@ class Placed:
         """Providers with their options, the first one first; CUDA takes what TensorRT does not."""
         if self.device == "cpu":
             return [(PROVIDERS["cpu"], {})]
-        stream = {} if self.stream is None else {"user_compute_stream": str(self.stream or LEGACY_STREAM)}
+        stream = {} if self.stream is None else {"user_compute_stream": str(self.stream)}
         cuda = {"use_tf32": "0", **stream}  # fp32 is fp32, as everywhere
         if self.cuda_graphs:
             cuda["enable_cuda_graph"] = "1"

@@ -117,13 +117,13 @@ class EngineSet:
 
 def gpu_here() -> Gpu | None:
     """The first GPU of this machine; None where there is none, or no cuda-python to ask."""
-    from .engines.cuda import CudaDevice
+    from .engines.cuda_calls import name_and_capability
 
     try:
-        device = CudaDevice()
+        name, capability = name_and_capability()
     except (DeviceError, MissingDependencyError):
         return None
-    return Gpu(device.capability, device.name)
+    return Gpu(capability, name)
 
 
 def record_self_test(engines: EngineSet, result: Mapping[str, Any]) -> None:

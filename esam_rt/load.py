@@ -33,8 +33,9 @@ class Placement:
     and scratch memory, and what the encoder leaves of one photo; Python, libraries, CUDA itself, photos and their masks
     do not. Default: on a GPU with TensorRT nine tenths of what is free, else no limit. cuda_graphs: on device `cuda`,
     whether batches that repeat are launched as CUDA graphs. stream: of a caller, on which the GPU then works, as
-    address or object with `__cuda_stream__`; it must outlive the engines. SettingsError for names that do not exist or
-    do not go together, and for what is out of range.
+    address, which must outlive the engines, or object with `__cuda_stream__`, which is held; one of CUDA's default
+    streams is waited for where an array is taken, and not worked on. SettingsError for names that do not exist or do
+    not go together, and for what is out of range.
     """
 
     backend: str = "onnxruntime"
@@ -68,7 +69,7 @@ class Placement:
         if self.stream is not None:
             if self.device == "cpu":
                 raise SettingsError("Stream: found one with device cpu, expected device cuda.")
-            object.__setattr__(self, "stream", stream_address(self.stream))
+            stream_address(self.stream)  # InputError for what is none
         if self.memory_mb is not None and self.memory_mb < 1:
             raise SettingsError(f"Memory: found {self.memory_mb} MB, expected at least 1.")
 
@@ -131,7 +132,7 @@ def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, l
     )
 
 
-def _photos_beside(stream: int | None) -> GpuPhotos:
+def _photos_beside(stream: Any) -> GpuPhotos:
     """What scales photos on the GPU for an engine that does not use our device."""
     from .engines.cuda import CudaDevice
 

@@ -151,7 +151,12 @@ class Sam:
                 )
             return self._gpu_photos.photo(image_hwc_rgb)
         if not isinstance(image_hwc_rgb, np.ndarray) and hasattr(image_hwc_rgb, "__dlpack__"):
-            image_hwc_rgb = np.from_dlpack(image_hwc_rgb)
+            try:
+                image_hwc_rgb = np.from_dlpack(image_hwc_rgb)
+            except (BufferError, TypeError, ValueError, RuntimeError) as e:
+                raise InputError(
+                    f"Photo: expected an array uint8 [height, width, 3], found one that NumPy cannot read: {e}"
+                ) from e
         check_photo(image_hwc_rgb)
         return np.asarray(image_hwc_rgb)
 

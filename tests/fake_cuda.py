@@ -120,6 +120,7 @@ class FakeCuda:
     cudaMemAllocationType = SimpleNamespace(cudaMemAllocationTypePinned=1)
     cudaMemLocationType = SimpleNamespace(cudaMemLocationTypeDevice=1)
     cudaMemPoolAttr = SimpleNamespace(cudaMemPoolAttrReleaseThreshold=4)
+    cudaDeviceAttr = SimpleNamespace(cudaDevAttrMemoryPoolsSupported=115)
     cuuint64_t = ctypes.c_uint64
 
     def __init__(self, gpus: int = 2, memory: int = 1 << 30) -> None:
@@ -130,7 +131,9 @@ class FakeCuda:
         self.violations: list[str] = []
         self.blocks: dict[int, Block] = {}
         self.spare: list[Block] = []
-        self.streams: dict[int, Stream] = {0: Stream(None)}
+        default = Stream(None)
+        self.streams: dict[int, Stream] = {0: default, 1: default, 2: default}
+        self.has_pools = True
         self.pools: dict[int, int] = {}
         self.thresholds: dict[int, int] = {}
         self.graphs: dict[int, list[Operation]] = {}
@@ -152,7 +155,7 @@ class FakeCuda:
 
     def live(self) -> tuple[int, int, int]:
         """Blocks of memory, streams and pools in use."""
-        return len(self.blocks), len(self.streams) - 1, len(self.pools)
+        return len(self.blocks), len(self.streams) - 3, len(self.pools)
 
     def check_end(self) -> None:
         """After a test: nothing was undefined, and nothing is left but what pytest still holds: a device with its
@@ -234,7 +237,9 @@ class FakeCuda:
 
     def check_no_capture(self, what: str) -> None:
         """Of the thread that captures."""
-        if any(s.captured is not None and s.captured_by == threading.get_ident() for s in self.streams.values()):
+        is_relaxed = getattr(self._thread, "mode", None) is CaptureMode.cudaStreamCaptureModeRelaxed
+        mine = (s for s in self.streams.values() if s.captured_by == threading.get_ident())
+        if not is_relaxed and any(s.captured is not None for s in mine):
             raise self.violated(f"{what} during a capture")
 
     def current(self) -> int:
@@ -267,6 +272,15 @@ class FakeCuda:
     @call(1)
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
         return Status.cudaSuccess, SimpleNamespace(name=b"Fake GPU\0\0", major=8, minor=6 + device)
+
+    @call(1)
+    def cudaDeviceGetAttribute(self, attribute: int, device: int) -> tuple[Any, ...]:
+        assert attribute == self.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported
+        return Status.cudaSuccess, int(self.has_pools)
+
+    @call(1)
+    def cudaStreamGetDevice(self, stream: int) -> tuple[Any, ...]:
+        return Status.cudaSuccess, self.streams[stream].device
 
     @call(2)
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
@@ -320,6 +334,8 @@ class FakeCuda:
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any, ...]:
         assert flags == 0
         done, recorded = self.events[event]
+        if self.is_capturing(recorded) and not self.is_capturing(stream):
+            raise self.violated(f"stream {stream} drawn into a capture by an event")
         self.enqueue(stream, Operation(lambda: self.run_until(recorded, done)))
         return OK
 
@@ -356,6 +372,12 @@ class FakeCuda:
     def cudaStreamIsCapturing(self, stream: int) -> tuple[Any, ...]:
         status = "Active" if self.is_capturing(stream) else "None"
         return Status.cudaSuccess, CaptureStatus[f"cudaStreamCaptureStatus{status}"]
+
+    @call(1)
+    def cudaThreadExchangeStreamCaptureMode(self, mode: CaptureMode) -> tuple[Any, ...]:
+        before = getattr(self._thread, "mode", CaptureMode.cudaStreamCaptureModeGlobal)
+        self._thread.mode = mode
+        return Status.cudaSuccess, before
 
     @call()
     def cudaStreamBeginCapture(self, stream: int, mode: CaptureMode) -> tuple[Any, ...]:

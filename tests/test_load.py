@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,7 +82,9 @@ class Stream:
 
 
 def test_streams() -> None:
-    assert Placement("tensorrt", stream=Stream()).stream == Placement("tensorrt", stream=4711).stream == 4711
+    own = Stream()
+    assert Placement("tensorrt", stream=own).stream is own
+    assert Placement("tensorrt", stream=4711).stream == 4711
     for stream in ("4711", True, -1, 1.5):
         with pytest.raises(InputError, match="Stream: expected the address of a CUDA stream or an object"):
             Placement("tensorrt", stream=stream)
@@ -150,7 +151,7 @@ def use_library(monkeypatch: pytest.MonkeyPatch, library: FakeTensorRTBuilder) -
     """Have the product find this library, and its GPU."""
     for place in ("esam_rt.engine_store", "esam_rt.engines.tensorrt_build", "esam_rt.library_caches"):
         monkeypatch.setattr(f"{place}.load_library", lambda backend: library)
-    monkeypatch.setattr("esam_rt.engines.cuda.CudaDevice", partial(CudaDevice, runtime=library.cuda))
+    monkeypatch.setattr("esam_rt.engines.cuda_calls.cuda_python", lambda: library.cuda)
     return library
 
 
@@ -225,6 +226,20 @@ def test_photos_of_other_libraries_on_the_host() -> None:
         np.testing.assert_array_equal(segment(Tensor(photo)).labels, segment(photo).labels)
         with pytest.raises(InputError, match="expected a NumPy array uint8"):
             segment(Tensor(photo.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda torch: torch.zeros(4, 5, 3, dtype=torch.bfloat16),
+        lambda torch: torch.zeros(4, 5, 3, requires_grad=True),
+        lambda torch: torch.zeros(4, 5, 3).to_sparse(),
+        lambda torch: torch.zeros(4, 5, 3, device="meta"),
+    ],
+)
+def test_tensors_that_are_no_photos(of: Any) -> None:
+    with EntitySegmenter("tiny") as segment, pytest.raises(InputError, match=r"(Photo|Array): expected .*, found one"):
+        segment(of(pytest.importorskip("torch")))
 
 
 def test_build_engine_ends_with_a_self_test(built: list[str]) -> None:

@@ -449,10 +449,10 @@ def test_what_dlpack_passes_on_is_there_when_it_is_read(gpu: FakeGpu, path: Path
         np.testing.assert_array_equal(engine.infer({**fed, "points": late})["sum"], expected(fed)["sum"])
 
 
-@pytest.mark.parametrize(("stream", "address"), [(None, None), (0xABC, "2748"), (0, "1")])
+@pytest.mark.parametrize(("stream", "address"), [(None, None), (0xABC, "2748"), (0, None), (2, None)])
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_callers_stream(gpu: FakeGpu, path: Path, device: str, stream: int | None, address: str | None) -> None:
-    """Stream 0 has another name where 0 means none."""
+    """The default streams are waited for, see `CudaDevice`."""
     OnnxRuntimeEngine(path, device, stream=stream).close()
     for options in gpu.sessions[0].provider_options.values():
         assert options.get("user_compute_stream") == address

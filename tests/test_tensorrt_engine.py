@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import sys
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper
 from esam_rt.artifacts import onnx_model
 from esam_rt.engines import Engine, Tensor
 from esam_rt.engines.cuda import CudaDevice, DeviceBuffer, HostBuffer
+from esam_rt.engines.cuda_calls import name_and_capability
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.engines.tensorrt import DTYPES, TensorRTEngine
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, OutOfMemoryError
@@ -474,14 +476,57 @@ def test_a_callers_stream_is_used_and_not_destroyed(cuda: FakeCuda, library: Any
     cuda.cudaStreamDestroy(stream)
 
 
-def test_the_default_stream(cuda: FakeCuda, library: Any) -> None:
-    device = CudaDevice(stream=0, runtime=cuda)  # type: ignore[arg-type]
-    engine = TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device)
-    kept = engine.infer(feed(), keep=["y"])["y"]
-    assert cuda.live()[1] == 1, "for copies"
-    assert kept.__cuda_array_interface__["stream"] == 1, "0 would be ambiguous"
-    del kept, engine, device
-    cuda.cudaStreamSynchronize(0)
+@pytest.mark.parametrize("default", [0, 1, 2])
+def test_a_default_stream_is_waited_for_and_not_worked_on(cuda: FakeCuda, library: Any, default: int) -> None:
+    device = CudaDevice(stream=default, runtime=cuda)  # type: ignore[arg-type]
+    engine = TensorRTEngine("net", make_plan(following(), PROFILE), library, device, cuda_graphs=True)
+    assert cuda.live()[1] == 2
+    foreign = Foreign(cuda, feed()["x"])
+    foreign.content[...] = 0
+    wanted = [engine.infer({"x": n * feed()["x"]})["z"] for n in (2, 3, 4)]
+    for n, z in zip((2, 3, 4), wanted, strict=True):
+        late = functools.partial(np.copyto, foreign.content, n * feed()["x"])
+        cuda.enqueue(0, Operation(late, (foreign.block,)))
+        kept = engine.infer({"x": foreign}, keep=["z"])["z"]
+        np.testing.assert_array_equal(kept.numpy(), z)
+        assert kept.__cuda_array_interface__["stream"] == device.stream not in (0, 1, 2)
+        del kept
+    del engine, device
+
+
+def test_a_stream_of_another_gpu(cuda: FakeCuda) -> None:
+    cuda.cudaSetDevice(1)
+    _, stream = cuda.cudaStreamCreateWithFlags(1)
+    cuda.cudaSetDevice(0)
+    with pytest.raises(InputError, match="Stream: found one of GPU 1, expected one of GPU 0"):
+        CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
+    gc.collect()
+    cuda.cudaStreamDestroy(stream)
+
+
+def test_a_streams_owner_is_held(cuda: FakeCuda) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.stream = cuda.cudaStreamCreateWithFlags(1)[1]
+
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, self.stream
+
+        def __del__(self) -> None:
+            cuda.cudaStreamDestroy(self.stream)
+
+    device = CudaDevice(stream=Owner(), runtime=cuda)  # type: ignore[arg-type]
+    gc.collect()
+    device.allocate((3,), np.uint8).close()
+    assert cuda.live()[1] == 2
+    device.synchronise()
+
+
+def test_a_gpu_without_memory_pools(cuda: FakeCuda) -> None:
+    cuda.has_pools = False
+    with pytest.raises(DeviceError, match="GPU 0: Fake GPU has no memory pools"):
+        CudaDevice(runtime=cuda)  # type: ignore[arg-type]
+    assert name_and_capability(1, cuda) == ("Fake GPU", "sm_87")  # type: ignore[arg-type]
 
 
 def test_another_gpu_of_several(cuda: FakeCuda, library: Any) -> None:
@@ -651,7 +696,7 @@ def test_the_fake_has_the_names_and_arguments_of_cuda_python() -> None:
     for name in ("cudaMemcpyKind", "cudaMemoryType", "cudaStreamCaptureMode", "cudaStreamCaptureStatus"):
         for member in getattr(FakeCuda, name):
             assert getattr(getattr(runtime, name), member.name) == member
-    for name in ("cudaMemAllocationType", "cudaMemLocationType", "cudaMemPoolAttr"):
+    for name in ("cudaMemAllocationType", "cudaMemLocationType", "cudaMemPoolAttr", "cudaDeviceAttr"):
         for member, value in vars(getattr(FakeCuda, name)).items():
             assert getattr(getattr(runtime, name), member) == value
     assert runtime.cudaStreamNonBlocking == FakeCuda.cudaStreamNonBlocking
