@@ -55,7 +55,7 @@ def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> 
         sam.decode(photo, points, 0, everything)
         sam.logits(photo, points, np.zeros(len(points), np.uint8))
     row["all_mb"] = round(status_mb("VmHWM") - before)
-    row["expected_mb"] = round(onnxruntime_need(sam.row, precision, "cpu")(batch) / MB)
+    row["expected_mb"] = round(onnxruntime_need(sam.row, precision)(batch) / MB)
     return row
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.resources
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,17 +20,21 @@ BLOCK_XY = (32, 8)  # threads of a block, a pixel each
 
 
 class GpuPhotos:
-    """Takes photos of other libraries on a GPU: PyTorch, CuPy, Numba, JAX, CV-CUDA, PyNvVideoCodec and so on."""
+    """Takes photos of other libraries on a GPU: PyTorch, CuPy, Numba, JAX, CV-CUDA, PyNvVideoCodec and so on.
 
-    def __init__(self, device: CudaDevice) -> None:
-        self.device = device
+    using: context of what uses the GPU, beside others; none is entered within another.
+    """
+
+    def __init__(self, device: CudaDevice, using: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        self.device, self.using = device, using
         ptx = importlib.resources.files(__package__).joinpath("photo.ptx").read_bytes()
         self._kernel = CudaKernel(device, ptx, "place_photo")
 
     def photo(self, array: Any) -> GpuPhoto:
         """The photo, uint8 [H, W, 3] in RGB, in place; its rows may lie apart. InputError for anything else, and for
         memory of another GPU."""
-        found = self.device.located(array)
+        with self.using():
+            found = self.device.located(array)
         shape = found.shape
         if found.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise InputError(
@@ -71,10 +77,11 @@ class GpuPhoto:
         Means of the pixels covered where it shrinks, bilinear between pixels' centres where it grows; within one level
         of OpenCV's INTER_AREA and INTER_LINEAR, which round otherwise.
         """
-        return self._photos.placed(self._array, resized_hw, (canvas_px, canvas_px))
+        with self._photos.using():
+            return self._photos.placed(self._array, resized_hw, (canvas_px, canvas_px))
 
     def on_host(self, resized_hw: tuple[int, int]) -> NDArray[np.uint8]:
         """Scaled to resized_hw, copied to the host: uint8 [H, W, 3]."""
-        with self._photos.placed(self._array, resized_hw, resized_hw) as small:
+        with self._photos.using(), self._photos.placed(self._array, resized_hw, resized_hw) as small:
             copied: NDArray[np.uint8] = small.numpy()[0]
             return copied

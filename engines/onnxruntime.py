@@ -54,7 +54,8 @@ class OnnxRuntimeEngine:
     threads: of one call on the CPU, default all cores. cuda_graphs: on `cuda`, whether calls that repeat are run as a
     CUDA graph, on memory that stays. stream: a caller's, on which all work is done; see `CudaDevice`. Default own
     ones. cache: folder where TensorRT's provider keeps engines and timings; it trusts them. None = built at each start.
-    max_batch: prompts of one call at most that TensorRT builds for.
+    max_batch: prompts of one call at most that TensorRT builds for. in_arena: whether the memory on `cuda` is that of
+    `gpu_arena`. whole: whether no node of the graph may run on the CPU, when it is placed on `cuda`.
     Errors: SettingsError for an unknown device or options that it does not have, MissingDependencyError without ONNX
     Runtime or TensorRT, DeviceError for a device that is out of memory or not to be had (never a quiet run on the CPU),
     ModelError for a file that is missing or no ONNX model.
@@ -70,6 +71,8 @@ class OnnxRuntimeEngine:
         stream: Any = None,
         cache: Path | None = None,
         max_batch: int = 64,
+        in_arena: bool = False,
+        whole: bool = False,
     ) -> None:
         if device not in PROVIDERS:
             raise SettingsError(f"Unknown device {device!r}.{did_you_mean(device, PROVIDERS)}")
@@ -85,7 +88,7 @@ class OnnxRuntimeEngine:
         address = None if stream is None else stream_address(stream)
         self._name, self._device, self._callers = path.name, device, stream
         self._stream = None if address in DEFAULT_STREAMS else address
-        placed = Placed(device, threads, self._stream, tensorrt=built)
+        placed = Placed(device, threads, self._stream, tensorrt=built, in_arena=in_arena, whole=whole)
         with self._gate():
             self._session: Any = open_session(str(path), path, placed)
         self.inputs = tuple(_tensor(path, t) for t in self._session.get_inputs())

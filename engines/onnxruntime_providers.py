@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import importlib
-import io
-import logging
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +13,16 @@ from typing import Any
 
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
 
+from .onnxruntime_libraries import missing_cuda, missing_tensorrt
 from .profiles import Profile
-
-_log = logging.getLogger("esam_rt")
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}
-OUT_OF_MEMORY = ("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+OUT_OF_MEMORY = (
+    *("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation"),
+    "is smaller than requested bytes",  # of an arena with a limit
+)
+CUDA_FAILED = ("cuda failure", "cuda error", "cudnn failure", "cublas failure")
 NOT_ALL_TAKEN = "provide all the dynamic shape inputs"  # TensorRT takes parts of the graph, whose shapes nobody knows
 
 Options = dict[str, str]
@@ -46,7 +44,7 @@ class TensorRTCache:
 
         options: Options = {}
         for kind in ("engine", "timing") if self.folder else ():
-            options |= {f"trt_{kind}_cache_enable": "1", f"trt_{kind}_cache_path": str(self.folder)}
+            options |= {f"trt_{kind}_cache_enable": "True", f"trt_{kind}_cache_path": str(self.folder)}
         if self.profiles:
             names = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
             options |= {name: shapes(which) for which, name in enumerate(names)}
@@ -56,13 +54,16 @@ class TensorRTCache:
 @dataclass(frozen=True)
 class Placed:
     """Where a session runs. threads: of one call on the CPU. stream: the address of a caller's on the GPU. cuda_graphs:
-    whether the session does nothing but capture one call and replay it. tensorrt: for device `tensorrt`."""
+    whether the session does nothing but capture one call and replay it. tensorrt: for device `tensorrt`. in_arena:
+    whether its memory comes from the last `gpu_arena`. whole: whether no node may run on the CPU."""
 
     device: str
     threads: int | None = None
     stream: int | None = None
     cuda_graphs: bool = False
     tensorrt: TensorRTCache | None = None
+    in_arena: bool = False
+    whole: bool = False
 
     def providers(self) -> list[tuple[str, Options]]:
         """Providers with their options, the first one first; CUDA takes what TensorRT does not."""
@@ -117,6 +118,7 @@ class Gate:
 
 GATE = Gate()
 _BUILDING = threading.Lock()  # the environment is one for all threads
+_REGISTERED = threading.Lock()
 
 
 def import_onnxruntime(device: str) -> Any:
@@ -132,13 +134,12 @@ def import_onnxruntime(device: str) -> Any:
     if provider not in available:
         raise DeviceError(
             f"Device {device}: this ONNX Runtime has {', '.join(available)} but not {provider}; get it with: "
-            f"pip uninstall onnxruntime && pip install 'esam-rt[{EXTRAS[device]}]'"
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'esam-rt[{EXTRAS[device]}]'"
         )
-    if device != "cpu":
-        load_cuda()
+    if device != "cpu" and (missing := missing_cuda(onnxruntime)):
+        raise MissingDependencyError(f"Device {device}: {missing[0]}; get it with: {missing[1]}")
     if device == "tensorrt" and (missing := missing_tensorrt(onnxruntime)):
-        found, remedy = missing
-        raise MissingDependencyError(f"Device tensorrt: {found}; get it with: {remedy}")
+        raise MissingDependencyError(f"Device tensorrt: {missing[0]}; get it with: {missing[1]}")
     return onnxruntime
 
 
@@ -162,6 +163,10 @@ def open_session(name: str, model: Path | bytes, placed: Placed) -> Any:
         options.add_session_config_entry("session.use_env_allocators", "1")
         # Weights outside the arena: ViT-B takes 90 MB less.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if placed.in_arena:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    if placed.whole:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if placed.threads is not None:
         options.intra_op_num_threads = placed.threads
     providers = placed.providers()
@@ -171,7 +176,7 @@ def open_session(name: str, model: Path | bytes, placed: Placed) -> Any:
     except runtime_errors() as e:
         if is_out_of_memory(e):
             raise OutOfMemoryError(f"{name}: not enough memory on device {device} to load it: {e}") from e
-        if "TensorRT libraries" in str(e):
+        if "TensorRT libraries" in str(e) or any(sign in str(e).lower() for sign in CUDA_FAILED):
             raise _not_started(device, PROVIDERS[device]) from e
         if NOT_ALL_TAKEN in str(e):
             raise EngineError(
@@ -179,6 +184,11 @@ def open_session(name: str, model: Path | bytes, placed: Placed) -> Any:
             ) from e
         if placed.cuda_graphs and "graph capture" in str(e):
             raise EngineError(f"{name}: ONNX Runtime cannot capture it: {e}") from e
+        if placed.whole and "fallback to CPU EP" in str(e):
+            raise EngineError(
+                f"{name}: ONNX Runtime {onnxruntime.__version__} would run a part of it on the CPU; update it, or use "
+                "another precision or form of attention."
+            ) from e
         raise ModelError(f"{name}: expected a whole ONNX model, found one that cannot be loaded: {e}") from e
     for provider, _ in providers:
         if provider not in session.get_providers():
@@ -213,42 +223,20 @@ def share_memory() -> None:
         onnxruntime.create_and_register_allocator(memory, None)
 
 
-@functools.cache
-def load_cuda() -> None:
-    """Load CUDA and cuDNN from where pip puts them. What it prints of those that are missing is not for stdout: the
-    session does not start then, and says so."""
+@contextlib.contextmanager
+def gpu_arena(limit_mb: int) -> Iterator[None]:
+    """One arena on the GPU for all sessions that are opened inside with `in_arena`, of so many MB at most: what the
+    encoder needed, the decoder uses again, and a call that needs more is out of memory. These sessions may run one at a
+    time only: streams of two do not know of each other's memory."""
     import onnxruntime
 
-    if hasattr(onnxruntime, "preload_dlls"):  # 1.21
-        with contextlib.redirect_stdout(io.StringIO()) as words:
-            onnxruntime.preload_dlls()
-        _log.debug("%s", words.getvalue())
-
-
-def missing_tensorrt(onnxruntime: Any) -> tuple[str, str] | None:
-    """What the TensorRT provider of this ONNX Runtime lacks of TensorRT, and the command that brings it; None where
-    its library can be loaded, perhaps because pip's `tensorrt` has done so."""
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    try:
-        provider = (folder / "libonnxruntime_providers_tensorrt.so").read_bytes()
-    except OSError:
-        return None  # of another system: the session says whether it starts
-    wanted = re.search(rb"libnvinfer\.so\.(\d+)", provider)
-    if wanted is None:
-        return None
-    with contextlib.suppress(ImportError, OSError):
-        importlib.import_module("tensorrt")
-    try:
-        ctypes.CDLL(wanted[0].decode())
-    except OSError:
-        major = int(wanted[1])
-        cuda = re.search(rb"libcudart\.so\.(\d+)", provider)
-        package = f"tensorrt-cu{int(cuda[1])}" if cuda else "tensorrt"
-        found = (
-            f"ONNX Runtime {onnxruntime.__version__} needs TensorRT {major}, {wanted[0].decode()} is not to be found"
-        )
-        return found, f"pip install '{package}>={major},<{major + 1}'"
-    return None
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    with _REGISTERED:  # sessions take the one that was registered last
+        limit = onnxruntime.OrtArenaCfg({"max_mem": limit_mb << 20})
+        onnxruntime.create_and_register_allocator_v2(PROVIDERS["cuda"], memory, {"device_id": "0"}, limit)
+        yield
 
 
 @contextlib.contextmanager

@@ -69,12 +69,14 @@ def build_engine(
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             if backend == "onnxruntime":
                 from .artifacts import onnx_model
+                from .load import Placement
 
                 if any((target, out, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
                     raise SettingsError(
                         "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
                         "--workspace, --no-fusion, --version-compatible, --strip-weights and --force are for TensorRT."
                     )
+                Placement(backend, precision=precision)  # SettingsError for one that it does not run
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import __version__
 from .cache import cache_folder, sha256_of
-from .engines.onnxruntime_providers import missing_tensorrt
+from .engines.onnxruntime_libraries import missing_cuda, missing_tensorrt
 from .engines.tensorrt_build import INSTEAD_OF_RTX, NOT_RTX
 from .errors import ModelError
 from .models import MODELS, ModelRow
@@ -36,6 +36,7 @@ LIBRARIES = {
     "safetensors": "safetensors",
 }
 TENSORRT = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import name -> extra
+ARRAYS = {"cuda.core": "cuda-core"}  # what only photos on a GPU need
 
 
 class State(StrEnum):
@@ -78,7 +79,15 @@ def diagnose() -> Diagnosis:
     gpu = gpu_finding()
     runtime = onnxruntime_finding(has_gpu=gpu.state is State.OK)
     needed = [*library_findings(), *model_findings()]
-    findings = [*version_findings(), *needed, runtime, *provider_findings(), *tensorrt_findings(gpu), gpu]
+    findings = [
+        *version_findings(),
+        *needed,
+        runtime,
+        *provider_findings(),
+        *tensorrt_findings(gpu),
+        *array_findings(),
+        gpu,
+    ]
     findings.append(cache_finding())
     backends = [runtime]
     if gpu.state is State.OK:
@@ -117,12 +126,19 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
 
 
 def provider_findings() -> Iterator[Finding]:
-    """TensorRT as ONNX Runtime's provider wants it, where there is such a provider."""
+    """CUDA, cuDNN and TensorRT as ONNX Runtime's providers want them, where there are such providers."""
     module = _import("onnxruntime")
-    if not isinstance(module, str) and "TensorrtExecutionProvider" in module.get_available_providers():
-        missing = missing_tensorrt(module)
-        found, remedy = missing or ("its library loads", "")
-        yield Finding("onnxruntime on device tensorrt", State.ABSENT if missing else State.OK, found, remedy)
+    if isinstance(module, str):
+        return
+    providers = (
+        ("cuda", "CUDAExecutionProvider", missing_cuda),
+        ("tensorrt", "TensorrtExecutionProvider", missing_tensorrt),
+    )
+    for device, provider, missing_of in providers:
+        if provider in module.get_available_providers():
+            missing = missing_of(module)
+            found, remedy = missing or ("its libraries load", "")
+            yield Finding(f"onnxruntime on device {device}", State.ABSENT if missing else State.OK, found, remedy)
 
 
 def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:
@@ -139,6 +155,16 @@ def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:
             yield Finding(extra, State.ABSENT, found, f"pip install 'esam-rt[{extra}]'")
         else:
             yield Finding(extra, State.OK, module.__version__)
+
+
+def array_findings() -> Iterator[Finding]:
+    """What reads arrays of other libraries on a GPU, optional."""
+    for name, package in ARRAYS.items():
+        module = _import(name)
+        if isinstance(module, str):
+            yield Finding(package, State.ABSENT, f"{module}; reads photos on a GPU by DLPack", f"pip install {package}")
+        else:
+            yield Finding(package, State.OK, module.__version__)
 
 
 def model_findings() -> Iterator[Finding]:

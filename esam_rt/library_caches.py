@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -70,12 +70,13 @@ def runtime_cache(backend: str, version: str, gpu: str, plan_sha256: str) -> Cac
     return CacheFile(_folder() / backend / version / f"{_key(gpu, plan_sha256)}.runtime")
 
 
-def provider_cache(version: str, graph: Path, max_batch: int) -> Path:
+def provider_cache(version: str, graph: Path, max_batch: int, made_for: Sequence[str]) -> Path:
     """The folder of what the TensorRT provider of an ONNX Runtime makes of an ONNX file, for batches up to a greatest:
-    engines and timings, which it reads again unchecked. So nobody but the user may write there: made with mode 0700;
+    engines and timings. made_for: the version of TensorRT, and the GPU; of others the provider fails to read it. It
+    reads what is there unchecked. So nobody but the user may write there: made with mode 0700;
     OutputError where it cannot be, or is another user's."""
     files = [graph, *sorted({tensor.file for tensor in check_graph_file(graph)})]
-    key = _key(str(max_batch), *map(remembered_sha256, files))
+    key = _key(str(max_batch), *made_for, *map(remembered_sha256, files))
     folder = _folder() / "onnxruntime" / version / f"{graph.stem}-{key}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .artifacts import SILENT, ModelListener, onnx_model
@@ -31,7 +33,8 @@ class Placement:
     build: whether engines that are missing may be built. memory_mb: what the engines may take of the device; prompts
     are decoded in the largest batches that fit, and one call runs at a time. Weights count, a call's inputs, outputs
     and scratch memory, and what the encoder leaves of one photo; Python, libraries, CUDA itself, photos and their masks
-    do not. Default: on a GPU with TensorRT nine tenths of what is free, else no limit. cuda_graphs: on device `cuda`,
+    do not. ONNX Runtime on a GPU finds out which batches fit. Default: on a GPU with TensorRT nine tenths of what is
+    free, else no limit. cuda_graphs: on device `cuda`,
     whether batches that repeat are launched as CUDA graphs. stream: of a caller, on which the GPU then works, as
     address, which must outlive the engines, or object with `__cuda_stream__`, which is held; one of CUDA's default
     streams is waited for where an array is taken, and not worked on. SettingsError for names that do not exist or do
@@ -72,6 +75,19 @@ class Placement:
             stream_address(self.stream)  # InputError for what is none
         if self.memory_mb is not None and self.memory_mb < 1:
             raise SettingsError(f"Memory: found {self.memory_mb} MB, expected at least 1.")
+        if self.backend == "onnxruntime" and self.precision == "bf16" and self.device != "tensorrt":
+            raise SettingsError(
+                f"Precision bf16: found backend onnxruntime on device {self.device}, which lacks kernels for it; "
+                "expected fp32 or fp16, or a backend of TensorRT."
+            )
+        if self.backend == "onnxruntime" and self.memory_mb is not None:
+            if self.device == "tensorrt":
+                raise SettingsError("Memory: found device tensorrt, whose memory has no limit; use backend tensorrt.")
+            if self.cuda_graphs:
+                raise SettingsError(
+                    "Memory: found CUDA graphs of ONNX Runtime, which keep memory beside the limit; leave out one of "
+                    "them, or use backend tensorrt."
+                )
 
 
 def load_sam(
@@ -95,32 +111,33 @@ def load_sam(
 
 def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
     from .engines.onnxruntime import OnnxRuntimeEngine
-    from .engines.onnxruntime_providers import import_onnxruntime
-    from .library_caches import provider_cache
+    from .engines.onnxruntime_providers import gpu_arena, import_onnxruntime
 
-    batch = row.decode_batch if placement.device == "cpu" else GPU_BATCH
-    if placement.memory_mb is not None:
-        need = onnxruntime_need(row, str(placement.precision), str(placement.device), placement.cuda_graphs)
-        batch = batch_within(placement.memory_mb, need, batch, f"{row.name} on ONNX Runtime")
-    form = GPU_ATTENTION if placement.device != "cpu" and row.attention else None
+    on_gpu, budget_mb = placement.device != "cpu", placement.memory_mb
+    batch = GPU_BATCH if on_gpu else row.decode_batch
+    if budget_mb is not None and not on_gpu:
+        batch = batch_within(
+            budget_mb, onnxruntime_need(row, str(placement.precision)), batch, f"{row.name} on ONNX Runtime"
+        )
+    library = import_onnxruntime(str(placement.device))
+    form = GPU_ATTENTION if on_gpu and row.attention else None
     graphs = onnx_model(row, checkpoint, str(placement.precision), form, listener)
 
     def load(path: Path) -> OnnxRuntimeEngine:
-        options: dict[str, Any] = {"cuda_graphs": True} if placement.cuda_graphs and path == graphs.decoder else {}
+        options: dict[str, Any] = {}
+        if placement.device == "cuda":
+            # Of the masks' graph shapes are computed on the CPU; of the others a part there is a missing kernel.
+            options = {"in_arena": budget_mb is not None, "whole": path != graphs.masks}
+            options |= {"cuda_graphs": placement.cuda_graphs and path == graphs.decoder}
         if placement.device == "tensorrt":
-            cache = provider_cache(import_onnxruntime("tensorrt").__version__, path, batch)
-            if not any(cache.glob("*.engine")):
-                if not placement.build:
-                    raise ModelError(f"{cache}: found no engine of {path.name}, expected one; let it be built.")
-                if listener.writing is not None:
-                    listener.writing(f"{path.stem}.engine")
-            options = {"cache": cache, "max_batch": batch}
+            options = {"cache": _provider_cache(library, path, batch, placement, listener), "max_batch": batch}
         if placement.stream is not None:
             options["stream"] = placement.stream
         return OnnxRuntimeEngine(path, device=str(placement.device), threads=placement.threads, **options)
 
-    engines = Engines(*map(load, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)))
-    on_gpu, one_at_a_time = placement.device != "cpu", placement.memory_mb is not None
+    with gpu_arena(budget_mb) if on_gpu and budget_mb is not None else nullcontext():
+        engines = Engines(*map(load, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)))
+    one_at_a_time = budget_mb is not None
     return Sam(
         replace(row, decode_batch=batch),
         engines,
@@ -132,11 +149,30 @@ def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, l
     )
 
 
+def _provider_cache(
+    library: ModuleType, graph: Path, batch: int, placement: Placement, listener: ModelListener
+) -> Path:
+    """Where the TensorRT provider keeps its engine of a graph; ModelError where it has none and may build none."""
+    from .engines.cuda_calls import name_and_capability
+    from .engines.onnxruntime_libraries import tensorrt_version
+    from .library_caches import provider_cache
+
+    made_for = (tensorrt_version(library), *name_and_capability())
+    cache = provider_cache(library.__version__, graph, batch, made_for)
+    if not any(cache.glob("*.engine")):
+        if not placement.build:
+            raise ModelError(f"{cache}: found no engine of {graph.name}, expected one; let it be built.")
+        if listener.writing is not None:
+            listener.writing(f"{graph.stem}.engine")
+    return cache
+
+
 def _photos_beside(stream: Any) -> GpuPhotos:
     """What scales photos on the GPU for an engine that does not use our device."""
     from .engines.cuda import CudaDevice
+    from .engines.onnxruntime_providers import GATE
 
-    return GpuPhotos(CudaDevice(stream=stream))
+    return GpuPhotos(CudaDevice(stream=stream), GATE.shared)
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:

@@ -44,14 +44,12 @@ FOOTPRINTS = {  # benchmarks/memory.py, x86-64, ONNX Runtime 1.32, two threads
 HALF_ON_CPU = 1.3  # times float32: what CPUs have no kernels for is widened; MobileSAM in fp16: 469 MB against 384
 
 
-def onnxruntime_need(row: ModelRow, precision: str, device: str, cuda_graphs: bool = False) -> Need:
-    """What ONNX Runtime takes, from measurements on a CPU; on a GPU in any precision what float32 takes there. With
-    CUDA graphs a decoder call more, whose memory stays, and as much as for one prompt for what the encoder leaves."""
-    of, factor = FOOTPRINTS[row.name], HALF_ON_CPU if device == "cpu" and precision != "fp32" else 1
+def onnxruntime_need(row: ModelRow, precision: str) -> Need:
+    """What ONNX Runtime takes on a CPU, from measurements."""
+    of, factor = FOOTPRINTS[row.name], HALF_ON_CPU if precision != "fp32" else 1
 
     def need(batch: int) -> int:
-        replayed = (batch + 1) * of.prompt if cuda_graphs else 0
-        return math.ceil(factor * (max(of.least, of.weights + batch * of.prompt) + replayed) * MB)
+        return math.ceil(factor * max(of.least, of.weights + batch * of.prompt) * MB)
 
     return need
 

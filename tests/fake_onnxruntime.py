@@ -7,7 +7,6 @@ here, and listed in `violations`. The methods have the real ones' parameters, wh
 from __future__ import annotations
 
 import ctypes
-import functools
 import re
 import threading
 import time
@@ -22,8 +21,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from esam_rt.engines import onnxruntime as engine
-from esam_rt.engines.cuda import CudaDevice
+from esam_rt.engines import cuda_calls
 
 from .fake_cuda import FakeCuda
 
@@ -58,6 +56,7 @@ class FakeGpu:
     sessions: list[FakeSession] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     engines_built: list[str] = field(default_factory=list)
+    arenas: list[int] = field(default_factory=list)
     cuda: FakeCuda = field(default_factory=FakeCuda)
 
     def __post_init__(self) -> None:
@@ -84,9 +83,14 @@ class FakeGpu:
         monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
         monkeypatch.setattr(onnxruntime, "OrtValue", Value)
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(self.providers))
-        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-        monkeypatch.setattr(engine, "CudaDevice", functools.partial(CudaDevice, runtime=self.cuda))
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+        monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", self.register)
+        monkeypatch.setattr(cuda_calls, "cuda_python", lambda: self.cuda)
         return self
+
+    def register(self, provider: str, memory: Any, options: dict[str, str], arena: Any) -> None:
+        self.require((provider, memory.name, options) == (CUDA, "Cuda", {"device_id": "0"}), "an arena of no GPU")
+        self.arenas.append(arena.max_mem)
 
     def require(self, is_so: bool, what: str) -> None:
         if not is_so:
@@ -183,14 +187,25 @@ class FakeSession:
         for name, options in self.provider_options.items():
             gpu.require(options.keys() <= known[name], f"unknown options of {name}: {sorted(options)}")
             gpu.require(all(type(value) is str for value in options.values()), "an option that is no string")
+            switches = {value for key, value in options.items() if key.startswith("trt_") and key.endswith("_enable")}
+            if switches - {"True", "true", "False", "false"}:
+                raise RuntimeError("The value for the key should be 'True' or 'False'")
         self.is_graphed = self.provider_options.get(CUDA, {}).get("enable_cuda_graph") == "1"
         if self.is_graphed and gpu.uncapturable:
             raise RuntimeError(
                 "This session cannot use the graph capture feature as requested by the user as all compute graph nodes "
                 f"have not been partitioned to the {CUDA}"
             )
+        self.in_arena, self.is_whole = (
+            _entry(sess_options, f"session.{name}") for name in ("use_env_allocators", "disable_cpu_ep_fallback")
+        )
+        if self.is_whole and gpu.uncapturable:
+            raise RuntimeError(
+                "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has "
+                "been explicitly disabled by the user."
+            )
         with gpu.used():
-            self._real = RealSession(path_or_bytes, sess_options, providers=[CPU])
+            self._real = RealSession(path_or_bytes, _on_cpu(sess_options), providers=[CPU])
             self._started = [n for n in names if n not in gpu.missing]
             self.ranges = self._build(path_or_bytes) if TENSORRT in self._started else {}
         self.graphs: dict[int, Graph] = {}
@@ -206,7 +221,7 @@ class FakeSession:
         if not free <= low.keys():
             raise RuntimeError("User needs to provide all the dynamic shape inputs with associated profiles")
         self.gpu.require(low.keys() == usual.keys() == high.keys(), "profiles of different inputs")
-        if options.get("trt_engine_cache_enable") == "1":
+        if options.get("trt_engine_cache_enable") == "True":
             file = Path(options["trt_engine_cache_path"]) / f"{Path(path).stem}.engine"
             if file.exists():
                 self.gpu.require(file.read_text() == str((low, high)), "the profile changed: the engine is built again")
@@ -320,6 +335,21 @@ class FakeBinding:
 
     def get_outputs(self) -> list[FakeValue]:
         return [self._results[name] for name in self.outputs]
+
+
+def _on_cpu(options: Any) -> Any:
+    """What the real session takes of a session's options."""
+    own = onnxruntime.SessionOptions()
+    own.enable_mem_pattern, own.log_severity_level = options.enable_mem_pattern, options.log_severity_level
+    return own
+
+
+def _entry(options: Any, name: str) -> bool:
+    """Whether a session's option is on; the library raises for one that was never set."""
+    try:
+        return bool(options.get_session_config_entry(name) == "1")
+    except RuntimeError:
+        return False
 
 
 def _shapes(option: str) -> dict[str, list[int]]:

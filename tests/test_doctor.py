@@ -45,7 +45,7 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, version: str, **content:
 
 
 def onnxruntime(monkeypatch: pytest.MonkeyPatch, providers: list[str], wheels: tuple[str, ...]) -> None:
-    install(monkeypatch, "onnxruntime", "1.99", get_available_providers=lambda: providers)
+    install(monkeypatch, "onnxruntime", "1.99", get_available_providers=lambda: providers, __file__="")
     monkeypatch.setattr(doctor, "_is_installed", lambda wheel: wheel in wheels)
 
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 from esam_rt.engines import Engine, Tensor
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.engines.onnxruntime_providers import load_cuda, share_memory
+from esam_rt.engines.onnxruntime_libraries import load_cuda
+from esam_rt.engines.onnxruntime_providers import share_memory
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 
 

@@ -63,6 +63,16 @@ def test_defaults_follow_the_backend() -> None:
         ({"backend": "tensorrt", "threads": 3}, "Threads are for the CPU, found backend tensorrt"),
         ({"stream": 0}, "Stream: found one with device cpu, expected device cuda"),
         (
+            {"precision": "bf16"},
+            "bf16: found backend onnxruntime on device cpu, which lacks kernels for it",
+        ),
+        ({"precision": "bf16", "device": "cuda"}, "bf16: found backend onnxruntime on device cuda"),
+        ({"memory_mb": 100, "device": "tensorrt"}, "Memory: found device tensorrt, whose memory has no limit"),
+        (
+            {"memory_mb": 100, "device": "cuda", "cuda_graphs": True},
+            "Memory: found CUDA graphs of ONNX Runtime, which keep memory beside the limit",
+        ),
+        (
             {"cuda_graphs": True, "device": "tensorrt"},
             "CUDA graphs are for device cuda, found device tensorrt",
         ),
@@ -127,10 +137,13 @@ def test_graphs_and_batches_follow_the_device(
         path = Path("graph.onnx")
         return OnnxModel(path, path, path, path, "0" * 64, ())
 
+    monkeypatch.setattr("esam_rt.engines.onnxruntime_providers.import_onnxruntime", lambda device: None)
+
     monkeypatch.setattr("esam_rt.load.onnx_model", export)
     monkeypatch.setattr("esam_rt.engines.onnxruntime.OnnxRuntimeEngine", lambda path, **options: asked.append(options))
     assert load_sam("vit_b", Placement(device=device)).row.decode_batch == batch
-    assert asked == [form, *[{"device": device, "threads": None}] * 4]
+    placed = {"in_arena": False, "whole": False, "cuda_graphs": False} if device == "cuda" else {}
+    assert asked == [form, *[{"device": device, "threads": None, **placed}] * 4]
     load_sam("tiny", Placement(device=device))
     assert asked[5] is None, "it has no choice of forms"
 

@@ -61,11 +61,10 @@ def cache_of_the_module(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
 def test_every_model_was_measured() -> None:
     assert FOOTPRINTS.keys() == MODELS.keys()
     for row in MODELS.values():
-        for precision in ("fp32", "bf16"):
-            need = onnxruntime_need(row, precision, "cpu")
+        for precision in ("fp32", "fp16"):
+            need = onnxruntime_need(row, precision)
             assert need(1) <= need(row.decode_batch) < need(64)
-        assert onnxruntime_need(row, "fp32", "cpu")(4) < onnxruntime_need(row, "fp16", "cpu")(4)
-        assert onnxruntime_need(row, "fp32", "cuda")(4) == onnxruntime_need(row, "fp16", "cuda")(4)
+        assert onnxruntime_need(row, "fp32")(4) < onnxruntime_need(row, "fp16")(4)
 
 
 @pytest.mark.parametrize(("memory_mb", "batch"), [(None, 16), (1000, 16), (156, 15), (150, 15)])

@@ -11,10 +11,10 @@ import inspect
 import logging
 import os
 import stat
+import struct
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from onnx import TensorProto, helper
 from esam_rt import EntitySegmenter, Settings, doctor
 from esam_rt.artifacts import ModelListener
 from esam_rt.engines import Tensor, onnxruntime_providers
-from esam_rt.engines.cuda import CudaDevice
 from esam_rt.engines.onnxruntime import DTYPES, OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
 from esam_rt.engines.onnxruntime_providers import GATE
 from esam_rt.engines.onnxruntime_replay import copying, element_type
 from esam_rt.errors import (
@@ -43,14 +43,14 @@ from esam_rt.errors import (
 )
 from esam_rt.library_caches import provider_cache, prune
 from esam_rt.load import Placement, load_sam
-from esam_rt.memory import MB, onnxruntime_need
-from esam_rt.models import MODELS
+from esam_rt.prompts import point_grid
 
 from .cuda_on_cpu import place_photo
 from .fake_cuda import FakeCuda, Operation
 from .fake_onnxruntime import CPU, CUDA, TENSORRT, FakeBinding, FakeGpu, FakeSession, FakeValue, RealSession
 from .gpu_arrays import ByDlpack, Foreign
 from .scene import photo_of
+from .test_memory import EVERYTHING
 
 
 @pytest.fixture(autouse=True)
@@ -357,7 +357,6 @@ def test_a_photo_on_a_gpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, device:
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool) -> None:
     """Scaled there for the encoder, whose own stream waits for it."""
-    monkeypatch.setattr("esam_rt.engines.cuda.CudaDevice", partial(CudaDevice, runtime=gpu.cuda))
     gpu.cuda.kernels["place_photo"] = place_photo()
     settings = Settings().with_overrides({"prompts.coarse_side": 6, "prompts.fine_side": 8})
     photo = photo_of(np.arange(16).reshape(4, 4), scale=150)
@@ -369,17 +368,33 @@ def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch,
     assert wanted.labels.max() > 1
 
 
-def test_memory_that_stays_with_graphs_counts(gpu: FakeGpu) -> None:
-    row = MODELS["tiny"]
-    without, with_graphs = (onnxruntime_need(row, "fp32", "cuda", graphs) for graphs in (False, True))
-    assert with_graphs(64) - without(64) > 64 * (without(65) - without(64))
-    budget = -(-with_graphs(20) // MB)
-    batches = []
-    for graphs in (False, True):
-        with_budget = load_sam("tiny", Placement(device="cuda", memory_mb=budget, cuda_graphs=graphs))
-        batches.append(with_budget.row.decode_batch)
-        with_budget.close()
-    assert batches[0] > batches[1] == 20
+def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
+    """Of all networks; batches that it has no room for are halved, for all photos that follow."""
+    sam = load_sam("tiny", Placement(device="cuda", memory_mb=300))
+    assert gpu.arenas == [300 << 20]
+    assert [session.in_arena for session in gpu.sessions] == [True] * 4
+    image = photo_of(np.arange(4).reshape(2, 2), scale=32)
+    photo = sam.encode(image)
+    gpu.memory_ends = True
+    found = sam.decode(photo, point_grid(8), 0, EVERYTHING)
+    assert sam._batch == 32
+    sam_of_one_batch = load_sam("tiny", Placement(device="cuda"))
+    wanted = sam_of_one_batch.decode(sam_of_one_batch.encode(image), point_grid(8), 0, EVERYTHING)
+    sam_of_one_batch.close()
+    np.testing.assert_array_equal(found.bits, wanted.bits)
+    sam.close()
+    assert [session.in_arena for session in gpu.sessions[4:]] == [False] * 4
+    assert len(gpu.arenas) == 1
+
+
+def test_no_part_of_a_graph_runs_on_the_cpu_unseen(gpu: FakeGpu) -> None:
+    load_sam("tiny", Placement(device="cuda")).close()
+    assert [session.is_whole for session in gpu.sessions] == [True, True, False, True], "masks compute shapes there"
+    gpu.uncapturable = True  # nodes on the CPU
+    with pytest.raises(
+        EngineError, match=r"encoder\.onnx: ONNX Runtime .* would run a part of it on the CPU; update it"
+    ):
+        load_sam("tiny", Placement(device="cuda"))
 
 
 # Arrays and streams of others.
@@ -521,6 +536,8 @@ def test_a_library_without_the_provider(gpu: FakeGpu, path: Path) -> None:
         ("Please install TensorRT libraries as mentioned", DeviceError, "could not start Tensorrt"),
         ("User needs to provide all the dynamic shape inputs", EngineError, "TensorRT takes only parts of this graph"),
         ("CUDA failure 2: out of memory", OutOfMemoryError, "not enough memory on device tensorrt"),
+        ("CUDA failure 35: CUDA driver version is insufficient", DeviceError, "could not start Tensorrt"),
+        ("Available memory of 0 is smaller than requested bytes of 256", OutOfMemoryError, "not enough memory"),
         ("Protobuf parsing failed", ModelError, "expected a whole ONNX model"),
     ],
 )
@@ -535,12 +552,40 @@ def test_what_the_library_says(
         OnnxRuntimeEngine(path, "tensorrt")
 
 
+def linked(*names: str) -> bytes:
+    """An ELF file that is linked to these libraries, of what is read alone."""
+    strings = b"\0" + b"\0".join(name.encode() for name in names) + b"\0"
+    starts = [strings.index(b"\0" + name.encode() + b"\0") + 1 for name in names]
+    base, at = 0x7000, 64 + 2 * 56
+    entries = [*((1, start) for start in starts), (5, base), (10, len(strings)), (0, 0)]
+    dynamic = b"".join(struct.pack("<QQ", *entry) for entry in entries)
+    segments = [(1, base, at + len(dynamic), len(strings)), (2, 0x9000, at, len(dynamic))]
+    header = b"\x7fELF\2\1".ljust(32, b"\0") + struct.pack("<Q", 64) + bytes(14) + struct.pack("<HH", 56, 2)
+    table = b"".join(struct.pack("<IIQQQQQQ", kind, 0, of, v, v, n, n, 1) for kind, v, of, n in segments)
+    return header.ljust(64, b"\0") + table + dynamic + strings
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs an ELF file")
+def test_what_a_library_is_linked_to(tmp_path: Path) -> None:
+    from onnxruntime.capi import onnxruntime_pybind11_state as real
+
+    assert {"libc.so.6", "libstdc++.so.6"} <= set(linked_to(Path(real.__file__)))
+    assert all(".so." in name for name in linked_to(Path(real.__file__)))
+    (tmp_path / "made.so").write_bytes(linked("libb.so.2", "liba.so.1"))
+    assert linked_to(tmp_path / "made.so") == ["libb.so.2", "liba.so.1"]
+    whole = (tmp_path / "made.so").read_bytes()
+    for content in (b"", b"text", whole[:70], whole[:200], whole[:64] + bytes(200)):
+        (tmp_path / "broken.so").write_bytes(content)
+        assert linked_to(tmp_path / "broken.so") == []
+    assert linked_to(tmp_path / "gone.so") == []
+
+
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An ONNX Runtime whose TensorRT provider wants a library that is not there; where its files are."""
     (tmp_path / "wheel" / "capi").mkdir(parents=True)
     provider = tmp_path / "wheel" / "capi" / "libonnxruntime_providers_tensorrt.so"
-    provider.write_bytes(b"\0libnvinfer.so.987\0libcudart.so.13\0")
+    provider.write_bytes(linked("libnvinfer_plugin.so.987", "libnvinfer.so.987", "libcudart.so.13"))
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "wheel" / "__init__.py"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA])
     return provider
@@ -554,51 +599,86 @@ def test_tensorrt_that_is_missing(wheel: Path, path: Path) -> None:
         OnnxRuntimeEngine(path, "tensorrt")
 
 
-@pytest.mark.parametrize("content", [b"\0libc.so.6\0", None])
+@pytest.mark.parametrize("content", [linked("libc.so.6"), None])
 def test_a_provider_that_does_not_say_what_it_wants(wheel: Path, content: bytes | None) -> None:
     wheel.unlink() if content is None else wheel.write_bytes(content)
-    assert onnxruntime_providers.missing_tensorrt(onnxruntime) is None
+    assert missing_tensorrt(onnxruntime) is None
 
 
 def test_a_library_that_is_there(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(ctypes, "CDLL", loaded.append)
-    assert onnxruntime_providers.missing_tensorrt(onnxruntime) is None
+    assert missing_tensorrt(onnxruntime) is None
     assert loaded == ["libnvinfer.so.987"]
 
 
+def test_cuda_that_is_missing(wheel: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the provider is linked to, but for the driver, and cuDNN, which new ones are not."""
+    content = linked("libcudart.so.13", "libcublasLt.so.13", "libcuda.so.1", "libc.so.6")
+    wheel.with_name("libonnxruntime_providers_cuda.so").write_bytes(content)
+    there = {"libcudart.so.13", "libc.so.6"}
+
+    def load(name: str) -> None:
+        if name not in there:
+            raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    words = r"needs libcublasLt\.so\.13, libcudnn\.so\.9, not to be found; .*onnxruntime-gpu\[cuda,cudnn\]"
+    with pytest.raises(MissingDependencyError, match=f"Device cuda: .*{words}"):
+        OnnxRuntimeEngine(path, "cuda")
+    found = next(doctor.provider_findings())
+    assert (found.name, found.state) == ("onnxruntime on device cuda", doctor.State.ABSENT)
+    there |= {"libcublasLt.so.13", "libcudnn.so.9"}
+    assert missing_cuda(onnxruntime) is None
+
+
+def test_the_version_of_tensorrt(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def __init__(self, name: str) -> None:
+            assert name == "libnvinfer.so.987"
+
+        def getInferLibVersion(self) -> int:  # noqa: N802
+            return 987_0500
+
+    assert tensorrt_version(onnxruntime) == "", "it is not to be found"
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    assert tensorrt_version(onnxruntime) == "9870500"
+
+
 def test_doctor_says_what_tensorrts_provider_lacks(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = doctor.provider_findings()
+    of_cuda, found = doctor.provider_findings()
+    assert of_cuda.state is doctor.State.OK
     assert (found.state, found.remedy) == (doctor.State.ABSENT, "pip install 'tensorrt-cu13>=987,<988'")
     assert "needs TensorRT 987" in found.found
     wheel.unlink()
-    (found,) = doctor.provider_findings()
+    _, found = doctor.provider_findings()
     assert found.state is doctor.State.OK
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
-    assert not list(doctor.provider_findings())
+    assert [f.name for f in doctor.provider_findings()] == ["onnxruntime on device cuda"]
 
 
 def test_the_folder_of_engines_is_ours_alone(path: Path, tmp_path: Path) -> None:
-    folder = provider_cache("1.99", path, 64)
+    folder = provider_cache("1.99", path, 64, ("101500", "A40", "sm_86"))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert provider_cache("1.99", path, 64) == folder
-    assert provider_cache("1.99", path, 32) != folder
+    assert provider_cache("1.99", path, 64, ("101500", "A40", "sm_86")) == folder
+    assert provider_cache("1.99", path, 32, ("101500", "A40", "sm_86")) != folder
+    assert provider_cache("1.99", path, 64, ("101600", "A40", "sm_86")) != folder
     folder.chmod(0o770)
     with pytest.raises(OutputError, match="expected a folder that nobody else can write to or read"):
-        provider_cache("1.99", path, 64)
+        provider_cache("1.99", path, 64, ("101500", "A40", "sm_86"))
     folder.rmdir()
     (tmp_path / "theirs").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "theirs")
     with pytest.raises(OutputError, match="nobody else can write"):
-        provider_cache("1.99", path, 64)
+        provider_cache("1.99", path, 64, ("101500", "A40", "sm_86"))
     folder.unlink()
     path.write_bytes(path.read_bytes() + b"\x72\x00")
-    assert provider_cache("1.99", path, 64) != folder, "other weights are another graph"
+    assert provider_cache("1.99", path, 64, ("101500", "A40", "sm_86")) != folder, "other weights are another graph"
 
 
 def test_folders_of_other_versions_are_pruned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
-    old, now = (provider_cache(version, path, 64) for version in ("0.1", onnxruntime.__version__))
+    old, now = (provider_cache(version, path, 64, ()) for version in ("0.1", onnxruntime.__version__))
     (old / "graph.engine").write_bytes(b"1234")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
