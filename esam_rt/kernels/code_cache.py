@@ -13,9 +13,10 @@ import os
 import pickle
 import secrets
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -61,8 +62,8 @@ class CodeCache(NullCache):
     """The file of one kernel, as a dispatcher of Numba asks for it: a seal, then what Numba pickles of a compilation.
 
     The seal is the SHA-256 of the key and of the rest: a file that is broken or of another kernel is as none. So is one
-    that others could have written, since code is read from it. What cannot be written is compiled again by the next
-    process. loaded, saved: what was done; trouble: a sentence on why the file is of no use.
+    that others could have written, or put there, since code is read from it. What cannot be written is compiled again
+    by the next process. loaded, saved: what was done; trouble: a sentence on why the file is of no use.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[types.Type, ...]) -> None:
@@ -88,14 +89,14 @@ class CodeCache(NullCache):
             return None
         target_context.refresh()
         try:
-            with self.path.open("rb") as f:
-                is_ours, content = is_only_ours(os.fstat(f.fileno())), f.read()
+            content = _only_ours(self.path)
         except OSError:
             return None
+        if content is None:
+            self.trouble = _not_used(self.path.parent)
+            return None
         data = content[SEAL_BYTES:]
-        if not is_ours:
-            self.trouble = f"Kernels in {self.path.parent} are not used, since others could have written them"
-        elif content[:SEAL_BYTES] == self._seal(data):
+        if content[:SEAL_BYTES] == self._seal(data):
             self.loaded = True
             with suppress(OSError):
                 os.utime(self.path.parent)  # its time is that of its last use
@@ -109,6 +110,11 @@ class CodeCache(NullCache):
         data = dumps(compilation._reduce())  # type: ignore[no-untyped-call]
         try:
             is_first = not self.path.parent.exists()
+            for folder in reversed(self.path.parents[:3]):
+                folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # under any umask
+            if not _can_only_we_write(self.path.parents[:2]):
+                self.trouble = _not_used(self.path.parent)
+                return
             _write(self.path, self._seal(data) + data)
             self.saved, self.trouble = True, None
             if is_first:
@@ -143,9 +149,29 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+def _not_used(folder: Path) -> str:
+    return f"Kernels in {folder} are not used, since others could have put them there"
+
+
+def _can_only_we_write(folders: Iterable[Path]) -> bool:
+    """Whether these are folders, and no links to some, that only this user and the administrator can write."""
+    states = [folder.lstat() for folder in folders]
+    return all(stat.S_ISDIR(state.st_mode) and is_only_ours(state) for state in states)
+
+
+def _only_ours(path: Path) -> bytes | None:
+    """The content of a kernel's file; None where others could have written it, or have put there a link to another file
+    of this user. OSError for a link."""
+    if not _can_only_we_write(path.parents[:2]):
+        return None
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0))) as f:
+        state = os.fstat(f.fileno())
+        is_ours = stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and is_only_ours(state)
+        return f.read() if is_ours else None
+
+
 def _write(path: Path, content: bytes) -> None:
     """As `files.write_bytes`, without fsync: the seal tells what a crash cut short. Others may not write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{mark}{secrets.token_hex(6)}")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as f:

@@ -102,6 +102,56 @@ def test_a_file_that_others_can_write_is_not_read(load: Load, mode: int) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_to_another_file_of_this_user_is_not_read_and_is_replaced(
+    load: Load, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    first = load().doubled
+    first(21)
+    path = first.cache.path
+    path.rename(tmp_path / "download")  # the right content, so that nothing else keeps it from being read
+    link(tmp_path / "download", path)
+    second = load().doubled
+    assert (second(21), second.cache.loaded, second.cache.saved, second.cache.trouble) == (42, False, True, None)
+    assert not path.is_symlink() and path.stat().st_nlink == 1
+    third = load().doubled
+    assert (third(21), third.cache.loaded) == (42, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("how", ["group", "all", "link"])
+def test_nothing_is_read_from_a_folder_that_others_can_write(
+    load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture, depth: int, how: str
+) -> None:
+    first = load().doubled
+    first(21)
+    before = first.cache.path.read_bytes()
+    folder = first.cache.path.parents[depth]
+    if how == "link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.chmod({"group": 0o775, "all": 0o777}[how])
+    mine = load()
+    assert (mine.doubled(21), mine.trebled(21)) == (42, 63)
+    assert not mine.doubled.cache.loaded and not mine.doubled.cache.saved
+    (line,) = caplog.messages
+    assert str(first.cache.path.parent) in line and "others could" in line and "ESAM_RT_CACHE" in line
+    assert files(tmp_path / "cache") == ([] if how == "link" else [first.cache.path])
+    assert first.cache.path.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+def test_a_folder_that_all_can_write_may_be_above(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o1777)
+    load().doubled(21)
+    second = load().doubled
+    assert (second(21), second.cache.loaded) == (42, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
 def test_a_file_is_of_use_under_any_umask(load: Load, umask: int) -> None:
     was = os.umask(umask)
@@ -134,7 +184,7 @@ def test_a_file_of_others_that_cannot_be_replaced_is_said_once(
     def refuse(path: Path, content: bytes) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(code_cache, "is_only_ours", lambda state: False)
+    monkeypatch.setattr(code_cache, "is_only_ours", lambda state: stat.S_ISDIR(state.st_mode))
     monkeypatch.setattr(code_cache, "_write", refuse)
     mine = load()
     assert (mine.doubled(21), mine.trebled(21)) == (42, 63)
