@@ -84,7 +84,8 @@ def evaluate(
     with console.exit_codes():
         from .evaluation import job
         from .evaluation.rows import TIMED, rows_of
-        from .runner import RunOptions, Segmenter, open_segmenter
+        from .run_folder import kept_from_others
+        from .runner import RunOptions
 
         run = RunOptions(
             sources=(),
@@ -128,35 +129,44 @@ def evaluate(
             )
         if gt.startswith(BSDS) and not options.truth.is_dir():
             raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
-        plan = job.prepare(options)
         shown = console.stderr.is_terminal and not quiet and not as_json
+        with kept_from_others(out):
+            plan = job.prepare(options)
+            if wanted:
+                title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
+                _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
+            else:
+                raise typer.Exit(_method(plan, shown, quiet, as_json))
 
-        def open_and_show(options: RunOptions) -> Segmenter:
-            with console.Steps(shown) as steps:
-                return open_segmenter(options, steps.listener())
 
-        if wanted:
-            title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
-            _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
-            return
-        exit_code = 0
-        if predictions is None:
-            with console.PhotoBar(shown) as bar:
-                summary = job.segment(plan, bar, open_and_show)
-            if summary.error:
-                console.print_error(f"{summary.error}; {summary.left} photos left: run again with --resume")
-                raise typer.Exit(summary.exit_code)
-            exit_code = summary.exit_code
-        result = _score(plan, shown)
-        record = job.write(result)
-        if as_json:
-            del record["photos"]  # scores.json has them
-            typer.echo(json.dumps(record | {"out": str(out), "exit_code": exit_code}))
-        elif not quiet:
-            _print(result)
-            line = f"{len(result.scored.photos)} photos scored. Look at {(out / job.REPORT).resolve()}"
-            console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(exit_code)
+def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
+    """Segment, where there are no finished results, score, write and print; the exit code."""
+    from .evaluation import job
+    from .runner import RunOptions, Segmenter, open_segmenter
+
+    def open_and_show(options: RunOptions) -> Segmenter:
+        with console.Steps(shown) as steps:
+            return open_segmenter(options, steps.listener())
+
+    out = plan.options.out
+    exit_code = 0
+    if plan.options.predictions is None:
+        with console.PhotoBar(shown) as bar:
+            summary = job.segment(plan, bar, open_and_show)
+        if summary.error:
+            console.print_error(f"{summary.error}; {summary.left} photos left: run again with --resume")
+            return summary.exit_code
+        exit_code = summary.exit_code
+    result = _score(plan, shown)
+    record = job.write(result)
+    if as_json:
+        del record["photos"]  # scores.json has them
+        typer.echo(json.dumps(record | {"out": str(out), "exit_code": exit_code}))
+    elif not quiet:
+        _print(result)
+        line = f"{len(result.scored.photos)} photos scored. Look at {(out / job.REPORT).resolve()}"
+        console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+    return exit_code
 
 
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from esam_rt import cli
 from esam_rt.errors import DeviceError
+from esam_rt.evaluation import job
 from esam_rt.evaluation.job import EvalOptions, prepare
 from esam_rt.evaluation.report import _true_labels
 
@@ -176,6 +177,24 @@ def test_json_is_alone_on_stdout_and_quiet_is_silent(data: Path, segmenters: lis
     assert "photos" not in printed
     result = call(*arguments, "--quiet", "--overwrite")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_two_evaluations_at_once_do_not_share_a_folder(
+    data: Path, segmenters: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESAM_RT_CACHE", str(data / "cache"))
+    arguments = ("--images", data / "images", "--gt", data / "truth.json", "--out", data / "out")
+    others: list[Result] = []
+
+    def score(*scored: Any) -> Any:  # photos are segmented, and their folder is free again
+        others.append(call(*arguments, "--limit", "1", "--overwrite"))
+        return right(*scored)
+
+    right = job.score
+    monkeypatch.setattr(job, "score", score)
+    assert call(*arguments).exit_code == 0
+    assert_one_error_line(others[0], 2, "another run is writing there")
+    assert len(scores(data / "out")["photos"]) == 4
 
 
 def test_limit_takes_the_first_ids(data: Path, segmenters: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from esam_rt import cli
 from esam_rt.errors import EngineError, SettingsError
+from esam_rt.evaluation import tables
 from esam_rt.evaluation.bootstrap import Estimate
 from esam_rt.evaluation.forest import forest
 from esam_rt.evaluation.rows import MODULES, TABLES, rows_of
@@ -138,6 +139,49 @@ def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: l
     assert json.loads(again.stdout)["results"] == whole["results"]
     assert call(*arguments(data, "--row", "a:emr.delta=0.1", "--overwrite")).exit_code == 0
     assert list(record(data)["results"]) == ["a"]
+
+
+def test_two_tables_at_once_do_not_share_a_folder(
+    data: Path, scene: list[Sam], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESAM_RT_CACHE", str(data / "cache"))
+    other: list[Result] = []
+
+    def score(*scored: Any) -> Any:
+        if not other:
+            other.append(call(*arguments(data, "--row", "b:emr.delta=0.2", "--overwrite")))
+        return right(*scored)
+
+    right = tables.score
+    monkeypatch.setattr(tables, "score", score)
+    assert call(*arguments(data, "--row", "a:emr.delta=0.1")).exit_code == 0
+    assert other[0].exit_code == 2
+    assert "another run is writing there" in other[0].stderr and other[0].stderr.count("\n") == 1
+    assert list(record(data)["results"]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda line: line + line, "line 2 has photo 0 again"),
+        (lambda line: line.replace('"a"', '"b"'), "line 1 has the rows 'b'"),
+        (lambda line: line.replace('"found": {', '"found": {"b": [], '), "line 1 has the rows 'a', 'b'"),
+        (lambda line: line.replace("image_id", "image"), "line 1 is none of esam-rt"),
+        (lambda line: line.replace("{", "["), "line 1 is none of esam-rt"),
+        (lambda line: "3\n", "line 1 is none of esam-rt"),
+    ],
+)
+def test_a_journal_that_no_table_of_these_rows_wrote_is_refused(
+    data: Path, scene: list[Sam], change: Callable[[str], str], words: str
+) -> None:
+    assert call(*arguments(data, "--row", "a:emr.delta=0.1")).exit_code == 0
+    journal = data / "out/rows.jsonl"
+    first = journal.read_text().splitlines(keepends=True)[0]
+    journal.write_text(change(first))
+    resumed = call(*arguments(data, "--row", "a:emr.delta=0.1", "--resume"))
+    assert (resumed.exit_code, resumed.stderr.count("\n")) == (1, 1), resumed.output
+    assert words in resumed.stderr and "--overwrite" in resumed.stderr
+    assert journal.read_text() == change(first)
 
 
 def test_a_row_that_cannot_be_costs_no_earlier_table(data: Path, scene: list[Sam]) -> None:

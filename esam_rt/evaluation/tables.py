@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..errors import SettingsError
+from ..errors import InputError, SettingsError
 from ..files import write_json, write_text
 from ..journal import append_line, drop_torn_line, read_lines
 from ..run_folder import check_same, remove
@@ -87,7 +88,7 @@ def run_table(
     A photo that was finished before is not segmented again with --resume. `done` is told of each photo. segmenter_of:
     for rows that are more than settings. timed: segment each photo once more, by E-SAM with the settings given and
     nothing remembered, for the seconds of its stages.
-    Errors: SettingsError for rows that cannot be; InputError for a photo that cannot be read.
+    Errors: SettingsError for rows that cannot be; InputError for a photo or a journal that cannot be read.
     """
     o = plan.options
     header = {
@@ -119,7 +120,7 @@ def run_table(
         alone = stack.enter_context(EntitySegmenter(sam, settings=o.run.settings)) if timed else None
         _begin(plan, header)
         journal = o.out / JOURNAL
-        finished = {int(json.loads(line)["image_id"]) for line in read_lines(journal)}
+        finished = {image_id for image_id, _ in _records(journal, rows)}
         for photo in plan.photos:
             if photo.image_id not in finished:
                 image = read_photo(plan.files[photo.image_id].path, photo.name, o.run.max_pixels).image_hwc_rgb
@@ -175,14 +176,36 @@ def _few(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[lis
     return {name: [[d["segmentation"]["counts"], d["score"]] for d in each] for name, each in found.items()}
 
 
+def _records(journal: Path, rows: Sequence[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of a journal by image id. InputError for one that a table of these rows does not write."""
+    seen: set[int] = set()
+    for number, line in enumerate(read_lines(journal), start=1):
+        try:
+            record = json.loads(line)
+            image_id, found = int(record["image_id"]), set(record["found"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise _unusable(journal, number, "is none of esam-rt") from e
+        if image_id in seen:
+            raise _unusable(journal, number, f"has photo {image_id} again")
+        if found != {row.name for row in rows}:
+            raise _unusable(journal, number, f"has the rows {', '.join(map(repr, sorted(found)))}")
+        seen.add(image_id)
+        yield image_id, record
+
+
+def _unusable(journal: Path, number: int, why: str) -> InputError:
+    return InputError(
+        f"{journal}: line {number} {why}; expected each photo once, with the rows of this table. Start anew with "
+        "--overwrite or another --out."
+    )
+
+
 def _score(plan: Plan, rows: Sequence[Row]) -> TableResult:
     o = plan.options
     size = {photo.image_id: [photo.height, photo.width] for photo in plan.photos}
     found: dict[str, dict[int, list[dict[str, Any]]]] = {row.name: {} for row in rows}
     times_s: list[Mapping[str, float]] = []
-    for line in read_lines(o.out / JOURNAL):
-        record = json.loads(line)
-        image_id = int(record["image_id"])
+    for image_id, record in _records(o.out / JOURNAL, rows):
         if image_id not in size:  # done before, with a larger --limit
             continue
         times_s.append(record.get("times_s", {}))
