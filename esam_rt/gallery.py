@@ -18,7 +18,7 @@ class Gallery:
 
     decode: the masks of points float32 [N, 2], numbered from 0. cells_yx: int32 [side², 2], the cell of each prompt.
     order: int64 [side²], the prompts scattered: the first few of any region lie spread over it. masks: those decoded,
-    `point` the prompt's index, by which they are sorted.
+    `point` the prompt's index, by which they are sorted. closed: nobody wants more of them.
     """
 
     def __init__(self, side: int, geometry: Geometry, decode: Callable[[NDArray[np.float32]], MaskSet]) -> None:
@@ -28,6 +28,7 @@ class Gallery:
         self.cells_yx = geometry.to_cell_yx(self._points_01)
         self.order = scattered(side)
         self.masks = MaskSet.empty(*geometry.grid_hw)
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._points_01)
@@ -45,3 +46,7 @@ class Gallery:
     def ask_all(self) -> None:
         """Decode every prompt."""
         self.ask(np.ones(len(self), bool))
+
+    def close(self) -> None:
+        """Tell `decode`, which another thread may be in."""
+        self.closed = True

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .engines import Engine, Kept
 from .engines.cuda_array import is_gpu_array
 from .engines.cuda_photo import GpuPhoto, GpuPhotos
-from .errors import InputError, OutOfMemoryError
+from .errors import EngineError, InputError, OutOfMemoryError
 from .masks import Level, MaskSet
 from .models import ModelRow
 from .settings import Filters
@@ -185,14 +185,15 @@ class Sam:
         filters: Filters,
         levels: tuple[Level, ...] = tuple(Level),
         labels: NDArray[np.integer] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> MaskSet:
         """High-confidence masks of N prompts, by level (E-SAM eq. 1).
 
         points_01: of [0, 1]² of the photo, x before y; [N, 2], a foreground point each, or [N, K, 2] with `labels`
         [N, K], K the row's points_per_prompt; of SAM: (1, -1) a foreground point, (0, -1) a background point, the
         second of no matter, or (2, 3) a box by its top left and bottom right corner. Of each prompt its masks at
-        `levels` and its best one. Prompts are numbered from first_point. filters: complete. InputError for points that
-        the model does not take.
+        `levels` and its best one. Prompts are numbered from first_point. filters: complete. stopped: asked before each
+        batch; EngineError once it says so. InputError for points that the model does not take.
         """
         points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
         h, w = photo.geometry.grid_hw
@@ -200,6 +201,8 @@ class Sam:
         cells = np.arange(side * side).reshape(side, side)[: -(-h // 4), : 2 * -(-w // 8)]
 
         def decode(part: slice) -> dict[str, Any]:
+            if stopped():
+                raise EngineError("Decoding was stopped.")
             return self._decode(photo, points_xy_px[part], labels[part])
 
         def masks(part: slice, prompts: dict[str, Any]) -> MaskSet:

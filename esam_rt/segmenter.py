@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +96,8 @@ class EntitySegmenter:
         if pixels_later is None:
             entities, points = self._baseline(photo, trace)
         else:
-            entities, points = self._entities(photo, pixels_later, trace)
+            with closing(self._gallery(photo, trace)) as gallery:
+                entities, points = self._entities(photo, gallery, pixels_later, trace)
         with trace.span("upsampling"):
             labels = render_labels(entities, self._sam, photo, points)
             result = EntityMap.from_labels(labels, entities.score, entities.stage, in_place=True)
@@ -114,13 +116,12 @@ class EntitySegmenter:
             return GridEntities.by_score(kept, stage, self._filters.min_area), points
 
     def _entities(
-        self, photo: EncodedPhoto, pixels_later: Future[SuperpixelMap], trace: Trace
+        self, photo: EncodedPhoto, gallery: Gallery, pixels_later: Future[SuperpixelMap], trace: Trace
     ) -> tuple[GridEntities, NDArray[np.float32]]:
         """E-SAM: grid entities, and the prompts that they may have been made of."""
         s, sam = self.settings, self._sam
         min_area = self._filters.min_area
         points = point_grid(s.prompts.coarse_side)
-        gallery = self._gallery(photo, trace)
         with trace.span("decoder"):
             coarse = sam.decode(photo, points, 0, self._filters)
         all_asked = self._pool.submit(gallery.ask_all) if s.emr.enabled and s.emr.gallery == "exact" else None
@@ -165,13 +166,17 @@ class EntitySegmenter:
         return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
 
     def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
-        """The fine grid's masks, decoded when EMR asks for them."""
+        """The fine grid's masks, decoded when EMR asks for them; an interrupt does not wait for those still to come."""
+
+        def is_stopped() -> bool:
+            return gallery.closed or self._closed
 
         def decode(points_01: NDArray[np.float32]) -> MaskSet:
             with trace.span("decoder"):
-                return self._sam.decode(photo, points_01, 0, self._filters, (Level.OBJECT,))
+                return self._sam.decode(photo, points_01, 0, self._filters, (Level.OBJECT,), stopped=is_stopped)
 
-        return Gallery(self.settings.prompts.fine_side, photo.geometry, decode)
+        gallery = Gallery(self.settings.prompts.fine_side, photo.geometry, decode)
+        return gallery
 
     def _on_host(self, image: Photo) -> NDArray[np.uint8]:
         """A photo for superpixels; of one on the GPU no more than they look at."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from esam_rt import EntityMap, EntitySegmenter, Settings, segmenter
 from esam_rt.entities import Stage
 from esam_rt.errors import EngineError, InputError, SettingsError
+from esam_rt.mmg import multi_level_masks
 from esam_rt.segmenter import METHODS
 
 from .scene import SIDE, Scene, photo_of, quadrants
@@ -120,6 +123,43 @@ def test_a_lazy_gallery_with_every_vote_splits_alike() -> None:
         with EntitySegmenter(scene.sam(), settings=settings) as segment:
             results.append(segment(photo))
     np.testing.assert_array_equal(results[0].labels, results[1].labels)
+
+
+@pytest.mark.parametrize("how", ["interrupt", "close"])
+def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    scene, photo = noisy_scene(0)
+    sam, batches = scene.sam(), []
+    began, is_left = threading.Event(), threading.Event()
+    decode = sam.engines.decoder.infer
+
+    def slow(feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+        if threading.current_thread().name.startswith("esam-rt"):
+            batches.append(len(feed["points_xy_px"]))
+            began.set()
+            assert is_left.wait(60)
+        return decode(feed, keep)
+
+    def leave(*arguments: object) -> Any:
+        assert began.wait(60)
+        if how == "interrupt":
+            raise KeyboardInterrupt
+        threading.Thread(target=segment.close).start()
+        while not segment._closed:
+            time.sleep(0.001)
+        is_left.set()
+        return multi_level_masks(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sam.engines.decoder, "infer", slow)
+    monkeypatch.setattr(segmenter, "multi_level_masks", leave)
+    segment = EntitySegmenter(sam, settings=settings_with().with_overrides({"emr.gallery": "exact"}))
+    with pytest.raises(KeyboardInterrupt if how == "interrupt" else EngineError):
+        segment(photo)
+    is_left.set()
+    segment.close()
+    segment._pool.shutdown()
+    assert len(batches) == 1
 
 
 @pytest.mark.parametrize("method", ["amg", "sam-o"])
