@@ -128,4 +128,7 @@ def is_downloaded(row: ModelRow) -> bool:
 def exported(row: ModelRow) -> list[str]:
     """What the cache has of a model's exports by this version, of any checkpoint: precisions and attention forms."""
     folders = (cache_folder() / "onnx").glob(f"{row.name}-*-v{EXPORTER_VERSION}")
-    return sorted({f.name.split("-", 2)[2].rpartition("-v")[0] for f in folders if (f / MANIFEST).is_file()})
+    try:
+        return sorted({f.name.split("-", 2)[2].rpartition("-v")[0] for f in folders if (f / MANIFEST).is_file()})
+    except OSError:  # it cannot be searched
+        return []

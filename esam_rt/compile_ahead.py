@@ -119,7 +119,11 @@ def _ready(modules: Sequence[str], with_process: bool) -> None:
 def _lacking(kernels: Sequence[Kernel]) -> list[Kernel]:
     """Those that are not in the cache."""
     with global_compiler_lock:
-        return [kernel for kernel in kernels if not (kernel.cache.path and kernel.cache.path.exists())]
+        return [kernel for kernel in kernels if not _is_there(kernel.cache.path)]
+
+
+def _is_there(path: Path | None) -> bool:
+    return path is not None and os.path.exists(path)  # noqa: PTH110 - never raises
 
 
 @contextmanager

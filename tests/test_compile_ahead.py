@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import re
@@ -138,6 +139,31 @@ def test_the_command_fails_where_nothing_can_be_written(few: Path) -> None:
     assert (said.exit_code, said.stdout) == (1, "")
     assert said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
     assert str(few) in said.stderr and "ESAM_RT_CACHE" in said.stderr
+
+
+def test_a_cache_that_cannot_be_searched_is_said_in_one_line(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_below(few, monkeypatch)
+    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    assert (said.exit_code, said.stdout) == (1, ""), said.exception
+    assert said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
+    assert str(few) in said.stderr and "Permission denied" in said.stderr
+    said = CliRunner().invoke(cli.app, ["models"])
+    assert (said.exit_code, said.stderr) == (0, ""), said.exception
+
+
+def refuse_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No system call finds anything in the folder, as for a user who may not search it."""
+
+    def refused(call: Any) -> Any:
+        def refusing(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str | Path) and folder in Path(path).parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *arguments, **options)
+
+        return refusing
+
+    for name in ("stat", "lstat", "mkdir", "open", "scandir"):
+        monkeypatch.setattr(os, name, refused(getattr(os, name)))
 
 
 def test_the_command_fails_where_the_sources_cannot_be_read(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
