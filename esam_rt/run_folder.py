@@ -28,7 +28,7 @@ FIXED = (
     "method",
     "settings",
     "write",
-    "sources",
+    "folders",
 )  # what a resumed run must have in common with its beginning
 
 

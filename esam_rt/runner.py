@@ -219,7 +219,7 @@ class _Run:
             "method": options.method,
             "settings": options.settings.to_dict(),
             "write": list(options.write),
-            "sources": [str(source.resolve()) for source in options.sources],
+            "folders": _folders(options.sources),
             "versions": _versions(),
             "platform": platform.platform(),
             "started": _now(),
@@ -378,6 +378,12 @@ def _find_photos(options: RunOptions) -> list[PhotoFile]:
     if not photos:
         raise InputError(f"No photos but the results of an earlier run in {', '.join(map(str, options.sources))}.")
     return photos
+
+
+def _folders(sources: Sequence[Path]) -> list[str]:
+    """What the names of photos are relative to: with it, a name is one photo."""
+    folders = (source if source.is_dir() else source.parent for source in sources)
+    return list(dict.fromkeys(str(folder.resolve()) for folder in folders))
 
 
 def _versions() -> dict[str, str]:

@@ -284,8 +284,26 @@ def test_resume_with_other_photos_of_the_same_names_is_refused(photos: Path, out
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.png").write_bytes((photos / "a.png").read_bytes())
-    with pytest.raises(SettingsError, match="sources was"):
-        run(other, out, resume=True)
+    for source in (other, other / "a.png"):
+        with pytest.raises(SettingsError, match="folders was"):
+            run(source, out, resume=True)
+
+
+def test_resume_of_folders_of_one_name_in_another_order_is_refused(tmp_path: Path, out: Path) -> None:
+    sources = [tmp_path / place / "photos" for place in ("left", "right")]
+    for source in sources:
+        source.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(source / "a.png")
+    run(sources, out, limit=1)
+    with pytest.raises(SettingsError, match="folders was"):
+        run(sources[::-1], out, resume=True)
+
+
+def test_resume_of_photos_named_one_by_one_takes_those_that_were_added(photos: Path, out: Path) -> None:
+    run([photos / "b.jpg"], out)
+    summary = run([photos / "a.png", photos / "b.jpg"], out, resume=True)
+    assert (summary.done, summary.done_before) == (1, 1)
+    assert run(photos, out, resume=True).done == 1
 
 
 def test_resume_with_names_that_gained_prefixes_is_refused(tmp_path: Path, out: Path) -> None:
