@@ -69,9 +69,8 @@ def _split(
         settings.delta, settings.cover,
     )  # fmt: skip
     sources = sources_of(objects)
-    for q in order[::-1]:  # the lowest score first: what a mask took in has by then collected its own
-        if taken_by[q] >= 0:
-            sources[taken_by[q]] += sources[q]
+    for q in np.flatnonzero(taken_by >= 0):  # none of which took in others: what is taken in has its turn later
+        sources[taken_by[q]] += sources[q]
     stage = np.full(len(objects), Stage.EMR, np.uint8)
     return GridEntities.of(bits, objects.width, objects.score, stage, sources, min_area)
 

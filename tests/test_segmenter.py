@@ -205,6 +205,18 @@ def test_more_superpixels_than_labels() -> None:
         segment(photo)
 
 
+@pytest.mark.parametrize("count", [65_535, 65_536])
+def test_as_many_superpixels_as_there_are_labels(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    regions = np.minimum(np.arange(256 * 256, dtype=np.int32), count - 1).reshape(256, 256)
+    monkeypatch.setattr(segmenter, "regions", lambda *arguments: regions)
+    with EntitySegmenter(Scene.of_label_maps(quadrants()).sam(), method="superpixels") as segment:
+        if count > 65_535:
+            with pytest.raises(SettingsError, match="65536 superpixels"):
+                segment(np.zeros((256, 256, 3), np.uint8))
+        else:
+            assert len(segment(np.zeros((256, 256, 3), np.uint8))) == count
+
+
 @pytest.mark.parametrize("emr", [False, True])
 def test_e_sam_with_slic(emr: bool) -> None:
     maps = quadrants()

@@ -193,6 +193,20 @@ def test_dissimilar_neighbours_stay_apart() -> None:
     assert len(merge_fixture((0, 41), differ)) == 3
 
 
+def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_sources() -> None:
+    objects = MaskSet.from_dense(
+        strip((20, 44), (0, 30), (10, 40), (50, 64)), score=[0.7, 0.9, 0.8, 0.6], point=[5, 6, 7, 8]
+    )
+
+    def decode(points_01: NDArray[np.float32]) -> MaskSet:
+        return MaskSet.from_dense(strip(*[(0, 44)] * len(points_01)), point=np.arange(len(points_01)))
+
+    photo = EncodedPhoto(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
+    entities = refine_entities(objects, Gallery(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
+    assert [sorted(sources) for sources in entities.sources] == [[(5, 0), (6, 0), (7, 0)], [(8, 0)]]
+    assert entities.area.tolist() == [44 * 16, 14 * 16]
+
+
 def test_remaining_superpixels_become_prompts() -> None:
     entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 30))), Stage.EMR, 4)
     pixels = pixel_strips([0, 16, 28, 44, 60, 64])
@@ -322,6 +336,16 @@ def test_entity_map_measures_and_orders() -> None:
     coco = result.to_coco(image_id=7, first_id=3)
     assert [a["id"] for a in coco] == [3, 4, 5]
     assert coco[0]["bbox"] == [4, 3, 4, 1]
+
+
+def test_entities_of_one_score_are_ordered_by_area_then_by_label() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.permutation(40) + 1, rng.integers(1, 4, 40))[None]
+    score = rng.integers(0, 3, 40) / 2
+    area = np.bincount(labels[0], minlength=41)[1:]
+    expected = sorted(range(40), key=lambda i: (-score[i], -area[i], i))
+    result = EntityMap.from_labels(labels, score, np.zeros(40, int))
+    assert [int(labels[result.mask(k)][0]) - 1 for k in range(40)] == expected
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])

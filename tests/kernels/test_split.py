@@ -51,6 +51,7 @@ def test_split_matches_the_plain_version(seed: int, width: int) -> None:
     got = MaskSet.from_dense(want)
     np.testing.assert_array_equal(bits, got.bits)
     assert taken_by.tolist() == want_taken
+    assert (taken_by[taken_by[taken_by >= 0]] == -1).all(), "what took in others was not taken in itself"
     assert (want.sum(0) <= 1).all()
     np.testing.assert_array_equal(objects.bits, before)
 
