@@ -285,20 +285,39 @@ time.sleep(0.2)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_forked_meanwhile_can_call_kernels(tmp_path: Path) -> None:
+    """It is forked when a thread is amid a compilation, which goes on once the fork waits for it."""
     code = """
-import os, signal, time, warnings
+import os, signal, threading, warnings
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
+amid, waits, acquire = threading.Event(), threading.Event(), global_compiler_lock.acquire
+def watched():
+    if amid.is_set() and threading.current_thread() is threading.main_thread():
+        waits.set()
+    acquire()
+global_compiler_lock.acquire = watched
 from esam_rt import compile_ahead
 from esam_rt.kernels.bits import areas_and_boxes
+from esam_rt.kernels.jit import Kernel
+dispatcher = Kernel._dispatcher
+def slow(*arguments, **options):
+    amid.set()
+    waits.wait(60)
+    return dispatcher(*arguments, **options)
+Kernel._dispatcher = slow
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-thread = compile_ahead.begin()
-time.sleep(0.3)
+compile_ahead.begin()
+assert amid.wait(60)
 pid = os.fork()
 if pid == 0:
-    signal.alarm(20)
+    waits.set()
+    signal.alarm(10)
+    with global_compiler_lock:  # the thread of the call may have the number of the one that held it, and be let in
+        signal.alarm(60)
     area, _ = areas_and_boxes(np.full((1, 2, 3), 3, np.uint64))
     os._exit(int(area[0] != 12))
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+waits.set()
 """
     assert result(start(code, tmp_path / "cache")) == ("0", "")
 
