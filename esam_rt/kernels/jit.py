@@ -62,7 +62,11 @@ class Kernel:
             # Ctrl-C while LLVM works is raised in a destructor of llvmlite at times (3 of 50), where it is lost: here
             # it is raised while this thread waits for another.
             with ThreadPoolExecutor(1, "esam-rt-kernels") as elsewhere:
-                return elsewhere.submit(self._compile).result()
+                try:
+                    compiled = elsewhere.submit(self._compile)
+                except RuntimeError:  # the interpreter ends and starts no threads: a call at its exit
+                    return self._compile()
+                return compiled.result()
         return self._compile()
 
     def _compile(self) -> Any:

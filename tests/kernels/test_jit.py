@@ -20,7 +20,7 @@ from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import Kernel, kernel
 
-from .kernel_modules import SOURCE, load_module
+from .kernel_modules import SOURCE, load_module, result, start
 
 IMPOSSIBLE = """
 @kernel(types.int64)
@@ -93,6 +93,11 @@ def test_ctrl_c_while_a_kernel_is_compiled_is_not_lost_in_a_destructor(
     with pytest.raises(KeyboardInterrupt):
         mine.half(10)
     assert mine.half(10) == 5  # what was compiled meanwhile is kept
+
+
+def test_a_kernel_may_be_called_first_at_the_exit_of_the_interpreter(mine: ModuleType, tmp_path: Path) -> None:
+    code = "import atexit, mine; atexit.register(lambda: print(mine.half(10)))"
+    assert result(start(code, tmp_path / "cache")) == ("5", "")
 
 
 @pytest.mark.parametrize("enabled", [True, False])
