@@ -55,6 +55,13 @@ def test_one_process_compiles_and_the_next_reads(load: Load, tmp_path: Path) -> 
         second("21")
 
 
+def test_a_kernel_that_makes_arrays_is_read(load: Load, tmp_path: Path) -> None:
+    """Its code calls what Numba's target knows only once it has been refreshed."""
+    load(SOURCE + "import numpy as np\n@kernel(types.int64)\ndef made(x):\n    return np.empty(x).size\n")
+    code = "import mine; print(mine.made(7), mine.made.cache.loaded)"
+    assert [result(start(code, tmp_path / "cache"))[0] for _ in range(2)] == ["7 False", "7 True"]
+
+
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
     "cut in the seal": lambda content: content[:10],
