@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from .errors import MissingDependencyError
+from .errors import InputError, MissingDependencyError
 from .trace import Span
 
 if TYPE_CHECKING:
     import supervision
+
+
+MOST_LABELS = 65_535
 
 
 class Stage(IntEnum):
@@ -60,13 +63,16 @@ class EntityMap:
         """Measure a label map [H, W] whose label i + 1 has score[i] and stage[i].
 
         Empty labels are dropped and the others renumbered by score, descending (ties by area, then by the old label).
-        in_place: `labels`, uint16, is renumbered and becomes the map's.
+        in_place: `labels`, uint16, is renumbered and becomes the map's. InputError for labels beyond the scores, and
+        for more than MOST_LABELS that are not empty.
         """
         h, w = labels.shape
         n = len(score)
         area, box, centroid = _measured(labels, n)
         order = np.lexsort((np.arange(n), -area, -np.asarray(score, np.float64)))
         order = order[area[order] > 0]
+        if len(order) > MOST_LABELS:
+            raise InputError(f"Label map: found {len(order)} entities, expected at most {MOST_LABELS}.")
         renumber = np.zeros(n + 1, np.uint16)
         renumber[order + 1] = np.arange(1, len(order) + 1)
         renumbered = np.asarray(labels, np.uint16) if in_place else np.empty((h, w), np.uint16)
@@ -148,7 +154,8 @@ def _measured(
     labels: NDArray[np.integer], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """Area [N], box [N, 4] and centroid [N, 2] of the labels from 1 to `count`, as in `EntityMap`; those of a label
-    without pixels mean nothing. From runs, some rows at a time: a few numbers a label, never one a row or column."""
+    without pixels mean nothing. From runs, some rows at a time: a few numbers a label, never one a row or column.
+    InputError for other labels but 0."""
     h, w = labels.shape
     sums = np.zeros((3, count + 1))  # pixels, twice x, y; whole numbers below 2^53, so exact
     low, high = np.full((2, count + 1), max(h, w)), np.zeros((2, count + 1), np.int64)  # x and y
@@ -158,6 +165,10 @@ def _measured(
         np.not_equal(strip[:, 1:], strip[:, :-1], out=begins[:, 1:])
         start = np.flatnonzero(begins)
         label = strip.ravel()[start].astype(np.intp)
+        least, most = label.min(initial=0), label.max(initial=0)
+        if least < 0 or most > count:
+            found = least if least < 0 else most
+            raise InputError(f"Label map: found label {found}, expected 0 to {count}, the number of scores.")
         length = np.diff(start, append=strip.size)
         y, x = np.divmod(start, w)
         y += top

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .artifacts import SILENT, ModelListener
 from .emr import refine_entities
-from .entities import EntityMap, Stage
+from .entities import MOST_LABELS, EntityMap, Stage
 from .errors import EngineError, SettingsError, did_you_mean
 from .gallery import Gallery
 from .grid import GridEntities
@@ -30,7 +30,6 @@ from .trace import Trace
 from .usr import fill_gaps, new_prompts
 
 METHODS = ("e-sam", "amg", "sam-o", "superpixels")
-MOST_LABELS = 65_535
 
 
 class EntitySegmenter:

@@ -17,6 +17,7 @@ from scipy import ndimage
 from esam_rt import EntityMap, Settings
 from esam_rt.emr import _votes, refine_entities
 from esam_rt.entities import Stage
+from esam_rt.errors import InputError
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
 from esam_rt.masks import Level, MaskSet
@@ -346,6 +347,24 @@ def test_entities_of_one_score_are_ordered_by_area_then_by_label() -> None:
     expected = sorted(range(40), key=lambda i: (-score[i], -area[i], i))
     result = EntityMap.from_labels(labels, score, np.zeros(40, int))
     assert [int(labels[result.mask(k)][0]) - 1 for k in range(40)] == expected
+
+
+@pytest.mark.parametrize(("label", "dtype"), [(4, np.uint16), (4, np.int64), (70_000, np.int32), (-1, np.int32)])
+def test_labels_without_a_score_are_refused(label: int, dtype: type[np.integer]) -> None:
+    labels = np.zeros((70, 3), dtype)
+    labels[64:] = label
+    with pytest.raises(InputError, match=f"found label {label}, expected 0 to 3"):
+        EntityMap.from_labels(labels, np.ones(3), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("count", [65_535, 65_536])
+def test_more_entities_than_labels_are_refused(count: int) -> None:
+    labels, score = np.arange(1, count + 1).reshape(1, -1), np.ones(70_000)  # the others are empty
+    if count > 65_535:
+        with pytest.raises(InputError, match="found 65536 entities, expected at most 65535"):
+            EntityMap.from_labels(labels, score, np.zeros(70_000, int))
+    else:
+        assert len(EntityMap.from_labels(labels, score, np.zeros(70_000, int))) == count
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
