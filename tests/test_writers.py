@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -126,13 +127,49 @@ def test_the_suffix_stays_where_two_would_meet() -> None:
     assert stems["a.jpg"] == "a"
 
 
-def test_stems_are_distinct_for_any_names() -> None:
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_no_two_photos_of_any_names_meet(ascii_only: bool) -> None:
+    """Neither their files, nor a file and a folder, also where case does not count; and every name is short enough."""
     rng = np.random.default_rng(0)
-    parts, suffixes = ["a", "A", "a.jpg", "b", "a.png"], [".jpg", ".png", ".JPG", ".webp"]
-    for _ in range(200):
-        names = list({rng.choice(parts) + rng.choice(suffixes) for _ in range(rng.integers(1, 12))})
-        names = [name for name in names if sum(name.casefold() == other.casefold() for other in names) == 1]
-        assert len({stem.casefold() for stem in output_stems(names).values()}) == len(names)
+    long = "x" * 247 if ascii_only else "é" * 123 + "x"
+    parts = ["a", "A", "a.jpg", "a.png", "a.png-2", "a.js", "a.JPG.png", long, long[:-3]]
+    folders = ["", "", "a.png/", "a.jpg.png/", "a.png.png/", "A.png-2.js/", f"{long}.png/"]
+    for _ in range(400):
+        drawn = {
+            rng.choice(folders) + rng.choice(parts) + rng.choice([".jpg", ".png", ".JPG", ".webp"])
+            for _ in range(rng.integers(1, 14))
+        }
+        names = sorted(str(name) for name in drawn)
+        names = [n for n in names if not any(o.startswith(f"{n}/") for o in names)]  # a file is no folder
+        stems = output_stems(names)
+        assert list(stems) == names
+        files = [stem + suffix for stem in stems.values() for suffix in SUFFIXES]
+        assert len({file.casefold() for file in files}) == len(files)
+        inside = {str(folder).casefold() for file in files for folder in PurePosixPath(file).parents}
+        assert inside.isdisjoint(file.casefold() for file in files)
+        assert max(len(os.fsencode(part)) for file in files for part in file.split("/")) <= 255
+        assert all(PurePosixPath(stem).parent == PurePosixPath(name).parent for name, stem in stems.items())
+
+
+def test_a_number_follows_where_the_suffix_is_not_enough() -> None:
+    stems = output_stems(["col/a.jpg", "col/a.png/b.png", "col/a.jpg.png/c.png", "col/a.jpg-2.png"])
+    assert stems == {
+        "col/a.jpg": "col/a.jpg-3",
+        "col/a.png/b.png": "col/a.png/b",
+        "col/a.jpg.png/c.png": "col/a.jpg.png/c",
+        "col/a.jpg-2.png": "col/a.jpg-2",
+    }
+
+
+def test_long_names_are_cut_and_told_apart(tmp_path: Path) -> None:
+    names = [f"{'x' * 251}{suffix}" for suffix in (".jpg", ".png")] + [f"{'写' * 83}.webp"]
+    result = blocks(2, 3)
+    stems = output_stems(names)
+    for name in names:
+        write_labels(tmp_path, stems[name], result)
+    assert len(list((tmp_path / "labels").iterdir())) == 3
+    assert stems[names[2]] == "写" * 83
+    assert stems[names[0]].startswith("x" * 200)
 
 
 @pytest.mark.parametrize("folder", ["a.jpg", "a.png", "a.js", "A.PNG"])
