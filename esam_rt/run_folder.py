@@ -52,7 +52,8 @@ def kept_from_others(out: Path) -> Iterator[None]:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(lock, timeout=0))
-            stack.callback(_unlink, lock)  # before it is let go; nobody waits for it
+            # Before it is let go. Who had opened it by then finds it gone, since filelock 3.21, and does not hold it.
+            stack.callback(_unlink, lock)
         except Timeout as e:
             raise SettingsError(
                 f"--out {out}: another run is writing there; wait for its end, or choose another folder."

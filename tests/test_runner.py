@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 from esam_rt import Settings, runner
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
 from esam_rt.journal import append_line, drop_torn_line, read_lines
+from esam_rt.run_folder import kept_from_others
 from esam_rt.runner import RunOptions, RunSummary, run_photos
 
 from .fake_segmenter import STAGES, FakeSegmenter
@@ -458,6 +461,29 @@ with kept_from_others(Path(sys.argv[1])):
         assert not out.exists()
         process.kill()
     assert run(photos, out).done == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove what is open")
+def test_a_lock_that_is_removed_when_another_has_opened_it_is_not_held(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
+    flock = fcntl.flock
+    with ExitStack() as first:
+        first.enter_context(kept_from_others(out))
+
+        def late(descriptor: int, operation: int) -> None:
+            if operation & fcntl.LOCK_EX:
+                first.close()
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", late)
+        with pytest.raises(SettingsError, match="another run"), kept_from_others(out):
+            pass
+    with kept_from_others(out):
+        pass
 
 
 def test_a_cache_that_cannot_be_written_locks_nothing(
