@@ -294,7 +294,12 @@ class _Run:
         self.listener.photo_done()
 
     def _records(self) -> Iterator[PhotoRecord]:
-        return map(PhotoRecord.from_json, read_lines(self.out / PHOTOS))
+        """The first of each photo: two runs that could not know of each other may both have done it."""
+        seen: set[str] = set()
+        for record in map(PhotoRecord.from_json, read_lines(self.out / PHOTOS)):
+            if record.name not in seen:
+                seen.add(record.name)
+                yield record
 
     def _finish(self, done: int, done_before: int, left: int, stop: BaseException | None) -> RunSummary:
         """Compose what spans all photos from the journal."""

@@ -261,6 +261,17 @@ def test_resume_tries_failed_photos_again(photos: Path, out: Path) -> None:
     assert not (out / "errors.jsonl").exists()
 
 
+def test_a_photo_that_two_runs_did_counts_once(photos: Path, out: Path) -> None:
+    run(photos, out, limit=2)
+    journal = out / "photos.jsonl"
+    journal.write_text(journal.read_text() * 2)
+    summary = run(photos, out, resume=True)
+    assert (summary.done, summary.done_before, summary.entities) == (1, 2, 6)
+    coco = json.loads((out / "entities.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.jpg", "sub/c.png"]
+    assert len(coco["annotations"]) == 6
+
+
 def test_resume_of_nothing_begins(photos: Path, out: Path) -> None:
     assert run(photos, out, resume=True).done == 3
 
