@@ -1,5 +1,54 @@
-"""`python -m esam_rt`."""
+"""The command `esam-rt`, also as `python -m esam_rt`: what holds for all commands of signals and streams."""
 
-from .cli import main
+from __future__ import annotations
 
-main()
+import io
+import os
+import signal
+import sys
+from types import FrameType
+
+from .errors import INTERRUPTED
+
+
+def main() -> None:
+    """Run the command line; SIGTERM is taken as Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path may hold any bytes
+    try:
+        from .cli import app
+
+        app()
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+    except OSError as e:
+        if e.filename is not None:
+            raise
+        # Of a stream: files have names. What it still holds would be tried again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end(f"stdout cannot be written ({e.strerror}); files that were written are whole", 1)
+    finally:
+        _ignore_ctrl_c()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does now; it may be ignored, as in a job in the background."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+
+def _end(message: str, exit_code: int) -> None:
+    _ignore_ctrl_c()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _ignore_ctrl_c() -> None:
+    """The exit code is known, what is left is to wait for threads; SIGTERM ends that at once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    main()

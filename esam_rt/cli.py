@@ -43,11 +43,6 @@ app.command("eval")(evaluate)
 app.add_typer(engines_app, name="engines")
 
 
-def main() -> None:
-    """Entry of the console script."""
-    app()
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from . import __version__

@@ -24,12 +24,10 @@ from rich.progress import (
 )
 
 from .artifacts import ModelListener
-from .errors import EsamError, SettingsError, did_you_mean
+from .errors import INTERRUPTED, EsamError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from .settings import Settings
-
-INTERRUPTED = 130
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name that `esam-rt models` lists.")]
 Checkpoint = Annotated[
@@ -83,7 +81,7 @@ class WarningLines(logging.Handler):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """An EsamError becomes one line on stderr and its exit code; Ctrl-C becomes 130."""
+    """An EsamError becomes one line on stderr and its exit code; Ctrl-C becomes INTERRUPTED."""
     try:
         yield
     except EsamError as e:

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+INTERRUPTED = 130  # the exit code after Ctrl-C and SIGTERM
+
 
 class EsamError(Exception):
     """Base of all errors of esam-rt that a user can cause or mend."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from . import __version__
 from .artifacts import SILENT, ModelListener
 from .entities import EntityMap
-from .errors import DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
+from .errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
 from .files import write_json
 from .frames import Frame
 from .journal import append_line, drop_torn_line, read_lines
@@ -54,7 +54,6 @@ from .writers import (
     write_report_photo,
 )
 
-INTERRUPTED = 130
 # Up to this size one photo is read and another written while a third is segmented; larger ones go alone, which
 # bounds what is held (benchmarks/run_memory.py).
 OVERLAPPED_PIXELS = 12_000_000

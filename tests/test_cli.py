@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -310,29 +311,116 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_in_a_terminal(photos: Path, tmp_path: Path) -> None:
-    script = """
+FAKE_RUN = """
 import sys, time, types
-from esam_rt import cli
+from esam_rt.__main__ import main
 from tests.fake_segmenter import FakeSegmenter
-think = lambda number: time.sleep(600 if number else 0)
+seconds = float(sys.argv.pop(1))
+think = lambda number: time.sleep(seconds if number else 0)
 make = lambda model, **options: FakeSegmenter(think)
 sys.modules["esam_rt.segmenter"] = types.SimpleNamespace(EntitySegmenter=make)
 sys.argv[0] = "esam-rt"
-cli.main()
+main()
 """
+
+
+def start(
+    script: str, *arguments: str | Path, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *(str(a) for a in arguments)]
+    return subprocess.Popen(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("sent", "head"),
+    [
+        (signal.SIGINT, ""),
+        (signal.SIGTERM, ""),
+        (signal.SIGTERM, "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"),
+    ],
+)
+def test_ctrl_c_and_sigterm_keep_what_is_done(photos: Path, tmp_path: Path, sent: int, head: str) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-c", script, "run", str(photos), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = start(head + FAKE_RUN, "600", "run", photos, "--out", out)
     journal = out / "photos.jsonl"
     wait_for(lambda: (journal.exists() and journal.read_bytes().endswith(b"\n")) or process.poll() is not None)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert stderr == "error: interrupted\n"
     assert "1 photo segmented" in stdout
     assert len(json.loads((out / "entities.json").read_text())["images"]) == 1
     assert not list(out.rglob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("killed", [False, True])
+def test_ctrl_c_again_changes_nothing_and_sigterm_ends_what_waits(tmp_path: Path, killed: bool) -> None:
+    script = """
+import pathlib, sys, threading, time, types
+from esam_rt.__main__ import main
+def last():
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+threading.Thread(target=last).start()
+def app():
+    raise KeyboardInterrupt
+sys.modules["esam_rt.cli"] = types.SimpleNamespace(app=app)
+main()
+"""
+    process = start(script, tmp_path / "end")
+    assert process.stderr is not None and process.stderr.readline() == "error: interrupted\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # signals that come at once are one
+    if killed:
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+    (tmp_path / "end").touch()
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == (-signal.SIGTERM if killed else 130)
+
+
+def test_ctrl_c_while_modules_are_imported() -> None:
+    script = """
+import sys
+from esam_rt.__main__ import main
+assert not {"numpy", "typer"} & sys.modules.keys()
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "esam_rt.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+main()
+"""
+    process = start(script)
+    assert process.communicate(timeout=60) == ("", "error: interrupted\n")
+    assert process.returncode == 130
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("option", ["--json", "--write=labels,coco"])
+def test_a_full_stdout_is_said_in_one_line_and_costs_no_results(photos: Path, tmp_path: Path, option: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = start(FAKE_RUN, "0", "run", photos, "--out", tmp_path / "out", option, stdout=full)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("error: stdout cannot be written (No space left on device)") and stderr.count("\n") == 1
+    assert len(json.loads((tmp_path / "out" / "entities.json").read_text())["images"]) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_names_that_stdout_cannot_show_are_escaped(photos: Path, tmp_path: Path, encoding: str) -> None:
+    out = tmp_path / "not utf-8 \udcff"
+    process = start(FAKE_RUN, "0", "run", photos, "--out", out, PYTHONIOENCODING=encoding)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (0, "")
+    assert r"not utf-8 \udcff/report/index.html" in stdout
+    assert len(json.loads((out / "entities.json").read_text())["images"]) == 3
 
 
 def test_warnings_are_lines_on_stderr(

@@ -25,7 +25,7 @@ from esam_rt.segmenter import METHODS  # importing it brings all that calls kern
 
 from .kernels.kernel_modules import ROOT, SOURCE, load_module, result, start
 
-MAIN = "import sys; from esam_rt.cli import main; sys.argv[1:] = {!r}; main()"
+MAIN = "import sys; from esam_rt.__main__ import main; sys.argv[1:] = {!r}; main()"
 
 
 @pytest.fixture
@@ -268,6 +268,22 @@ code_cache.Path.replace = lambda *_: time.sleep(600)
             time.sleep(0.02)
     assert halves[0].name.startswith(".")
     assert [p for p in few.rglob("*") if p.is_file()] == [others]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_the_other_process_is_ended_with_a_command_that_is(tmp_path: Path) -> None:
+    code = "import os; os.sched_getaffinity = lambda pid: {0, 1}\n" + MAIN.format(["compile-kernels"])
+    process = start(code, tmp_path / "cache")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while not any((tmp_path / "cache").rglob("*.kernel")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    (other,) = children.read_text().split()
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
+    assert not Path(f"/proc/{other}").exists()
 
 
 def test_a_program_that_ends_does_not_wait_for_all_kernels(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as z:
         (info,) = {name.split("/")[0] for name in z.namelist() if ".dist-info/" in name}
         metadata = HeaderParser().parsestr(z.read(f"{info}/METADATA").decode())
-        assert z.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nesam-rt = esam_rt.cli:main\n"
+        assert z.read(f"{info}/entry_points.txt").decode() == "[console_scripts]\nesam-rt = esam_rt.__main__:main\n"
         assert z.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
