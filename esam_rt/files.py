@@ -16,6 +16,7 @@ from .errors import EsamError, OutputError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST}
+TEMPORARY = ".esam-rt-"  # begins the names of files that are being written, or were by a process that was killed
 
 
 def output_error(path: Path, cause: OSError) -> OutputError:
@@ -49,7 +50,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         # A leading dot, so that no reader of the folder takes it for a result; short, so that long names stay possible.
-        temporary = final.with_name(f".esam-rt-{secrets.token_hex(6)}{final.suffix}")
+        temporary = final.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{final.suffix}")
         try:
             yield temporary
             descriptor = os.open(temporary, os.O_RDWR)

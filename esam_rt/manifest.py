@@ -13,10 +13,9 @@ from typing import Any
 
 from .cache import sha256_of
 from .errors import EsamError
-from .files import output_error, write_json
+from .files import TEMPORARY, output_error, write_json
 
 MANIFEST = "esam-rt.json"
-TEMPORARY = ".esam-rt-"
 
 
 @contextmanager

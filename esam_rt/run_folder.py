@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from .cache import cache_folder
 from .errors import OutputError, SettingsError
-from .files import output_error
+from .files import TEMPORARY, output_error
 
 PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
 FOLDERS = ("labels", "overlays", "report")
@@ -89,6 +89,16 @@ def remove_run(out: Path) -> None:
     """Remove what esam-rt wrote into `out`, and nothing else."""
     for name in OWNED:
         remove(out / name)
+    remove_halves(out)
+
+
+def remove_halves(out: Path) -> None:
+    """Remove what a run that was killed left half-written beside its folders: a profile is as large as the run is long.
+
+    Nobody else is writing there, see `kept_from_others`.
+    """
+    for half in out.glob(f"{TEMPORARY}*"):
+        remove(half)
 
 
 def remove(path: Path) -> None:

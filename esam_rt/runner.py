@@ -38,6 +38,7 @@ from .run_folder import (
     kept_from_others,
     make_folder,
     remove,
+    remove_halves,
     remove_run,
 )
 from .settings import Settings
@@ -231,6 +232,7 @@ class _Run:
             self.header["started"] = earlier["started"]
             drop_torn_line(self.out / PHOTOS)
             remove(self.out / ERRORS)  # photos that failed are tried again
+            remove_halves(self.out)
         elif earlier is not None:
             remove_run(self.out)
         write_json(self.out / RUN, self.header)

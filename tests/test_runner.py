@@ -17,6 +17,7 @@ from PIL import Image
 
 from esam_rt import Settings, runner
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
+from esam_rt.files import TEMPORARY
 from esam_rt.journal import append_line, drop_torn_line, read_lines
 from esam_rt.run_folder import kept_from_others
 from esam_rt.runner import RunOptions, RunSummary, run_photos
@@ -601,6 +602,15 @@ def test_a_profile_shows_what_ran_beside_what(photos: Path, out: Path) -> None:
     )
     assert run(photos, out, overwrite=True).done == 3
     assert not (out / "profile.json").exists()
+
+
+@pytest.mark.parametrize("option", ["resume", "overwrite"])
+def test_what_a_killed_run_left_half_written_is_removed(photos: Path, out: Path, option: str) -> None:
+    run(photos, out, limit=1)
+    (out / f"{TEMPORARY}0123456789ab.json").write_text("[")
+    (out / ".mine").touch()
+    assert run(photos, out, **{option: True}).left == 0
+    assert [name for name in files(out) if name.startswith(".")] == [".mine"]
 
 
 def test_interrupt_while_a_photo_is_segmented_keeps_the_one_before(photos: Path, out: Path) -> None:
