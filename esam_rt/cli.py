@@ -6,7 +6,6 @@ import json
 import logging
 import shlex
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,8 +63,8 @@ def _root(
 
 @app.command()
 def run(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Photos and folders of photos.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("esam-rt-out"),
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Photos and folders of photos.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results.")] = "esam-rt-out",
     model: console.Model = "tiny",
     checkpoint: console.Checkpoint = None,
     method: console.Method = "e-sam",
@@ -97,8 +96,8 @@ def run(
         from .runner import RunOptions, Segmenter, open_segmenter, run_photos
 
         options = RunOptions(
-            sources=tuple(sources),
-            out=out,
+            sources=tuple(console.path("SOURCE", source) for source in sources),
+            out=console.path("--out", out),
             model=model,
             checkpoint=checkpoint,
             method=method,
@@ -146,8 +145,7 @@ def export(
         str | None, typer.Option(help="Of a ViT: concat, bias or fused (opset 23). Default: the fastest on a CPU.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the files. Default: the cache, where run looks."),
+        str | None, typer.Option(metavar="DIR", help="Folder for the files. Default: the cache, where run looks.")
     ] = None,
     quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
@@ -159,6 +157,7 @@ def export(
         from .models import get_model
 
         row = get_model(model)
+        folder = None if out is None else console.path("--out", out)
         console.check_choice("--precision", precision, Precision)
         if attention is not None:
             console.check_choice("--attention", attention, AttentionForm)
@@ -168,10 +167,10 @@ def export(
             file = checkpoint_of(row, checkpoint, listener)
             steps.begin(f"reading {file.name}")
             digest = checkpoint_sha256(file)
-            if out is None:
+            if folder is None:
                 files = onnx_model(row, file, precision, attention, listener).files
             else:
-                files = export_to(row, file, out, precision, attention, listener)
+                files = export_to(row, file, folder, precision, attention, listener)
         published = row.remote is not None and digest == row.remote.sha256
         if as_json:
             result = {
@@ -192,7 +191,7 @@ def export(
                     f"{f.stat().st_size / 1e6:9.1f} MB  {f}", soft_wrap=True, highlight=False, markup=False
                 )
             console.stdout.print(f"{len(files)} files in {time.perf_counter() - start:.1f} s.", highlight=False)
-            if out is None and attention in (None, row.attention):
+            if folder is None and attention in (None, row.attention):
                 given = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
                 given += f" --precision {precision}" if precision != "fp32" else ""
                 line = f"Use it: esam-rt run PHOTOS --model {model}{given}"

@@ -41,7 +41,7 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(help="Other results over the same photos, to measure the difference.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for scores.json and report.html.")] = Path("esam-rt-eval"),
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")] = "esam-rt-eval",
     pngs: Annotated[
         Path | None, typer.Option(help="PNGs of panoptic ground truth. Default: beside the JSON, by its name.")
     ] = None,
@@ -87,9 +87,10 @@ def evaluate(
         from .run_folder import kept_from_others
         from .runner import RunOptions
 
+        folder = console.path("--out", out)
         run = RunOptions(
             sources=(),
-            out=out,
+            out=folder,
             model=model,
             checkpoint=checkpoint,
             method=method,
@@ -105,8 +106,8 @@ def evaluate(
             max_pixels=console.pixels(max_megapixels),
         )
         options = job.EvalOptions(
-            truth=Path(gt.removeprefix(BSDS)),
-            out=out,
+            truth=console.path("--gt", gt.removeprefix(BSDS)),
+            out=folder,
             images=images,
             pngs=pngs,
             predictions=predictions,
@@ -130,7 +131,7 @@ def evaluate(
         if gt.startswith(BSDS) and not options.truth.is_dir():
             raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
         shown = console.stderr.is_terminal and not quiet and not as_json
-        with kept_from_others(out):
+        with kept_from_others(folder):
             plan = job.prepare(options)
             if wanted:
                 title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"

@@ -104,6 +104,14 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
         raise SettingsError(f"{option} {value}: unknown.{did_you_mean(value, choices)}")
 
 
+def path(name: str, value: str) -> Path:
+    """A path given as an argument; SettingsError for none, as a variable that is not set leaves it: it would be the
+    current folder."""
+    if not value:
+        raise SettingsError(f"{name} is empty; expected a path. Is a variable not set?")
+    return Path(value)
+
+
 def pixels(megapixels: float) -> int:
     """--max-megapixels in pixels; `inf` = no cap."""
     return int(min(megapixels * 1e6, sys.maxsize))

@@ -223,6 +223,27 @@ def test_bad_settings_are_2_and_say_what_is_meant(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "{photos}", "--out", ""), "--out is empty"),
+        (("run", "", "--out", "{out}"), "SOURCE is empty"),
+        (("run", "{photos}", "", "--out", "{out}"), "SOURCE is empty"),
+        (("eval", "--gt", "truth.json", "--images", "{photos}", "--out", ""), "--out is empty"),
+        (("eval", "--gt", "", "--images", "{photos}", "--out", "{out}"), "--gt is empty"),
+        (("export", "tiny", "--out", ""), "--out is empty"),
+    ],
+)
+def test_nothing_is_not_the_current_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(photos)
+    result = call(*(a.format(photos=photos, out=tmp_path / "out") for a in arguments))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert_one_error_line(result, words, "variable")
+    assert len(list(photos.iterdir())) == 3 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         (),
