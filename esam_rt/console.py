@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,9 @@ Device = Annotated[
 Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32, for TensorRT fp16.")]
 Engines = Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")]
 NoBuild = Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")]
+# Each costs memory, and the libraries start as many as they are told to: 100,000 end the process.
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
+Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads; default: one a core.")]
 Memory = Annotated[
     int | None, typer.Option(min=1, metavar="MB", help="Memory of the engines at most; smaller batches of prompts.")
 ]

@@ -222,6 +222,18 @@ def test_bad_settings_are_2_and_say_what_is_meant(
     assert_one_error_line(result, words)
 
 
+def test_more_threads_than_a_machine_can_use_are_refused(
+    photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]
+) -> None:
+    most = console.MOST_THREADS
+    assert most >= 64
+    refused = call("run", photos, "--out", tmp_path / "out", "--threads", str(most + 1))
+    assert refused.exit_code == 2
+    assert "--threads" in refused.stderr and str(most) in refused.stderr
+    assert not segmenters
+    assert call("run", photos, "--out", tmp_path / "out", "--threads", str(most)).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
