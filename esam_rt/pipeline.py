@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from .errors import EsamError, InputError
+from .errors import InputError
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -33,39 +33,26 @@ def overlapped(
     with ThreadPoolExecutor(1, "esam-rt read") as reader, ThreadPoolExecutor(1, "esam-rt write") as writer:
         writing: Future[None] | None = None
         ahead: Future[Read] | None = None
-        try:
-            for i, item in enumerate(items):
-                is_alone = alone(item)
-                if is_alone and writing is not None:
-                    writing.result()
-                later, ahead = ahead or reader.submit(read, item), None
-                if not is_alone and i + 1 < len(items) and not alone(items[i + 1]):
-                    ahead = reader.submit(read, items[i + 1])
-                begin(item)
-                try:
-                    worked = work(item, later.result())
-                except InputError as e:
-                    fail(item, e)
-                    continue
-                finally:
-                    del later  # it holds what was read
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write, item, worked)
-                del worked
-                if is_alone:
-                    writing.result()
-        except BaseException:
-            _finish(writing)
-            raise
+        for i, item in enumerate(items):
+            is_alone = alone(item)
+            if is_alone and writing is not None:
+                writing.result()
+            later, ahead = ahead or reader.submit(read, item), None
+            if not is_alone and i + 1 < len(items) and not alone(items[i + 1]):
+                ahead = reader.submit(read, items[i + 1])
+            begin(item)
+            try:
+                worked = work(item, later.result())
+            except InputError as e:
+                fail(item, e)
+                continue
+            finally:
+                del later  # it holds what was read
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(write, item, worked)
+            del worked
+            if is_alone:
+                writing.result()
         if writing is not None:
             writing.result()
-
-
-def _finish(writing: Future[None] | None) -> None:
-    """Wait for a write whose own error is not the first."""
-    if writing is not None:
-        try:
-            writing.result()
-        except EsamError:
-            return
