@@ -189,8 +189,8 @@ def remove_halves(mark: str) -> None:
 
 
 def _remove_unused() -> None:
-    """Remove code of other versions for this machine; whoever wants it meanwhile compiles it anew. That of other
-    machines stays: those who may only read it leave no trace of using it."""
+    """Remove code of other versions for this machine; whoever wants it meanwhile compiles it anew. Those who may only
+    read it leave no trace of using it and lose it too; but that of other machines stays."""
     with suppress(OSError):  # the next time will do
         for folder in code_folder().glob(f"{_short(_machine())}-*"):
             if folder.stat().st_mtime < time.time() - UNUSED_S:
