@@ -44,7 +44,7 @@ def build_engine(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Engines without weights; loading takes them from the graphs.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the engines. Default: the cache.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for the engines. Default: the cache.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is there.")] = False,
     quiet: console.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
@@ -55,6 +55,7 @@ def build_engine(
         from .models import get_model
 
         console.check_choice("--backend", backend, BACKENDS)
+        folder = None if out is None else console.path("--out", out)
         if precision is not None:
             console.check_choice("--precision", precision, Precision)
         given = None
@@ -71,7 +72,7 @@ def build_engine(
                 from .artifacts import onnx_model
                 from .load import Placement
 
-                if any((target, out, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
+                if any((target, folder, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
                     raise SettingsError(
                         "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
                         "--workspace, --no-fusion, --version-compatible, --strip-weights and --force are for TensorRT."
@@ -90,9 +91,9 @@ def build_engine(
                 )
                 spec = EngineSpec(backend, precision, not no_fusion, options, gpu_here())
                 graphs = given.onnx if given else None
-                built = engine_set(row, spec, checkpoint, out, force=force, listener=steps.listener(), graphs=graphs)
+                built = engine_set(row, spec, checkpoint, folder, force=force, listener=steps.listener(), graphs=graphs)
                 result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
-                if version_compatible and out is not None:
+                if version_compatible and folder is not None:
                     untried = "engines for other versions are run from the cache only"
                 elif runs_on(built.sidecar, spec.gpu):
                     if weights := _weights(row, given, checkpoint, steps.listener()):

@@ -246,9 +246,15 @@ def check_trusted(folder: Path) -> None:
 
 
 def stored() -> list[Path]:
-    """The folders of the store that hold engines or what is left of some."""
-    folder = store_folder()
-    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    """The folders of the store that hold engines or what is left of some. OutputError where it cannot be read."""
+    try:
+        return sorted(p for p in store_folder().iterdir() if p.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise OutputError(
+            f"{store_folder()}: cannot be read ({e.strerror}); set ESAM_RT_CACHE to a folder of your own."
+        ) from e
 
 
 def verify(folder: Path) -> str | None:

@@ -470,6 +470,20 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
         build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
 
 
+def test_a_store_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "file").touch()
+    monkeypatch.setenv("ESAM_RT_CACHE", str(cache / "file"))
+    result = call("engines", "list")
+    assert result.exit_code == 1
+    assert_one_error_line(result, str(cache / "file" / "engines"), "cannot be read (Not a directory)", "ESAM_RT_CACHE")
+
+
+def test_an_empty_folder_name(cache: Path) -> None:
+    result = call("build-engine", "tiny", "--target", "sm_86", "--out", "")
+    assert result.exit_code == 2
+    assert_one_error_line(result, "--out is empty")
+
+
 def test_a_builder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """As of TensorRT without a GPU."""
 
