@@ -1,0 +1,226 @@
+"""What benchmarks/table5.py measures, each row in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from skimage import data
+
+from esam_rt import EntitySegmenter, Settings, load
+from esam_rt.export import VITS
+from esam_rt.load import Placement, load_sam
+from esam_rt.prompts import point_grid
+from esam_rt.sam import Sam
+from esam_rt.self_test import compare
+from esam_rt.settings import Filters
+
+from .measure import in_fresh_process, seconds, status_mb
+from .table5_rows import PAPER_PROMPTS, Row
+
+CPU_PROMPTS = 256
+SAM_BATCH = 64
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@dataclass(frozen=True)
+class Job:
+    """model: of SAM's ViTs. checkpoint: its weights, None = random ones. folder: for what rows share. rounds: of which
+    the median counts."""
+
+    model: str
+    checkpoint: Path | None
+    folder: Path
+    rounds: int
+
+
+def measure(row: Row, job: Job) -> dict[str, float]:
+    """The figures of a row, in this process."""
+    os.environ["ESAM_RT_CACHE"] = str(job.folder / "cache")
+    kinds = {"modules": modules, "parity": parity, "ours": ours, "photo": photos, "pytorch": pytorch}
+    return kinds[row.kind](row.side, job)
+
+
+def modules(side: tuple[str, ...], job: Job) -> dict[str, float]:
+    """Median seconds of MMG, EMR and USR with `tiny`."""
+    with EntitySegmenter("tiny", settings=Settings.preset("paper")) as segment:
+        segment(data.astronaut())
+        times = [segment(getattr(data, name)()).times_s for name in PHOTOS for _ in range(max(1, job.rounds // 3))]
+    return {name: statistics.median(t[name] for t in times) for name in ("mmg", "emr", "usr")}
+
+
+def parity(side: tuple[str, ...], job: Job) -> dict[str, float]:
+    """`tiny` on a backend against ONNX Runtime in fp32 on the CPU."""
+    here, reference = load_sam("tiny", Placement(*side)), load_sam("tiny")
+    found = [compare(here, reference, getattr(data, name)()) for name in PHOTOS]
+    masks = sum(f.masks for f in found)
+    return {
+        "masks": masks,
+        "iou": sum(f.iou * f.masks for f in found) / masks,
+        "least_iou_of_a_photo": min(f.iou for f in found),
+        "greatest_score_difference": max(f.score for f in found),
+    }
+
+
+def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
+    """Seconds and memory of a backend."""
+    in_fresh_process(prepare, side, job)
+    before_mb = gpu_memory_mb()
+    sam = our_sam(side, job)
+    image, everything = photo(), Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    encoder_s = median_s(lambda: sam.encode(image), job.rounds)
+    encoded = sam.encode(image)
+    points = prompts(side[1])
+    best = np.full(128, -1.0)
+    some = sam.decode(encoded, points[:128], 0, everything)
+    np.maximum.at(best, some.point, some.score)
+    half = {"filters.score_min": float(np.clip(np.median(best), -1, 1)), "filters.stability_min": 0.0}
+    filters = Settings().with_overrides(half).completed(sam.row.own_settings()).filters
+    decoder_s = median_s(lambda: sam.decode(encoded, points, 0, filters), job.rounds)
+    figures = {"encoder": encoder_s, "decoder": decoder_s * PAPER_PROMPTS / len(points), "prompts": len(points)}
+    if side[1] != "cpu":
+        with EntitySegmenter(sam, method="amg", settings=Settings().with_overrides(half)) as segment:
+            figures["amg"] = median_s(lambda: segment(image), max(1, job.rounds // 3))
+    figures |= {"batch": sam.row.decode_batch, "memory_mb": status_mb("VmHWM")}
+    return figures | {"gpu_memory_mb": gpu_memory_mb() - before_mb}
+
+
+def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
+    """Seconds to scale and encode a photo of 12 megapixels that lies on the host, and one that lies on the GPU; how far
+    the two, scaled, lie apart."""
+    from esam_rt.engines.cuda import CudaDevice, HostBuffer
+
+    image = cv2.resize(data.astronaut(), (4000, 3000), interpolation=cv2.INTER_LINEAR)
+    device = CudaDevice()
+    on_gpu, staging = device.allocate(image.shape, np.uint8), HostBuffer(device).sized(image.nbytes)
+    staging[:] = image.reshape(-1)
+    device.upload(on_gpu, staging)
+    device.synchronise()
+    sam = our_sam(side, job)
+    scaled = cv2.resize(image, (1024, 768), interpolation=cv2.INTER_AREA).astype(int)
+    levels = np.abs(sam.photo(on_gpu).on_host((768, 1024)) - scaled)
+    return {
+        "photo": median_s(lambda: sam.encode(image), job.rounds),
+        "gpu_photo": median_s(lambda: sam.encode(on_gpu), job.rounds),
+        "greatest_difference": int(levels.max()),
+        "mean_difference": float(levels.mean()),
+    }
+
+
+def prepare(side: tuple[str, ...], job: Job) -> None:
+    """Export, build and test, whose memory does not count."""
+    our_sam(side, job).close()
+
+
+def our_sam(side: tuple[str, ...], job: Job) -> Sam:
+    """The model on a backend. side: backend, device, precision, and perhaps a variant."""
+    if side[3:] == ("fused",):
+        load.GPU_ATTENTION = "fused"
+    placement = Placement(*side[:3], cuda_graphs=side[3:] == ("graphs",))
+    return load_sam(job.model, placement, checkpoint_of(job))
+
+
+def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
+    """Seconds and memory of transformers' SamModel with random weights."""
+    import torch
+
+    from .reference import sam_model
+
+    device, dtype, mode = torch.device(side[0]), getattr(torch, side[1]), side[2]
+    before_mb = gpu_memory_mb()
+    network = sam_model(VITS[job.model], "eager" if mode == "eager" else "sdpa").to(device, dtype)
+
+    def waited(call: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            with torch.inference_mode():
+                call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    pixels = torch.rand(1, 3, 1024, 1024, device=device, dtype=dtype)
+    points = torch.from_numpy(prompts(side[0])).to(device, dtype)[None, :, None] * 1024
+    labels = torch.ones(points.shape[:3], device=device, dtype=torch.int)
+    encode, decode = network.get_image_embeddings, network.forward
+    if mode == "compiled":
+        encode, decode = torch.compile(encode), torch.compile(decode)
+    with torch.inference_mode():
+        embedding = encode(pixels)
+
+    def decode_all() -> None:
+        for start in range(0, points.shape[1], SAM_BATCH):
+            part = slice(start, start + SAM_BATCH)
+            decode(image_embeddings=embedding, input_points=points[:, part], input_labels=labels[:, part])
+
+    if mode == "pipeline":
+        with torch.inference_mode():
+            part = {"input_points": points[:, :SAM_BATCH], "input_labels": labels[:, :SAM_BATCH]}
+            score_min = float(decode(image_embeddings=embedding, **part).iou_scores.amax(-1).median())
+        figures = {"amg": pipeline_s(network, device, score_min, max(1, job.rounds // 3))}
+    else:
+        scale = PAPER_PROMPTS / points.shape[1]
+        figures = {"encoder": median_s(waited(lambda: encode(pixels)), job.rounds)}
+        figures |= {"decoder": median_s(waited(decode_all), job.rounds) * scale, "prompts": points.shape[1]}
+    return figures | {"memory_mb": status_mb("VmHWM"), "gpu_memory_mb": gpu_memory_mb() - before_mb}
+
+
+def pipeline_s(network: Any, device: Any, score_min: float, rounds: int) -> float:
+    """Seconds of transformers' own mask generation, 32×32 points, half of which pass."""
+    from PIL import Image
+    from transformers import SamImageProcessor
+    from transformers import pipeline as make
+
+    generate = make("mask-generation", model=network, image_processor=SamImageProcessor(), device=device)
+    image, options = Image.fromarray(photo()), {"pred_iou_thresh": score_min, "stability_score_thresh": 0.0}
+    return median_s(lambda: generate(image, points_per_batch=SAM_BATCH, **options), rounds)
+
+
+def photo() -> Any:
+    """uint8 [768, 1024, 3]."""
+    return cv2.resize(data.astronaut()[:384], (1024, 768), interpolation=cv2.INTER_LINEAR)
+
+
+def prompts(device: str) -> Any:
+    """Of both grids, shuffled: float32 [N, 2]."""
+    points = np.concatenate([point_grid(32), point_grid(64)])
+    shuffled = points[np.random.default_rng(0).permutation(len(points))]
+    return shuffled[:CPU_PROMPTS] if device == "cpu" else shuffled
+
+
+def median_s(call: Callable[[], object], rounds: int, limit_s: float = 40) -> float:
+    """Median seconds of a call that has run once before; fewer rounds where they take long."""
+    call()
+    times: list[float] = []
+    while len(times) < rounds and sum(times) < limit_s:
+        times.append(seconds(call))
+    return statistics.median(times)
+
+
+def checkpoint_of(job: Job) -> Path:
+    """The weights; random ones are written once."""
+    if job.checkpoint is not None:
+        return job.checkpoint
+    path = job.folder / f"{job.model}.pth"
+    if not path.exists():
+        from .export_memory import write_checkpoint
+
+        in_fresh_process(write_checkpoint, job.model, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+    return path
+
+
+def gpu_memory_mb() -> float:
+    """Memory in use on the first GPU, what CUDA itself takes included; 0 without one."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        return float(subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return 0.0
