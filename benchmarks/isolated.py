@@ -45,17 +45,17 @@ def measure_all(
     row_limit_s: float,
     tell: Callable[[str, Mapping[str, Any]], None],
 ) -> list[str]:
-    """Measure every row that `results` has no figures of, until `time.monotonic()` is `deadline`; returns the names of
-    those that were not begun, or not given their time. tell: called after each, when `results` has it."""
+    """Measure every row that `results` has no figures of, those that failed before after all others, until
+    `time.monotonic()` is `deadline`; returns the names of those that were not begun, or not given their time. tell:
+    called after each, when `results` has it."""
     left = []
-    for name, command in commands.items():
-        if "figures" in results.get(name, {}):
-            continue
+    wanted = [name for name in commands if "figures" not in results.get(name, {})]
+    for name in sorted(wanted, key=results.__contains__):
         remaining = deadline - time.monotonic()
         if remaining < LEAST_S:
             left.append(name)
             continue
-        entry = measured(command, min(row_limit_s, remaining))
+        entry = measured(commands[name], min(row_limit_s, remaining))
         if "error" in entry and remaining < row_limit_s and entry["took_s"] >= remaining - 1:
             left.append(name)
             continue

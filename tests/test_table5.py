@@ -115,9 +115,9 @@ def test_what_fails_does_not_stop_the_others() -> None:
         assert results[name] == entry, "what is told is in the results"
         told.append(name)
 
-    commands = {"bad": python("raise ValueError"), "there": python("raise ValueError"), "again": GOOD}
+    commands = {"again": GOOD, "bad": python("raise ValueError"), "there": python("raise ValueError"), "new": GOOD}
     assert measure_all(commands, results, time.monotonic() + 100, 30, tell) == []
-    assert told == ["bad", "again"], "what is there is not measured again, but for failures"
+    assert told == ["bad", "new", "again"], "what is there is not measured again, but for failures, which come last"
     assert results["bad"]["error"] == "exit code 1: ValueError"
     assert results["there"]["figures"] == {"encoder": 9}
     assert results["again"]["figures"] == {"encoder": 1.5}
