@@ -16,7 +16,9 @@ LEAST_S = 20  # left, to begin another row with
 
 
 def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
-    """What a command writes as JSON to the file that is its last argument: `figures`, or `error` and why; `took_s`."""
+    """What a command writes as JSON to the file that is its last argument: `figures`, or `error` and why; `took_s`.
+    Figures that are whole count however the process ends, since libraries of GPUs may crash or hang at its exit;
+    `ended` says how if not well."""
     start = time.monotonic()
     with TemporaryDirectory() as name:
         out = Path(name) / "figures.json"
@@ -25,16 +27,16 @@ def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             start_new_session=True,
         ) as process:
             try:
-                words = process.communicate(timeout=limit_s)[1]
-                entry = _entry(process.returncode, words, out)
+                entry = _entry(out, _last_words(process.communicate(timeout=limit_s)[1], process.returncode))
             except BaseException as e:
                 os.killpg(process.pid, signal.SIGKILL)  # with all that it has begun, which would hold the GPU
                 if not isinstance(e, subprocess.TimeoutExpired):
                     raise
-                entry = {"error": f"took longer than {limit_s:.0f} s"}
+                entry = _entry(out, f"took longer than {limit_s:.0f} s")
     return {**entry, "took_s": round(time.monotonic() - start, 1)}
 
 
@@ -64,9 +66,16 @@ def measure_all(
     return left
 
 
-def _entry(exit_code: int, words: str, out: Path) -> dict[str, Any]:
-    """Figures of a process that has ended, or its last words."""
-    if exit_code == 0 and out.is_file():
-        return {"figures": json.loads(out.read_text())}
+def _entry(out: Path, end: str) -> dict[str, Any]:
+    """Figures of a process that has ended, or why there are none. end: how it ended; empty where well."""
+    try:
+        figures = json.loads(out.read_text())
+    except (OSError, ValueError):
+        return {"error": end or "exit code 0: without figures"}
+    return {"figures": figures, **({"ended": end} if end else {})}
+
+
+def _last_words(words: str, exit_code: int) -> str:
+    """How a process ended; empty where well."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return {"error": f"exit code {exit_code}: {lines[-1] if lines else 'without a word'}"[:400]}
+    return f"exit code {exit_code}: {lines[-1] if lines else 'without a word'}"[:400] if exit_code else ""

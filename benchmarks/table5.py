@@ -62,7 +62,7 @@ def main() -> None:
     job = Job(a.model, a.checkpoint, a.folder, a.rounds)
     if a.row:
         kind, *side = a.row.split()
-        a.out.write_text(json.dumps(measure(Row(kind, tuple(side)), job)))
+        write_json(a.out, measure(Row(kind, tuple(side)), job))
         return
     if a.list:
         print("\n".join(row.name for row in rows_here(a.only)))

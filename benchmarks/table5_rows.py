@@ -99,7 +99,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines.append(f"| encoder + decoder, times as fast as {BASELINE} | {' | '.join(ratios)} |")
     scaled = [f"{name} from {c['prompts']:,.0f}" for name, c in columns.items() if c.get("prompts", 5120) != 5120]
     lines += ["", f"Decoder scaled: {', '.join(scaled) or 'none'}."]
-    lines += [f"Not measured: {name}: {entry['error']}." for name, entry in result["rows"].items() if "error" in entry]
+    for key, meaning in (("ended", "Measured, but then"), ("error", "Not measured")):
+        lines += [f"{meaning}: {name}: {entry[key]}." for name, entry in result["rows"].items() if key in entry]
     return "\n".join(lines) + "\n"
 
 

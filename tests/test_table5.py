@@ -25,7 +25,9 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", f"import json, sys, time\n{code}"]
 
 
-GOOD = python("json.dump({'encoder': 1.5}, open(sys.argv[1], 'w'))")
+WRITE = "with open(sys.argv[1], 'w') as f: json.dump({'encoder': 1.5}, f)"
+GOOD = python(WRITE)
+CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 
 
 # Rows.
@@ -77,14 +79,22 @@ def test_a_part_of_the_rows() -> None:
         (GOOD, {"figures": {"encoder": 1.5}}),
         (python("raise ValueError('no such kernel')"), {"error": "exit code 1: ValueError: no such kernel"}),
         (python("sys.exit(3)"), {"error": "exit code 3: without a word"}),
-        (python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), {"error": "exit code -11: without a word"}),
+        (python(CRASH), {"error": "exit code -11: without a word"}),
         (python("time.sleep(60)"), {"error": "took longer than 1 s"}),
-        (python("print('nothing is written')"), {"error": "exit code 0: without a word"}),
+        (python("sys.stderr.buffer.write(bytes([255])); sys.exit(1)"), {"error": "exit code 1: \ufffd"}),
+        (python("print('nothing is written')"), {"error": "exit code 0: without figures"}),
+        (python(f"{WRITE}\n{CRASH}"), {"figures": {"encoder": 1.5}, "ended": "exit code -11: without a word"}),
+        (python(f"{WRITE}\ntime.sleep(60)"), {"figures": {"encoder": 1.5}, "ended": "took longer than 5 s"}),
+        (
+            python(f"open(sys.argv[1], 'w').write('{{\"encoder\": 1')\n{CRASH}"),
+            {"error": "exit code -11: without a word"},
+        ),
         (python("print('x' * 999, file=sys.stderr); sys.exit(1)"), {"error": ("exit code 1: " + "x" * 999)[:400]}),
     ],
 )
 def test_a_process_of_its_own(command: list[str], entry: dict[str, Any]) -> None:
-    found = measured(command, 1 if "sleep" in command[-1] else 30)
+    words = entry.get("ended") or entry.get("error", "")
+    found = measured(command, int(words.split()[3]) if words.startswith("took") else 30)
     assert 0 <= found.pop("took_s") < 20
     assert found == entry
 
@@ -156,7 +166,7 @@ WHOLE = result(
     modules={"figures": {"mmg": 0.01, "emr": 0.02, "usr": 0.03}},
     parity_onnxruntime_cuda_fp16={"figures": {"iou": 0.9987, "masks": 400}},
     ours_onnxruntime_cuda_fp16={"figures": OURS},
-    ours_onnxruntime_cuda_fp16_fused={"figures": {**OURS, "prompts": 256}},
+    ours_onnxruntime_cuda_fp16_fused={"figures": {**OURS, "prompts": 256}, "ended": "exit code -11: without a word"},
     ours_onnxruntime_cuda_bf16={"error": "exit code 1: no kernel"},
     pytorch_cuda_float32_eager={"figures": THEIRS},
     pytorch_cuda_float16_pipeline={"figures": {"amg": 3.5}},
@@ -184,6 +194,7 @@ def test_the_table() -> None:
     assert cells["encoder + decoder, times as fast as pytorch cuda float32 eager"] == ["10.0", "10.0", "1.0", "-"]
     assert "Decoder scaled: ours onnxruntime cuda fp16 fused from 256." in lines
     assert "Not measured: ours onnxruntime cuda bf16: exit code 1: no kernel." in lines
+    assert "Measured, but then: ours onnxruntime cuda fp16 fused: exit code -11: without a word." in lines
 
 
 def test_a_table_of_nothing() -> None:
