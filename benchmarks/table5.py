@@ -38,7 +38,7 @@ from esam_rt.runner import PACKAGES
 
 from .isolated import measure_all
 from .table5_measure import Job, measure
-from .table5_rows import Row, markdown, merged, outdated, rows_of, selected
+from .table5_rows import Row, cards_and_driver, markdown, merged, outdated, rows_of, selected
 
 ROW_SECONDS = 400  # of a column at most, preparations included
 
@@ -83,6 +83,15 @@ def rows_here(only: list[str]) -> list[Row]:
     return selected(rows_of(diagnose().backends, gpu_finding().state is State.OK), only)
 
 
+def gpu_here() -> tuple[str, dict[str, str]]:
+    """Name, memory and capability of the GPUs, or why there is none; their driver."""
+    gpu = gpu_finding()
+    if gpu.state is not State.OK:
+        return gpu.found, {}
+    cards, driver = cards_and_driver(gpu.found)
+    return cards, {"driver": driver}
+
+
 def made_with(job: Job) -> dict[str, str]:
     """What figures depend on, besides the machine: versions, rounds, weights."""
     versions = {}
@@ -95,16 +104,17 @@ def made_with(job: Job) -> dict[str, str]:
 
 def measured_here(a: argparse.Namespace, job: Job, earlier: dict[str, Any] | None, deadline: float) -> dict[str, Any]:
     """Measure what this machine has and earlier results lack; the JSON file is whole after each row."""
+    gpu, driver = gpu_here()
     result: dict[str, Any] = {
         "model": a.model,
         "weights": a.checkpoint.name if a.checkpoint else "random weights",
-        "gpu": gpu_finding().found,
+        "gpu": gpu,
         "cpu": f"{os.uname().machine}, {len(os.sched_getaffinity(0))} cores",
         "machine": {f.name: f.found for f in diagnose().findings},
         "rows": {},
     }
     result = merged([*([earlier] if earlier else []), result])
-    made = made_with(job)
+    made = {**made_with(job), **driver}
     for name, entry in list(result["rows"].items()):
         if differs := outdated(entry.get("made_with", {}), made):
             print(f"{name}: measured anew, it was of {', '.join(differs)}", flush=True)

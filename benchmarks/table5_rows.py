@@ -120,10 +120,16 @@ def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return whole
 
 
+def cards_and_driver(listed: str) -> tuple[str, str]:
+    """GPUs as `doctor.gpu_finding` lists them, without their driver, in which machines of one pool differ; and it."""
+    cards = [card.rsplit(", ", 3) for card in listed.split("; ")]
+    return "; ".join(f"{name}, {memory}, {capability}" for name, memory, _, capability in cards), cards[0][2]
+
+
 def outdated(made_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs between that with which a row was measured and what is there now; a package that one side lacks
-    counts for nothing."""
-    both = made_with.keys() & now.keys()
+    """What differs between that with which a row was measured and what is there now; the driver, and a package that
+    one side lacks, count for nothing."""
+    both = (made_with.keys() & now.keys()) - {"driver"}
     return [f"{key} {made_with[key]}, now {now[key]}" for key in sorted(both) if made_with[key] != now[key]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import isolated
+from benchmarks import isolated, table5
 from benchmarks.isolated import measure_all, measured
-from benchmarks.table5_rows import columns_of, markdown, merged, outdated, rows_of, selected
+from benchmarks.table5_measure import Job
+from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
+from esam_rt.doctor import Finding, State
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -218,6 +221,40 @@ def test_rows_of_other_versions_are_told_from_those_of_fewer_packages() -> None:
         "tensorrt 10.9, now 11.0",
         "torch 2.12.0, now 2.13.0",
     ]
+
+
+def test_another_driver_is_noted_and_refuses_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two machines of one pool differ in the driver's patch alone."""
+    options = argparse.Namespace(model="vit_h", checkpoint=None, folder=tmp_path, rounds=9, only=[], json=None)
+    job = Job("vit_h", None, tmp_path, 9)
+
+    def go_on(earlier: dict[str, Any] | None, card: str, *rows: Row) -> dict[str, Any]:
+        monkeypatch.setattr(table5, "gpu_finding", lambda: Finding("gpu", State.OK, f"{card}; {card}"))
+        monkeypatch.setattr(table5, "rows_here", lambda only: list(rows))
+        return table5.measured_here(options, job, earlier, deadline=0)
+
+    def measure_all(commands: Any, results: dict[str, Any], deadline: float, limit_s: float, tell: Any) -> list[str]:
+        for name in commands.keys() - results.keys():
+            results[name] = {"figures": {}, "took_s": 0}
+            tell(name, results[name])
+        return []
+
+    monkeypatch.setattr(table5, "measure_all", measure_all)
+    first = go_on(None, "NVIDIA H200, 143771 MiB, 570.86.15, 9.0", Row("modules"))
+    second = go_on(first, "NVIDIA H200, 143771 MiB, 570.133.20, 9.0", Row("modules"), Row("photo"))
+    assert "measured anew" not in capsys.readouterr().out
+    assert second["gpu"] == "NVIDIA H200, 143771 MiB, 9.0; NVIDIA H200, 143771 MiB, 9.0"
+    drivers = {name: entry["made_with"]["driver"] for name, entry in second["rows"].items()}
+    assert drivers == {"modules": "570.86.15", "photo": "570.133.20"}
+    with pytest.raises(SystemExit, match="merge files of one machine"):
+        go_on(first, "NVIDIA H200, 71885 MiB, 570.86.15, 9.0")
+
+
+def test_without_a_gpu_the_reason_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table5, "gpu_finding", lambda: Finding("gpu", State.ABSENT, "nvidia-smi failed: ['a', 'b']"))
+    assert table5.gpu_here() == ("nvidia-smi failed: ['a', 'b']", {})
 
 
 def test_the_command_goes_on_with_a_file(tmp_path: Path) -> None:
