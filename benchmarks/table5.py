@@ -24,7 +24,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from typing import Any
 from esam_rt import __version__
 from esam_rt.cache import sha256_of
 from esam_rt.doctor import State, diagnose, gpu_finding
+from esam_rt.engines.onnxruntime_providers import PROVIDERS, missing_tensorrt
 from esam_rt.export import VITS
 from esam_rt.files import write_json, write_text
 from esam_rt.runner import PACKAGES
@@ -80,7 +81,17 @@ def main() -> None:
 
 def rows_here(only: list[str]) -> list[Row]:
     """What this machine has that some pattern fits."""
-    return selected(rows_of(diagnose().backends, gpu_finding().state is State.OK), only)
+    backends = diagnose().backends
+    return selected(rows_of(backends, gpu_finding().state is State.OK, has_tensorrt_provider(backends)), only)
+
+
+def has_tensorrt_provider(backends: Sequence[str]) -> bool:
+    """Whether ONNX Runtime has its TensorRT provider, and that the TensorRT that it needs."""
+    if "onnxruntime" not in backends:
+        return False
+    import onnxruntime
+
+    return PROVIDERS["tensorrt"] in onnxruntime.get_available_providers() and missing_tensorrt(onnxruntime) is None
 
 
 def gpu_here() -> tuple[str, dict[str, str]]:

@@ -35,11 +35,12 @@ class Row:
         return " ".join((self.kind, *self.side))
 
 
-def rows_of(backends: Sequence[str], has_gpu: bool) -> Iterator[Row]:
-    """What can be measured here: on a GPU, all backends that are found; what takes long on a CPU comes last."""
+def rows_of(backends: Sequence[str], has_gpu: bool, has_provider: bool = False) -> Iterator[Row]:
+    """What can be measured here: on a GPU, all backends that are found; what takes long on a CPU comes last.
+    has_provider: whether ONNX Runtime's TensorRT provider loads."""
     sides = [(backend, "cuda", p) for backend in backends for p in ("fp32", "fp16", "bf16")] if has_gpu else []
     yield Row("modules")
-    if has_gpu and "onnxruntime" in backends:
+    if has_gpu and has_provider:
         sides.append(("onnxruntime", "tensorrt", "fp16"))
     yield from (Row("parity", side) for side in sides)
     for side in sides:

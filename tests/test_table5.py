@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from benchmarks import isolated, table5
 from benchmarks.isolated import measure_all, measured
 from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
-from esam_rt.doctor import Finding, State
+from esam_rt.doctor import Diagnosis, Finding, State
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -37,7 +38,7 @@ CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 
 
 def test_rows_of_a_gpu() -> None:
-    names = [row.name for row in rows_of(BACKENDS, has_gpu=True)]
+    names = [row.name for row in rows_of(BACKENDS, has_gpu=True, has_provider=True)]
     assert len(names) == len(set(names))
     assert names[0] == "modules"
     for name in (
@@ -55,6 +56,21 @@ def test_rows_of_a_gpu() -> None:
     assert [name for name in names if "onnxruntime" in name and "graphs" in name] == [
         "ours onnxruntime cuda fp16 graphs"
     ]
+
+
+def test_the_tensorrt_provider_is_measured_where_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names(providers: list[str], missing: tuple[str, str] | None) -> set[str]:
+        monkeypatch.setattr(table5, "diagnose", lambda: Diagnosis((), BACKENDS))
+        monkeypatch.setattr(table5, "gpu_finding", lambda: Finding("gpu", State.OK, ""))
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+        monkeypatch.setattr(table5, "missing_tensorrt", lambda library: missing)
+        return {row.name for row in table5.rows_here([])}
+
+    tensorrt, cuda = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+    rows = {"parity onnxruntime tensorrt fp16", "ours onnxruntime tensorrt fp16"}
+    assert rows <= names([tensorrt, cuda], None)
+    assert not rows & names([tensorrt, cuda], ("needs TensorRT 10", "pip install 'tensorrt-cu12>=10,<11'"))
+    assert not rows & names([cuda], None)
 
 
 def test_rows_of_a_cpu() -> None:
