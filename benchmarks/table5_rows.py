@@ -36,29 +36,43 @@ class Row:
 
 
 def rows_of(backends: Sequence[str], has_gpu: bool, has_provider: bool = False) -> Iterator[Row]:
-    """What can be measured here: on a GPU, all backends that are found; what takes long on a CPU comes last. ONNX
-    Runtime has no bf16: some operators have no such kernels. has_provider: whether its TensorRT provider loads."""
-    sides = [(backend, "cuda", p) for backend in backends for p in ("fp32", "fp16", "bf16")] if has_gpu else []
-    sides = [side for side in sides if side != ("onnxruntime", "cuda", "bf16")]
+    """What can be measured here, what Table 5 is for first: a call may end before the rest. has_provider: whether ONNX
+    Runtime's TensorRT provider loads."""
     yield Row("modules")
-    if has_gpu and has_provider:
-        sides.append(("onnxruntime", "tensorrt", "fp16"))
-    yield from (Row("parity", side) for side in sides)
-    for side in sides:
-        yield Row("ours", side)
-        if side[0] != "onnxruntime" or side[1:] == ("cuda", "fp16"):
-            yield Row("ours", (*side, "graphs"))
-        if side == ("onnxruntime", "cuda", "fp16"):
-            yield Row("ours", (*side, "fused"))
-        if side[1:] == ("cuda", "fp16"):
-            yield Row("photo", side)
     if has_gpu:
-        modes = (("float32", "eager"), ("float16", "sdpa"), ("float16", "compiled"), ("float16", "pipeline"))
-        yield from (Row("pytorch", ("cuda", *mode)) for mode in modes)
+        yield from _rows_of_gpu(backends, has_provider)
     if "onnxruntime" in backends:
         yield Row("ours", ("onnxruntime", "cpu", "fp32"))
     if not has_gpu:
         yield Row("pytorch", ("cpu", "float32", "sdpa"))
+
+
+def _rows_of_gpu(backends: Sequence[str], has_provider: bool) -> Iterator[Row]:
+    """The default precision of every backend, PyTorch beside it, then variants. ONNX Runtime has no bf16: some
+    operators have no such kernels."""
+    has_runtime, others = "onnxruntime" in backends, [b for b in backends if b != "onnxruntime"]
+    if has_runtime:
+        yield from _rows_of_side(("onnxruntime", "cuda", "fp16"), ("graphs",))
+    for mode in (("float32", "eager"), ("float16", "sdpa"), ("float16", "pipeline"), ("float16", "compiled")):
+        yield Row("pytorch", ("cuda", *mode))
+    for backend in others:
+        yield from _rows_of_side((backend, "cuda", "fp16"), ("graphs",))
+    if has_runtime:
+        yield from _rows_of_side(("onnxruntime", "cuda", "fp32"))
+        yield Row("ours", ("onnxruntime", "cuda", "fp16", "fused"))
+    if has_provider:
+        yield from _rows_of_side(("onnxruntime", "tensorrt", "fp16"))
+    for backend in others:
+        for precision in ("fp32", "bf16"):
+            yield from _rows_of_side((backend, "cuda", precision), ("graphs",))
+    yield from (Row("photo", (backend, "cuda", "fp16")) for backend in backends)
+
+
+def _rows_of_side(side: tuple[str, ...], variants: Sequence[str] = ()) -> Iterator[Row]:
+    """Parity and times of a backend, and times of its variants."""
+    yield Row("parity", side)
+    yield Row("ours", side)
+    yield from (Row("ours", (*side, variant)) for variant in variants)
 
 
 def columns_of(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -38,25 +38,35 @@ CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 
 
 def test_rows_of_a_gpu() -> None:
-    names = [row.name for row in rows_of(BACKENDS, has_gpu=True, has_provider=True)]
-    assert len(names) == len(set(names))
-    assert names[0] == "modules"
-    for name in (
-        *(
-            f"{kind} {backend} cuda {p}"
-            for kind in ("parity", "ours")
-            for backend in BACKENDS
-            for p in ("fp32", "fp16")
-        ),
-        *("parity tensorrt cuda bf16", "ours tensorrt cuda bf16"),
-        *("ours tensorrt cuda fp16 graphs", "ours onnxruntime cuda fp16 fused", "ours onnxruntime cpu fp32"),
-        *("ours onnxruntime tensorrt fp16", "photo onnxruntime cuda fp16", "photo tensorrt cuda fp16"),
-        *(f"pytorch cuda {mode}" for mode in ("float32 eager", "float16 sdpa", "float16 compiled", "float16 pipeline")),
-    ):
-        assert name in names
-    of_runtime = [name for name in names if "onnxruntime" in name]
-    assert [name for name in of_runtime if "graphs" in name] == ["ours onnxruntime cuda fp16 graphs"]
-    assert not any("bf16" in name for name in of_runtime)
+    """What the comparison needs comes first; ONNX Runtime has no kernels in bf16."""
+    assert [row.name for row in rows_of(BACKENDS, has_gpu=True, has_provider=True)] == [
+        "modules",
+        "parity onnxruntime cuda fp16",
+        "ours onnxruntime cuda fp16",
+        "ours onnxruntime cuda fp16 graphs",
+        "pytorch cuda float32 eager",
+        "pytorch cuda float16 sdpa",
+        "pytorch cuda float16 pipeline",
+        "pytorch cuda float16 compiled",
+        "parity tensorrt cuda fp16",
+        "ours tensorrt cuda fp16",
+        "ours tensorrt cuda fp16 graphs",
+        "parity onnxruntime cuda fp32",
+        "ours onnxruntime cuda fp32",
+        "ours onnxruntime cuda fp16 fused",
+        "parity onnxruntime tensorrt fp16",
+        "ours onnxruntime tensorrt fp16",
+        "parity tensorrt cuda fp32",
+        "ours tensorrt cuda fp32",
+        "ours tensorrt cuda fp32 graphs",
+        "parity tensorrt cuda bf16",
+        "ours tensorrt cuda bf16",
+        "ours tensorrt cuda bf16 graphs",
+        "photo onnxruntime cuda fp16",
+        "photo tensorrt cuda fp16",
+        "ours onnxruntime cpu fp32",
+    ]
+    assert not any("onnxruntime" in row.name for row in rows_of(("tensorrt",), has_gpu=True))
 
 
 def test_the_tensorrt_provider_is_measured_where_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
