@@ -2,7 +2,7 @@
 
 Here:   python -m benchmarks.carry cut WHEELS PARTS [--megabytes 40]        folders PARTS/1, PARTS/2 …
 There:  python -m benchmarks.carry keep PARTS/1 STORE                        for each folder, as it arrives
-        python -m benchmarks.carry run STORE -m benchmarks.table5 …          installs all of them, then runs Python
+        python -m benchmarks.carry run STORE -m benchmarks.table5 …          installs them if need be, then runs Python
 
 `run` leaves what is installed there as it is: the packages go to STORE/site, which Python sees first, without their
 dependencies. It also shows the loader the libraries of CUDA that pip has installed. Needs nothing but Python and pip.
@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 LIST = "wheels.json"  # of all wheels, in each folder of parts: name, and SHA-256 of each part
+INSTALLED = "installed.json"  # the list of which STORE/site is a whole installation
 
 
 def cut(wheels: Path, parts: Path, part_bytes: int) -> list[Path]:
@@ -71,9 +72,24 @@ def join(store: Path) -> list[Path]:
 
 def install(wheels: list[Path], target: Path) -> None:
     """Into a folder of their own, without dependencies and without network."""
-    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
+    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), *map(str, wheels)]
     subprocess.run(command, check=True)
+
+
+def installed(store: Path) -> Path:
+    """The packages of a store, installed unless they are; what is there of another list goes."""
+    target, done, listed = store / "site", store / INSTALLED, (store / LIST).read_text()
+    if not done.is_file() or done.read_text() != listed:
+        wheels = join(store)
+        done.unlink(missing_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        install(wheels, target)
+        written = store / f"{INSTALLED}.part"
+        written.write_text(listed)
+        written.replace(done)
+    return target
 
 
 def environment(target: Path) -> dict[str, str]:
@@ -105,8 +121,8 @@ def main() -> None:
     elif a.command == "keep":
         keep(a.folder, a.store)
     else:
-        install(join(a.store), a.store / "site")
-        raise SystemExit(subprocess.run([sys.executable, *a.arguments], env=environment(a.store / "site")).returncode)
+        target = installed(a.store)
+        raise SystemExit(subprocess.run([sys.executable, *a.arguments], env=environment(target)).returncode)
 
 
 if __name__ == "__main__":

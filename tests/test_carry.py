@@ -83,6 +83,47 @@ def test_one_command_installs_and_runs(parts: list[Path], tmp_path: Path) -> Non
     assert (name, path.split(os.pathsep)[0]) == ("carried_three", str(tmp_path / "store" / "site"))
 
 
+def test_a_second_call_installs_nothing(parts: list[Path], tmp_path: Path) -> None:
+    for folder in parts:
+        carry.keep(folder, tmp_path / "store")
+    site = carry.installed(tmp_path / "store")
+    assert {"carried_one.py", "carried_two.py", "carried_three.py"} <= {p.name for p in site.iterdir()}
+    (site / "mark").touch()
+    for part in (tmp_path / "store").glob("*.whl.*"):
+        part.unlink()
+    assert carry.installed(tmp_path / "store") == site  # without parts nothing could be joined
+    assert (site / "mark").exists()
+
+
+def test_other_wheels_are_installed_in_the_place_of_those_before(parts: list[Path], tmp_path: Path) -> None:
+    for folder in parts:
+        carry.keep(folder, tmp_path / "store")
+    carry.installed(tmp_path / "store")
+    wheel(tmp_path / "other", "carried_four", 10)
+    (folder,) = carry.cut(tmp_path / "other", tmp_path / "other parts", 100_000)
+    carry.keep(folder, tmp_path / "store")
+    names = {p.stem for p in carry.installed(tmp_path / "store").glob("*.py")}
+    assert names == {"carried_four"}
+
+
+def test_an_installation_that_fails_is_made_again(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(wheels: list[Path], target: Path) -> None:
+        target.mkdir()
+        (target / "half.py").touch()
+        raise subprocess.CalledProcessError(1, "pip")
+
+    for folder in parts:
+        carry.keep(folder, tmp_path / "store")
+    with monkeypatch.context() as m:
+        m.setattr(carry, "install", fail)
+        with pytest.raises(subprocess.CalledProcessError):
+            carry.installed(tmp_path / "store")
+    names = {p.stem for p in carry.installed(tmp_path / "store").glob("*.py")}
+    assert names == {"carried_one", "carried_two", "carried_three"}
+
+
 def test_libraries_of_cuda_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nvidia" / "cu13" / "lib").mkdir(parents=True)
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
