@@ -1,6 +1,6 @@
 """Packages for a machine without network: wheels cut in parts that fit through, joined and installed over there.
 
-Here:   python -m benchmarks.carry cut WHEELS PARTS [--megabytes 40]        folders PARTS/1, PARTS/2 …
+Here:   python -m benchmarks.carry cut WHEELS PARTS [--megabytes 50]        folders PARTS/1, PARTS/2 …
 There:  python -m benchmarks.carry keep PARTS/1 STORE                        for each folder, as it arrives
         python -m benchmarks.carry run STORE -m benchmarks.table5 …          installs them if need be, then runs Python
 
@@ -108,7 +108,7 @@ def main() -> None:
     cutting = commands.add_parser("cut")
     cutting.add_argument("wheels", type=Path)
     cutting.add_argument("parts", type=Path)
-    cutting.add_argument("--megabytes", type=int, default=40)
+    cutting.add_argument("--megabytes", type=int, default=50)
     keeping = commands.add_parser("keep")
     keeping.add_argument("folder", type=Path)
     keeping.add_argument("store", type=Path)
