@@ -23,9 +23,9 @@ def write_checkpoint(model: str, path: Path) -> int:
     """A checkpoint with SAM's names; returns its size in bytes."""
     from tests.checkpoints import sam_state_dict, save_pth
 
-    from .reference import sam_model
+    from .reference import random_sam
 
-    save_pth(path, sam_state_dict(sam_model(VITS[model])))
+    save_pth(path, sam_state_dict(random_sam(VITS[model])))
     return path.stat().st_size
 
 

@@ -105,7 +105,7 @@ class Listening(Weights):
         return tensor
 
 
-def pytorch_model(name: str, checkpoint: Path) -> Any:
+def pytorch_model(name: str, checkpoint: Path, attention: str = "sdpa") -> Any:
     """transformers' SamModel with the tensors of the checkpoint."""
     try:
         import torch
@@ -115,7 +115,7 @@ def pytorch_model(name: str, checkpoint: Path) -> Any:
         raise SkippedError(f"{e.name} is not installed: pip install torch transformers") from e
     if name not in VITS:
         raise SkippedError(f"transformers' SamModel has no encoder as that of {name}")
-    model = sam_model(VITS[name])
+    model = sam_model(VITS[name], attention)
     listening = Listening(read_checkpoint(checkpoint))
     list(build_graphs(name, listening))
     state = {

@@ -6,13 +6,15 @@ other, and what fails or takes too long is noted with its reason. Columns that t
 so a call that `--minutes` ends is gone on with by the same command; `--merge a.json b.json` puts files together. Where
 packages are missing and there is no network: benchmarks/carry.py.
 
-Without `--checkpoint` the weights are random, which is as fast, and half of the prompts pass the score filter. On a GPU
-5,120 prompts are decoded, on a CPU fewer, and scaled. MMG, EMR and USR run on the CPU on what `tiny` finds in
-scikit-image's photos with the preset `paper`, since random weights find nothing; it keeps fewer masks than SAM, so they
-are lower bounds. `12 MP photo` is scaling and encoding one that lies on the host, or on the GPU. PyTorch is
-transformers' `SamModel`, 64 prompts a call as in SAM's own mask generation; its masks stay logits, and it has no such
-modules. `masks of 1,024` is automatic mask generation as a whole: the method `amg` against transformers' pipeline.
-Parity: mean IoU of the masks of `tiny` with those of ONNX Runtime in fp32 on the CPU.
+Both sides have the same weights, photo and prompts. Without `--checkpoint` the weights are random, with smooth masks
+(`random_sam` in benchmarks/reference.py). Half of the prompts pass the score filter. On a GPU 5,120 prompts are
+decoded, on a CPU fewer, and scaled. MMG, EMR and USR run on the CPU on what `tiny` finds in scikit-image's photos with
+the preset `paper`, since random masks are no objects; it keeps fewer masks than SAM, so they are lower bounds. `12 MP
+photo` is scaling and encoding one that lies on the host, or on the GPU. PyTorch is transformers' `SamModel`, 64 prompts
+a call as in SAM's own mask generation; its masks stay logits, and it has no such modules. `masks of 1,024` is automatic
+mask generation as a whole: the method `amg` against transformers' pipeline. Ours suppresses by masks, theirs by boxes:
+of random weights theirs has few masks left to finish, ours many. Parity: mean IoU of the masks of `tiny` with those of
+ONNX Runtime in fp32 on the CPU.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 from skimage import data
 
 from esam_rt import EntitySegmenter, Settings, load
-from esam_rt.export import VITS
+from esam_rt.export.dims import SAM_MEAN, SAM_STD
 from esam_rt.load import Placement, load_sam
 from esam_rt.prompts import point_grid
 from esam_rt.sam import Sam
@@ -27,6 +27,8 @@ from .table5_rows import PAPER_PROMPTS, Row
 
 CPU_PROMPTS = 256
 SAM_BATCH = 64
+STABILITY_MIN = 0.01  # nearly all pass; for 0 transformers would not look at it
+PHOTO_WH_PX = (1024, 768)
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -78,10 +80,11 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
     encoder_s = median_s(lambda: sam.encode(image), job.rounds)
     encoded = sam.encode(image)
     points = prompts(side[1])
-    best = np.full(128, -1.0)
-    some = sam.decode(encoded, points[:128], 0, everything)
+    best = np.full(len(points[:SAM_BATCH]), -1.0)
+    some = sam.decode(encoded, points[:SAM_BATCH], 0, everything)
     np.maximum.at(best, some.point, some.score)
-    half = {"filters.score_min": float(np.clip(np.median(best), -1, 1)), "filters.stability_min": 0.0}
+    score_min = float(np.clip(np.median(best), -1, 1))
+    half = {"filters.score_min": score_min, "filters.stability_min": STABILITY_MIN}
     filters = Settings().with_overrides(half).completed(sam.row.own_settings()).filters
     decoder_s = median_s(lambda: sam.decode(encoded, points, 0, filters), job.rounds)
     figures = {"encoder": encoder_s, "decoder": decoder_s * PAPER_PROMPTS / len(points), "prompts": len(points)}
@@ -128,14 +131,15 @@ def our_sam(side: tuple[str, ...], job: Job) -> Sam:
 
 
 def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
-    """Seconds and memory of transformers' SamModel with random weights."""
+    """Seconds and memory of transformers' SamModel with the same weights."""
     import torch
 
-    from .reference import sam_model
+    from .real_weights import pytorch_model
 
     device, dtype, mode = torch.device(side[0]), getattr(torch, side[1]), side[2]
     before_mb = gpu_memory_mb()
-    network = sam_model(VITS[job.model], "eager" if mode == "eager" else "sdpa").to(device, dtype)
+    attention = "eager" if mode == "eager" else "sdpa"
+    network = pytorch_model(job.model, checkpoint_of(job), attention).to(device, dtype)
 
     def waited(call: Callable[[], object]) -> Callable[[], object]:
         def run() -> None:
@@ -146,8 +150,8 @@ def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
         return run
 
-    pixels = torch.rand(1, 3, 1024, 1024, device=device, dtype=dtype)
-    points = torch.from_numpy(prompts(side[0])).to(device, dtype)[None, :, None] * 1024
+    pixels = torch.from_numpy(normalised(photo())).to(device, dtype)
+    points = torch.from_numpy(prompts(side[0]) * np.float32(PHOTO_WH_PX)).to(device)[None, :, None]
     labels = torch.ones(points.shape[:3], device=device, dtype=torch.int)
     encode, decode = network.get_image_embeddings, network.forward
     if mode == "compiled":
@@ -179,13 +183,21 @@ def pipeline_s(network: Any, device: Any, score_min: float, rounds: int) -> floa
     from transformers import pipeline as make
 
     generate = make("mask-generation", model=network, image_processor=SamImageProcessor(), device=device)
-    image, options = Image.fromarray(photo()), {"pred_iou_thresh": score_min, "stability_score_thresh": 0.0}
+    image, options = Image.fromarray(photo()), {"pred_iou_thresh": score_min, "stability_score_thresh": STABILITY_MIN}
     return median_s(lambda: generate(image, points_per_batch=SAM_BATCH, **options), rounds)
 
 
 def photo() -> Any:
     """uint8 [768, 1024, 3]."""
-    return cv2.resize(data.astronaut()[:384], (1024, 768), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(data.astronaut()[:384], PHOTO_WH_PX, interpolation=cv2.INTER_LINEAR)
+
+
+def normalised(image_hwc_rgb: Any) -> Any:
+    """What SAM in PyTorch begins with: float32 [1, 3, 1024, 1024]."""
+    width, height = PHOTO_WH_PX
+    pixels = np.zeros((1, 3, width, width), np.float32)
+    pixels[0, :, :height] = ((image_hwc_rgb - np.array(SAM_MEAN)) / SAM_STD).transpose(2, 0, 1)
+    return pixels
 
 
 def prompts(device: str) -> Any:
@@ -208,7 +220,7 @@ def checkpoint_of(job: Job) -> Path:
     """The weights; random ones are written once."""
     if job.checkpoint is not None:
         return job.checkpoint
-    path = job.folder / f"{job.model}.pth"
+    path = job.folder / f"random_{job.model}.pth"
     if not path.exists():
         from .export_memory import write_checkpoint
 

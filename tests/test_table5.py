@@ -12,14 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
+import torch
 
-from benchmarks import isolated, table5
+from benchmarks import isolated, table5, table5_measure
 from benchmarks.isolated import measure_all, measured
+from benchmarks.reference import random_sam
 from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
 from esam_rt.doctor import Diagnosis, Finding, State
+from esam_rt.export.dims import VitDims
+from esam_rt.prompts import point_grid
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -174,6 +179,30 @@ def test_the_end_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = measure_all({"long": commands["long"]}, results, time.monotonic() + 60, 1, lambda name, entry: None)
     assert slow == []
     assert results["long"]["error"] == "took longer than 1 s"
+
+
+# Measurements, of a SAM with one narrow block: the decoder has its real size.
+
+SMALL = VitDims(width=32, depth=1, heads=2, global_blocks=())
+
+
+def test_random_weights_give_smooth_masks_and_are_not_zero_in_fp16() -> None:
+    model = random_sam(SMALL)
+    for name, p in model.named_parameters():
+        assert p.ndim == 1 or (p.half() != 0).float().mean() > 0.99, name
+    points = torch.from_numpy(point_grid(3) * np.float32(1024))[None, :, None]
+    pixels = torch.from_numpy(table5_measure.normalised(table5_measure.photo()))
+    with torch.inference_mode():
+        out = model(pixels, input_points=points, input_labels=torch.ones(points.shape[:3], dtype=torch.int))
+    masks = out.pred_masks[0].flatten(0, 1) > 0
+    share = masks.float().mean((1, 2))
+    assert 0.1 < share.median() < 0.9
+    runs = (masks[:, 1:] != masks[:, :-1]).sum((1, 2))
+    assert share.unique().numel() > 0.9 * len(share), "masks differ"
+    assert runs.max() < 2_500, "noise has 32,000"
+    best = out.iou_scores.amax(-1)
+    assert 0 < best.median() < 1, "a threshold that both sides take"
+    assert best.half().unique().numel() == best.numel(), "and that parts the prompts"
 
 
 # Files and the table.
