@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.reference import random_sam
 from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
 from esam_rt.doctor import Diagnosis, Finding, State
+from esam_rt.export import VITS
 from esam_rt.export.dims import VitDims
 from esam_rt.prompts import point_grid
 
@@ -203,6 +205,32 @@ def test_random_weights_give_smooth_masks_and_are_not_zero_in_fp16() -> None:
     best = out.iou_scores.amax(-1)
     assert 0 < best.median() < 1, "a threshold that both sides take"
     assert best.half().unique().numel() == best.numel(), "and that parts the prompts"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Job:
+    """What measures a few prompts of that SAM, in this process."""
+    monkeypatch.setitem(VITS, "vit_b", SMALL)
+    monkeypatch.setattr(table5_measure, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    for name, value in {"CPU_PROMPTS": 3, "SAM_BATCH": 2, "SAM_SIDE": 1}.items():
+        monkeypatch.setattr(table5_measure, name, value)
+    monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
+    return Job("vit_b", None, tmp_path, 1)
+
+
+def test_scores_in_fp16_are_given_to_nms_in_float32() -> None:
+    processor = SimpleNamespace(post_process_for_mask_generation=lambda *given: given)
+    scores = torch.tensor([0.5, 0.25], dtype=torch.float16)
+    masks, found, boxes, threshold = table5_measure.with_float32_scores(processor).post_process_for_mask_generation(
+        ["mask"], scores, "boxes", 0.7
+    )
+    assert (masks, boxes, threshold) == (["mask"], "boxes", 0.7)
+    assert found.dtype == torch.float32 and found.tolist() == [0.5, 0.25]
+
+
+def test_the_pipeline_in_fp16(small: Job) -> None:
+    pytest.importorskip("torchvision")
+    assert table5_measure.pytorch(("cpu", "float16", "pipeline"), small)["amg"] > 0
 
 
 # Files and the table.
