@@ -31,10 +31,15 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
         return pool.submit(function, *arguments).result()
 
 
+def forget_peak() -> None:
+    """Let VmHWM begin anew with what is in use now. Linux with glibc."""
+    ctypes.CDLL(None).malloc_trim(0)  # or what earlier calls freed, and glibc kept, would be used unseen
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_growth_mb(call: Callable[[], object]) -> float:
     """Growth of the resident set to its peak during one call, of code that has run before. Linux with glibc."""
-    ctypes.CDLL(None).malloc_trim(0)  # or what earlier calls freed, and glibc kept, would be used unseen
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    forget_peak()
     before = status_mb("VmRSS")
     call()
     return max(0.0, status_mb("VmHWM") - before)

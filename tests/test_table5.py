@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import isolated, table5, table5_measure
 from benchmarks.isolated import measure_all, measured
+from benchmarks.measure import status_mb
 from benchmarks.reference import random_sam
 from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
@@ -231,6 +232,25 @@ def test_scores_in_fp16_are_given_to_nms_in_float32() -> None:
 def test_the_pipeline_in_fp16(small: Job) -> None:
     pytest.importorskip("torchvision")
     assert table5_measure.pytorch(("cpu", "float16", "pipeline"), small)["amg"] > 0
+
+
+def test_memory_is_that_of_running_a_model_not_of_loading_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table5_measure, "gpu_memory_mb", lambda: 50.0)
+    loading = np.ones(40_000_000)
+    del loading
+    peak_mb = status_mb("VmHWM")
+    if not table5_measure.forgets_loading():
+        pytest.skip("this system does not let a process forget its peak")
+    found = table5_measure.memory_mb(20.0, knows_peak=True)
+    assert found["memory_mb"] < peak_mb - 200
+    assert found["gpu_memory_mb"] == 30
+
+    def refuse() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(table5_measure, "forget_peak", refuse)
+    assert table5_measure.forgets_loading() is False
+    assert table5_measure.memory_mb(20.0, knows_peak=False) == {"gpu_memory_mb": 30}
 
 
 # Files and the table.
