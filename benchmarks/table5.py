@@ -11,10 +11,11 @@ Both sides have the same weights, photo and prompts. Without `--checkpoint` the 
 decoded, on a CPU fewer, and scaled. MMG, EMR and USR run on the CPU on what `tiny` finds in scikit-image's photos with
 the preset `paper`, since random masks are no objects; it keeps fewer masks than SAM, so they are lower bounds. `12 MP
 photo` is scaling and encoding one that lies on the host, or on the GPU. PyTorch is transformers' `SamModel`, 64 prompts
-a call as in SAM's own mask generation; its masks stay logits, and it has no such modules. `masks of 1,024` is automatic
-mask generation as a whole: the method `amg` against transformers' pipeline. Ours suppresses by masks, theirs by boxes:
-of random weights theirs has few masks left to finish, ours many. Memory is the peak of the resident set after loading.
-Parity: mean IoU of the masks of `tiny` with those of ONNX Runtime in fp32 on the CPU.
+a call as in SAM's own mask generation, `compiled` with CUDA graphs; its masks stay logits, and it has no such modules.
+`masks of 1,024` is automatic mask generation as a whole: the method `amg` against transformers' pipeline. Ours
+suppresses by masks, theirs by boxes: of random weights theirs has few masks left to finish, ours many. Memory is the
+peak of the resident set after loading. Parity: mean IoU of the masks of `tiny` with those of ONNX Runtime in fp32 on
+the CPU.
 """
 
 from __future__ import annotations

@@ -253,6 +253,26 @@ def test_memory_is_that_of_running_a_model_not_of_loading_it(monkeypatch: pytest
     assert table5_measure.memory_mb(20.0, knows_peak=False) == {"gpu_memory_mb": 30}
 
 
+def test_what_is_compiled_begins_anew_at_each_call(small: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or CUDA graphs would keep what nobody uses any more, and be slower for it."""
+    done: list[str] = []
+
+    def compile_(call: Any, mode: str) -> Any:
+        assert mode == "reduce-overhead"
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            done.append("run")
+            return call(*arguments, **options)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: done.append("begin"))
+    figures = table5_measure.pytorch(("cpu", "float32", "compiled"), small)
+    assert figures["encoder"] > 0 and figures["decoder"] > 0
+    assert done == ["begin", "run"] * (3 + 2 * 2), "a photo thrice, and twice three prompts in two calls"
+
+
 # Files and the table.
 
 
