@@ -86,7 +86,7 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
     some = sam.decode(encoded, points[:SAM_BATCH], 0, everything)
     np.maximum.at(best, some.point, some.score)
     score_min = float(np.clip(np.median(best), -1, 1))
-    half = {"filters.score_min": score_min, "filters.stability_min": STABILITY_MIN}
+    half = {"filters.score_min": score_min, "filters.stability_min": STABILITY_MIN, "prompts.coarse_side": SAM_SIDE}
     filters = Settings().with_overrides(half).completed(sam.row.own_settings()).filters
     decoder_s = median_s(lambda: sam.decode(encoded, points, 0, filters), job.rounds)
     figures = {"encoder": encoder_s, "decoder": decoder_s * PAPER_PROMPTS / len(points), "prompts": len(points)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -21,13 +22,20 @@ import torch
 from benchmarks import isolated, table5, table5_measure
 from benchmarks.isolated import measure_all, measured
 from benchmarks.measure import status_mb
+from benchmarks.real_weights import pytorch_model
 from benchmarks.reference import random_sam
 from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
+from esam_rt import load
 from esam_rt.doctor import Diagnosis, Finding, State
+from esam_rt.engines import cuda
 from esam_rt.export import VITS
 from esam_rt.export.dims import VitDims
 from esam_rt.prompts import point_grid
+from esam_rt.settings import Filters
+
+from .cuda_on_cpu import place_photo
+from .fake_onnxruntime import FakeGpu
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -213,10 +221,68 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Job:
     """What measures a few prompts of that SAM, in this process."""
     monkeypatch.setitem(VITS, "vit_b", SMALL)
     monkeypatch.setattr(table5_measure, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(table5_measure, "gpu_memory_mb", lambda: 50.0)
     for name, value in {"CPU_PROMPTS": 3, "SAM_BATCH": 2, "SAM_SIDE": 1}.items():
         monkeypatch.setattr(table5_measure, name, value)
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
     return Job("vit_b", None, tmp_path, 1)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """ONNX Runtime's CUDA on the CPU, and fewer prompts than a GPU is given."""
+    monkeypatch.setattr(table5_measure, "prompts", lambda device: point_grid(2))
+    gpu = FakeGpu().install(monkeypatch)
+    monkeypatch.setattr(cuda, "CudaDevice", functools.partial(cuda.CudaDevice, runtime=gpu.cuda))
+    return gpu
+
+
+def test_both_sides_have_the_same_weights_photo_and_prompts(small: Job) -> None:
+    points = point_grid(2)
+    network = pytorch_model("vit_b", table5_measure.checkpoint_of(small))
+    with torch.inference_mode():
+        out = network(
+            torch.from_numpy(table5_measure.normalised(table5_measure.photo())),
+            input_points=torch.from_numpy(points * np.float32(table5_measure.PHOTO_WH_PX))[None, :, None],
+            input_labels=torch.ones(1, len(points), 1, dtype=torch.int),
+        )
+    sam = table5_measure.our_sam(("onnxruntime", "cpu", "fp32"), small)
+    everything = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    found = sam.decode(sam.encode(table5_measure.photo()), points, 0, everything)
+    assert len(found.score) == 3 * len(points)
+    assert np.abs(found.score - out.iou_scores[0].numpy()[found.point, found.output]).max() < 1e-3
+    area = (out.pred_masks[0, :, :, :192] > 0).sum((2, 3)).numpy()[found.point, found.output]
+    assert np.abs(found.area - area).max() < 100
+
+
+@pytest.mark.parametrize("mode", ["eager", "sdpa"])
+def test_pytorch(small: Job, mode: str) -> None:
+    figures = table5_measure.pytorch(("cpu", "float32", mode), small)
+    assert figures.keys() >= {"encoder", "decoder", "prompts", "gpu_memory_mb"}
+    assert figures["encoder"] > 0 and figures["decoder"] > 0 and figures["prompts"] == 3
+
+
+def test_ours_on_the_cpu(small: Job) -> None:
+    figures = table5_measure.ours(("onnxruntime", "cpu", "fp32"), small)
+    assert figures.keys() >= {"encoder", "decoder", "prompts", "batch", "gpu_memory_mb"}
+    assert figures["encoder"] > 0 and figures["decoder"] > 0 and figures["prompts"] == 3
+
+
+@pytest.mark.parametrize("variant", [(), ("graphs",), ("fused",)])
+def test_ours_on_a_gpu(small: Job, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, variant: tuple[str, ...]) -> None:
+    monkeypatch.setattr(load, "GPU_ATTENTION", "concat")  # which `fused` changes, in a process of its own
+    figures = table5_measure.ours(("onnxruntime", "cuda", "fp32", *variant), small)
+    assert figures["amg"] > 0 and figures["decoder"] > 0 and figures["prompts"] == 4
+    assert gpu.violations == []
+    assert any(session.is_graphed for session in gpu.sessions) == (variant == ("graphs",))
+    assert (variant[0] if variant == ("fused",) else "concat") == load.GPU_ATTENTION
+
+
+def test_photos_on_a_gpu(small: Job, gpu: FakeGpu) -> None:
+    gpu.cuda.kernels["place_photo"] = place_photo()
+    figures = table5_measure.photos(("onnxruntime", "cuda", "fp32"), small)
+    assert figures["photo"] > 0 and figures["gpu_photo"] > 0
+    assert 0 <= figures["mean_difference"] <= figures["greatest_difference"] <= 1
 
 
 def test_scores_in_fp16_are_given_to_nms_in_float32() -> None:
