@@ -19,7 +19,13 @@ TITLES = {
     "gpu_memory_mb": "GPU memory, MB",
     "parity": "parity",
 }
-BASELINE = "pytorch cuda float32 eager"
+NETWORKS, WHOLE = ("encoder", "decoder"), ("amg",)
+BASELINES = (  # rows whose sum is compared, and with which column
+    (NETWORKS, "pytorch cuda float32 eager"),
+    (NETWORKS, "pytorch cuda float16 sdpa"),
+    (NETWORKS, "pytorch cuda float16 compiled"),
+    (WHOLE, "pytorch cuda float16 pipeline"),
+)
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         digits = 0 if row.endswith("_mb") else 4
         cells = ("-" if (c := column.get(row)) is None else f"{c:,.{digits}f}" for column in columns.values())
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    if base := columns.get(BASELINE):
-        ratios = (
-            f"{(base['encoder'] + base['decoder']) / (c['encoder'] + c['decoder']):.1f}" if "encoder" in c else "-"
-            for c in columns.values()
-        )
-        lines.append(f"| encoder + decoder, times as fast as {BASELINE} | {' | '.join(ratios)} |")
+    for rows, baseline in BASELINES:
+        times = {name: sum(c[row] for row in rows) for name, c in columns.items() if all(row in c for row in rows)}
+        if baseline in times:
+            ratios = (f"{times[baseline] / times[name]:.1f}" if name in times else "-" for name in columns)
+            titles = " + ".join(TITLES[row] for row in rows)
+            lines.append(f"| {titles}, times as fast as {baseline} | {' | '.join(ratios)} |")
     scaled = [f"{name} from {c['prompts']:,.0f}" for name, c in columns.items() if c.get("prompts", 5120) != 5120]
     lines += ["", f"Decoder scaled: {', '.join(scaled) or 'none'}."]
     for key, meaning in (("ended", "Measured, but then"), ("error", "Not measured")):
