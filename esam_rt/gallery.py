@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,17 +19,23 @@ class Gallery:
 
     decode: the masks of points float32 [N, 2], numbered from 0. cells_yx: int32 [side², 2], the cell of each prompt.
     order: int64 [side²], the prompts scattered: the first few of any region lie spread over it. masks: those decoded,
-    `point` the prompt's index, by which they are sorted. closed: nobody wants more of them.
+    `point` the prompt's index, by which they are sorted. closed: is set once nobody wants more of them.
     """
 
-    def __init__(self, side: int, geometry: Geometry, decode: Callable[[NDArray[np.float32]], MaskSet]) -> None:
+    def __init__(
+        self,
+        side: int,
+        geometry: Geometry,
+        decode: Callable[[NDArray[np.float32]], MaskSet],
+        closed: threading.Event | None = None,
+    ) -> None:
         self._decode = decode
         self._points_01 = point_grid(side)
         self._decoded = np.zeros(len(self._points_01), bool)
         self.cells_yx = geometry.to_cell_yx(self._points_01)
         self.order = scattered(side)
         self.masks = MaskSet.empty(*geometry.grid_hw)
-        self.closed = False
+        self._closed = closed or threading.Event()
 
     def __len__(self) -> int:
         return len(self._points_01)
@@ -49,4 +56,4 @@ class Gallery:
 
     def close(self) -> None:
         """Tell `decode`, which another thread may be in."""
-        self.closed = True
+        self._closed.set()

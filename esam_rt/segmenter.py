@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -166,16 +167,16 @@ class EntitySegmenter:
 
     def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
         """The fine grid's masks, decoded when EMR asks for them; an interrupt does not wait for those still to come."""
+        closed = threading.Event()  # apart from the gallery: in a cycle it would hold the photo on the GPU
 
         def is_stopped() -> bool:
-            return gallery.closed or self._closed
+            return closed.is_set() or self._closed
 
         def decode(points_01: NDArray[np.float32]) -> MaskSet:
             with trace.span("decoder"):
                 return self._sam.decode(photo, points_01, 0, self._filters, (Level.OBJECT,), stopped=is_stopped)
 
-        gallery = Gallery(self.settings.prompts.fine_side, photo.geometry, decode)
-        return gallery
+        return Gallery(self.settings.prompts.fine_side, photo.geometry, decode, closed)
 
     def _on_host(self, image: Photo) -> NDArray[np.uint8]:
         """A photo for superpixels; of one on the GPU no more than they look at."""
