@@ -60,10 +60,10 @@ class Calls:
                 "runs on this GPU."
             )
         if status.name in NO_GPU:
-            older = " One that is there is older than cuda-python: update it, or pip install 'cuda-python<13'."
+            age = ", as new as cuda-python; for an older one: pip install 'cuda-python<13'"
             raise DeviceError(
-                f"GPU {self.index}: cannot be used: {words} ({status.name}); expected an NVIDIA GPU with its driver."
-                f"{older if status.name == 'cudaErrorInsufficientDriver' else ''} See esam-rt doctor."
+                f"GPU {self.index}: cannot be used: {words} ({status.name}); expected an NVIDIA GPU with its driver"
+                f"{age if status.name == 'cudaErrorInsufficientDriver' else ''}. See esam-rt doctor."
             )
         raise EngineError(f"GPU {self.index}: {name} failed: {words} ({status.name}).")
 
