@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-LEAST_S = 20  # left, to begin another row with
+LEAST_S = 60  # left, to begin another row with
 
 
 def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
@@ -21,22 +22,22 @@ def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
     `ended` says how if not well."""
     start = time.monotonic()
     with TemporaryDirectory() as name:
-        out = Path(name) / "figures.json"
-        with subprocess.Popen(
-            [*command, str(out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as process:
-            try:
-                entry = _entry(out, _last_words(process.communicate(timeout=limit_s)[1], process.returncode))
-            except BaseException as e:
+        out, errors = Path(name) / "figures.json", Path(name) / "stderr"
+        # Into a file: of a pipe the end comes only when all that the process began have closed it.
+        with errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*command, str(out)], stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            )
+        try:
+            code = process.wait(timeout=limit_s)
+            end = _last_words(errors.read_text(errors="replace"), code)
+        except subprocess.TimeoutExpired:
+            end = f"took longer than {limit_s:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with all that it has begun, which would hold the GPU
-                if not isinstance(e, subprocess.TimeoutExpired):
-                    raise
-                entry = _entry(out, f"took longer than {limit_s:.0f} s")
+            process.wait()
+        entry = _entry(out, end)
     return {**entry, "took_s": round(time.monotonic() - start, 1)}
 
 

@@ -174,6 +174,8 @@ def open_session(name: str, model: Path | bytes, placed: Placed) -> Any:
         with _without_tf32() if device == "tensorrt" else contextlib.nullcontext():
             session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
     except runtime_errors() as e:
+        if is_out_of_memory(e) and placed.in_arena:
+            raise OutOfMemoryError(f"{name}: the memory that was allowed does not hold its weights; allow more.") from e
         if is_out_of_memory(e):
             raise OutOfMemoryError(f"{name}: not enough memory on device {device} to load it: {e}") from e
         if "TensorRT libraries" in str(e) or any(sign in str(e).lower() for sign in CUDA_FAILED):
@@ -233,10 +235,17 @@ def gpu_arena(limit_mb: int) -> Iterator[None]:
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    with _REGISTERED:  # sessions take the one that was registered last
-        limit = onnxruntime.OrtArenaCfg({"max_mem": limit_mb << 20})
+
+    def register(limit_bytes: int) -> None:
+        limit = onnxruntime.OrtArenaCfg({"max_mem": limit_bytes})
         onnxruntime.create_and_register_allocator_v2(PROVIDERS["cuda"], memory, {"device_id": "0"}, limit)
-        yield
+
+    with _REGISTERED:  # sessions take the one that was registered last
+        register(limit_mb << 20)
+        try:
+            yield
+        finally:
+            register(1 << 20)  # else the environment would hold the other beyond its last session
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ from typing import Any
 
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "could not be allocated", "bad_alloc")
 _WORDS = 600  # characters of the complaints in an error
+_MAKING = threading.Lock()
 
 
-@functools.cache
 def keeping_logger(library: ModuleType) -> Any:
     """The logger of `library`, with what it complained of in the calling thread: `words()`, `tells_out_of_memory()`,
     and `forget()`.
@@ -20,6 +20,13 @@ def keeping_logger(library: ModuleType) -> Any:
     One for as long as the process lives: the library keeps the first that it is given for itself, and would call it
     after it is gone (seen of TensorRT-RTX 1.7).
     """
+    with _MAKING:
+        return _made(library)
+
+
+@functools.cache
+def _made(library: ModuleType) -> Any:
+    """Not to be called by two threads at once: one of their loggers would be kept, and the other used."""
 
     class Logger(library.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

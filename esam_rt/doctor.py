@@ -90,7 +90,7 @@ def diagnose() -> Diagnosis:
     ]
     findings.append(cache_finding())
     backends = [runtime]
-    if gpu.state is State.OK:
+    if gpu.state is State.OK and runtime.state is State.OK:  # which the self-test of engines takes
         backends += [f for f in findings if f.name in TENSORRT.values()]
     able = all(f.state is State.OK for f in needed)
     return Diagnosis(tuple(findings), tuple(f.name for f in backends if able and f.state is State.OK))

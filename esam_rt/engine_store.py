@@ -130,6 +130,7 @@ def record_self_test(engines: EngineSet, result: Mapping[str, Any]) -> None:
     """Note what a self-test found, for later loads; nothing where the folder cannot be written."""
     with contextlib.suppress(OutputError):
         write_json(engines.folder / SIDECAR, {**engines.sidecar, "self_test": dict(result)})
+        _keep_from_others(engines.folder, engines.sidecar)
 
 
 def store_folder() -> Path:
@@ -231,18 +232,25 @@ def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
 
 def check_trusted(folder: Path) -> None:
     """ModelError unless engines that bring code for the CPU lie in the store, where nobody but the user and the
-    administrator could have put them."""
+    administrator could have put or changed them."""
     if not folder.resolve().is_relative_to(store_folder().resolve()):
         raise ModelError(
             f"{folder}: found engines for other versions of TensorRT, which bring code for the CPU; expected such only "
             f"in your own cache. If you trust whoever built them, copy the folder into {store_folder()}."
         )
-    if not is_only_ours(folder.stat()):
-        raise ModelError(
-            f"{folder}: found engines for other versions of TensorRT, which bring code for the CPU, in a folder that "
-            "others can write to; expected one of your own: chmod go-w, or build them again with ESAM_RT_CACHE set to "
-            "one."
-        )
+    for path in (folder, folder / SIDECAR, *(folder / name for name in NAMES)):
+        if not is_only_ours(path.lstat()):
+            raise ModelError(
+                f"{path}: found engines for other versions of TensorRT, which bring code for the CPU, where others can "
+                "write; expected them to be yours alone. Build them again: esam-rt build-engine --force."
+            )
+
+
+def _keep_from_others(folder: Path, sidecar: Mapping[str, Any]) -> None:
+    """Let nobody else write what `check_trusted` is to trust, whatever the umask."""
+    if sidecar["options"].get("version_compatible"):
+        for path in (folder, *folder.iterdir()):
+            path.chmod(path.stat().st_mode & ~0o022)
 
 
 def stored() -> list[Path]:
@@ -281,6 +289,8 @@ def outdated(folder: Path) -> str | None:
         return None  # of another environment, which shares the cache
     except EsamError as e:
         return str(e)
+    if sidecar["format"] != FORMAT:
+        return f"described in format {sidecar['format']}, this is {FORMAT}"
     if version != installed and not runs_with(sidecar, installed):
         return f"built with {backend} {version}, installed is {installed}"
     if exporter != EXPORTER_VERSION:
@@ -330,8 +340,7 @@ def _build(
             }
         made = {"engines": entries, "built": datetime.now(UTC).isoformat(timespec="seconds")}
         write_json(temporary / SIDECAR, {**wanted, **made})
-    if options.version_compatible:
-        folder.chmod(folder.stat().st_mode & ~0o022)  # under any umask; see `check_trusted`
+    _keep_from_others(folder, wanted)
 
 
 def given_engines(
@@ -361,6 +370,8 @@ def _ahead_of_time(wanted: Mapping[str, Any], spec: EngineSpec) -> EngineSet | N
             is_made_for_more = sidecar["targets"] or sidecar["options"].get("version_compatible")
             fields = {**wanted, **{name: sidecar.get(name) for name in ("targets", "gpu", "options")}}
             if is_made_for_more and runs_on(sidecar, spec.gpu) and (there := _usable(folder, fields)):
+                if sidecar["options"].get("version_compatible"):
+                    check_trusted(folder)
                 return there
     return None
 

@@ -172,18 +172,23 @@ def _photos_beside(stream: Any) -> GpuPhotos:
     from .engines.cuda import CudaDevice
     from .engines.onnxruntime_providers import GATE
 
-    return GpuPhotos(CudaDevice(stream=stream), GATE.shared)
+    with GATE.shared():
+        return GpuPhotos(CudaDevice(stream=stream), GATE.shared)
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
     from .engine_store import NAMES, EngineSpec, Gpu, check_trusted, engine_set, given_engines, weights_of
     from .engines.cuda import CudaDevice
+    from .engines.onnxruntime_providers import import_onnxruntime
     from .engines.tensorrt import TensorRTEngine
     from .engines.tensorrt_build import load_library
     from .library_caches import runtime_cache
     from .self_test import test_once
 
     library, device = load_library(placement.backend), CudaDevice(stream=placement.stream)
+    is_tested = placement.engines is None or checkpoint is not None  # else it is not known of what weights they are
+    if is_tested:
+        import_onnxruntime("cpu")  # which the self-test takes; not to be missed after minutes of building
     spec = EngineSpec(placement.backend, str(placement.precision), gpu=Gpu(device.capability, device.name))
     if placement.engines is not None:
         engines = given_engines(placement.engines, row, spec, library, checkpoint)
@@ -219,7 +224,7 @@ def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, list
         overlaps=overlaps,
         gpu_photos=functools.partial(GpuPhotos, device),
     )
-    if placement.engines is None or checkpoint is not None:  # else it is not known of what weights they are
+    if is_tested:
         if listener.writing is not None and not engines.sidecar.get("self_test"):
             listener.writing("self-test")
         test_once(engines, sam, lambda: _onnxruntime(row, Placement(), checkpoint, listener), placement.cuda_graphs)

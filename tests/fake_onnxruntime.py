@@ -199,6 +199,7 @@ class FakeSession:
         self.in_arena, self.is_whole = (
             _entry(sess_options, f"session.{name}") for name in ("use_env_allocators", "disable_cpu_ep_fallback")
         )
+        self.arena_bytes = gpu.arenas[-1] if self.in_arena else None
         if self.is_whole and gpu.uncapturable:
             raise RuntimeError(
                 "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has "

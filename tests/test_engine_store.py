@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -470,6 +471,12 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
         build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
 
 
+def test_engines_of_another_format_are_of_no_use(engines: EngineSet) -> None:
+    assert outdated(engines.folder) is None
+    change(engines.folder, format=1)
+    assert outdated(engines.folder) == "described in format 1, this is 2"
+
+
 def test_a_store_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / "file").touch()
     monkeypatch.setenv("ESAM_RT_CACHE", str(cache / "file"))
@@ -500,6 +507,18 @@ def test_the_library_keeps_one_logger_for_ever() -> None:
     """It calls the first one that it got, even after all of its objects are gone."""
     logger = keeping_logger(rtx)
     assert keeping_logger(rtx) is logger
+
+    class Slow:
+        """A library of which two threads ask for the logger at once."""
+
+        @property
+        def ILogger(self) -> Any:  # noqa: N802
+            time.sleep(0.01)
+            return rtx.ILogger
+
+    slow = Slow()
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: keeping_logger(slow), range(4)))) == 1  # type: ignore[arg-type]
     severity = rtx.ILogger.Severity
 
     def complain() -> str:

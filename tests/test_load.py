@@ -18,7 +18,7 @@ from onnx import helper
 
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.artifacts import OnnxModel
-from esam_rt.engine_store import EngineSet, EngineSpec, outdated, stored, weights_of
+from esam_rt.engine_store import EngineSet, EngineSpec, check_trusted, outdated, stored, weights_of
 from esam_rt.engines.cuda import CudaDevice
 from esam_rt.engines.tensorrt import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
@@ -279,6 +279,15 @@ def test_given_graphs_are_tested_where_their_weights_are_known(built: list[str],
     assert len(built) == 8
 
 
+def test_what_the_self_test_needs_is_missed_before_anything_is_built(
+    built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"ONNX Runtime is not installed; .*esam-rt\[cpu\]"):
+        load_sam("tiny", Placement("tensorrt", precision="fp32"))
+    assert built == []
+
+
 def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esam_rt.self_test.IOU_MIN", 1.1)
     result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
@@ -364,10 +373,24 @@ def test_engines_that_bring_code_are_nobody_elses(built: list[str]) -> None:
         call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32", "--version-compatible")
     finally:
         os.umask(was)
-    load_sam("tiny", Placement("tensorrt", precision="fp32", build=False)).close()
-    stored()[0].chmod(0o777)
-    with pytest.raises(ModelError, match=r"in a folder that others can write to; expected one of your own: chmod go-w"):
-        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False))
+    was = os.umask(0)
+    try:
+        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False)).close()
+    finally:
+        os.umask(was)
+    (folder,) = stored()
+    for path in (folder, folder / "engine.json", folder / "masks.engine"):
+        mode = path.stat().st_mode
+        assert not mode & 0o022, path
+        path.chmod(0o666 | mode)
+        with pytest.raises(
+            ModelError, match=r"where others can write; expected them to be yours alone\. Build them again"
+        ):
+            check_trusted(folder)
+        with pytest.raises(ModelError):
+            load_sam("tiny", Placement("tensorrt", precision="fp32", build=False))
+        path.chmod(mode)
+    check_trusted(folder)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from esam_rt.artifacts import ModelListener
 from esam_rt.engines import Tensor, onnxruntime_providers
 from esam_rt.engines.onnxruntime import DTYPES, OnnxRuntimeEngine
 from esam_rt.engines.onnxruntime_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
-from esam_rt.engines.onnxruntime_providers import GATE
+from esam_rt.engines.onnxruntime_providers import GATE, gpu_arena
 from esam_rt.engines.onnxruntime_replay import copying, element_type
 from esam_rt.errors import (
     DeviceError,
@@ -42,7 +42,7 @@ from esam_rt.errors import (
     SettingsError,
 )
 from esam_rt.library_caches import provider_cache, prune
-from esam_rt.load import Placement, load_sam
+from esam_rt.load import Placement, _photos_beside, load_sam
 from esam_rt.prompts import point_grid
 
 from .cuda_on_cpu import place_photo
@@ -371,7 +371,8 @@ def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch,
 def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
     """Of all networks; batches that it has no room for are halved, for all photos that follow."""
     sam = load_sam("tiny", Placement(device="cuda", memory_mb=300))
-    assert gpu.arenas == [300 << 20]
+    assert gpu.arenas == [300 << 20, 1 << 20], "the environment holds the last one for ever"
+    assert [session.arena_bytes for session in gpu.sessions] == [300 << 20] * 4
     assert [session.in_arena for session in gpu.sessions] == [True] * 4
     image = photo_of(np.arange(4).reshape(2, 2), scale=32)
     photo = sam.encode(image)
@@ -384,7 +385,33 @@ def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
     np.testing.assert_array_equal(found.bits, wanted.bits)
     sam.close()
     assert [session.in_arena for session in gpu.sessions[4:]] == [False] * 4
-    assert len(gpu.arenas) == 1
+
+
+def test_a_budget_without_room_for_the_weights(path: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("bfc_arena.cc:360 Available memory of 0 is smaller than requested bytes of 256\n")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with (
+        gpu_arena(1),
+        pytest.raises(OutOfMemoryError, match=r"the memory that was allowed does not hold its weights; al"),
+    ):
+        OnnxRuntimeEngine(path, "cuda", in_arena=True)
+
+
+def test_what_scales_photos_is_made_beside_no_capture(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    load = gpu.cuda.cuModuleLoadData
+
+    def counted(image: bytes) -> Any:
+        made.append(GATE._users)
+        return load(image)
+
+    monkeypatch.setattr(gpu.cuda, "cuModuleLoadData", counted)
+    photos = _photos_beside(None)
+    assert made == [1]
+    with photos.using():
+        assert GATE._users == 1
 
 
 def test_no_part_of_a_graph_runs_on_the_cpu_unseen(gpu: FakeGpu) -> None:

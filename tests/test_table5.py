@@ -163,6 +163,19 @@ def test_what_takes_too_long_ends_with_all_that_it_began(tmp_path: Path) -> None
         time.sleep(0.05)
 
 
+def test_who_is_left_over_is_neither_waited_for_nor_left(tmp_path: Path) -> None:
+    """It has the stderr of a process that ended well."""
+    begin = "import subprocess; p = subprocess.Popen(['sleep', '600'])"
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
+    found = measured(python(f"{begin}; {note}\n{WRITE}"), 120)
+    assert found.pop("took_s") < 100
+    assert found == {"figures": {"encoder": 1.5}}
+    deadline = time.monotonic() + 5
+    while runs(int((tmp_path / "pid").read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_what_fails_does_not_stop_the_others() -> None:
     told: list[str] = []
     results: dict[str, Any] = {"there": {"figures": {"encoder": 9}}, "again": {"error": "as it was"}}
