@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -9,6 +10,8 @@ import sys
 from types import FrameType
 
 from .errors import INTERRUPTED
+
+OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def main() -> None:
@@ -23,7 +26,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
     except OSError as e:
-        if e.filename is not None:
+        if e.filename is not None or e.errno not in OF_STREAMS or sys.stdout is None:
             raise
         # Of a stream: files have names. What it still holds would be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,7 +33,9 @@ GroundTruth = Annotated[
 
 def evaluate(
     gt: GroundTruth,
-    images: Annotated[Path | None, typer.Option(help="Folder of the photos. With BSDS500: DIR/images.")] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the photos. With BSDS500: DIR/images.")
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="Finished results in place of segmenting: COCO results, entities.json, a run's folder."),
@@ -108,7 +110,7 @@ def evaluate(
         options = job.EvalOptions(
             truth=console.path("--gt", gt.removeprefix(BSDS)),
             out=folder,
-            images=images,
+            images=None if images is None else console.path("--images", images),
             pngs=pngs,
             predictions=predictions,
             against=against,

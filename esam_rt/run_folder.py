@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,6 @@ FIXED = (
     "method",
     "settings",
     "write",
-    "folders",
 )  # what a resumed run must have in common with its beginning
 
 
@@ -38,6 +38,14 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise output_error(out, e) from e
+
+
+@dataclass(frozen=True)
+class Place:
+    """stem: of a photo's files. path: its own, without links."""
+
+    stem: str
+    path: str
 
 
 @contextmanager
@@ -123,23 +131,29 @@ def check_same(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], k
             )
 
 
-def check_photos(journal: Path, done: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """SettingsError unless every photo of the journal is found again, its files under the same stem. One that is gone
-    could as well be one that is called otherwise now: it would be done twice, and its first entities stay for ever.
+def check_photos(journal: Path, done: Mapping[str, Place], now: Mapping[str, Place]) -> None:
+    """SettingsError unless every photo of the journal is found again, the same file under the same name, and its files
+    under the same stem. One that is gone could as well be one that is called otherwise now: it would be done twice, and
+    its first entities stay for ever.
 
-    done, now: stems by name, of the photos in the journal and of all that are found.
+    done, now: by name, of the photos in the journal and of all that are found.
     """
-    for name, stem in done.items():
+    for name, was in done.items():
         if name not in now:
             like = next((other for other in now if PurePosixPath(other).name == PurePosixPath(name).name), None)
             raise SettingsError(
                 f"{journal}: {name} is done; expected it among the photos, found {like or f'{len(now)} others'}. Give "
                 "the photos by the names that they had, or start anew with --overwrite or another --out."
             )
-        if now[name] != stem:
+        if now[name].path != was.path:
             raise SettingsError(
-                f"{journal}: the files of {name} are called {stem}, beside the photos found now {now[name]}. Rename "
-                "the photo that was added, or start anew with --overwrite or another --out."
+                f"{journal}: {name} is done, of {was.path or 'an unknown file'}; found {now[name].path} by that name. "
+                "Give the photos as before, or start anew with --overwrite or another --out."
+            )
+        if now[name].stem != was.stem:
+            raise SettingsError(
+                f"{journal}: the files of {name} are called {was.stem}, beside the photos found now {now[name].stem}. "
+                "Rename the photo that was added, or start anew with --overwrite or another --out."
             )
 
 

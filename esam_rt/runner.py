@@ -32,6 +32,7 @@ from .run_folder import (
     PHOTOS,
     PROFILE,
     RUN,
+    Place,
     check_photos,
     check_same,
     earlier_run,
@@ -206,7 +207,8 @@ class _Run:
         self.options, self.out, self.listener, self.segmenter = options, options.out, listener, segmenter
         self.stems = output_stems([photo.name for photo in photos])
         self.photos = photos[: options.limit]
-        self.finished: dict[str, str] = {}  # stems by name, of the run that is resumed
+        self.paths = {photo.name: os.path.realpath(photo.path) for photo in photos}
+        self.finished: dict[str, Place] = {}  # by name, of the run that is resumed
         self.failed = 0
         self._profile: Profile | None = None
         model = segmenter.model_info()
@@ -219,7 +221,7 @@ class _Run:
             "method": options.method,
             "settings": options.settings.to_dict(),
             "write": list(options.write),
-            "folders": _folders(options.sources),
+            "sources": [str(source.resolve()) for source in options.sources],
             "versions": _versions(),
             "platform": platform.platform(),
             "started": _now(),
@@ -227,8 +229,8 @@ class _Run:
         }
         if earlier is not None and options.resume:
             check_same(self.out / RUN, earlier, self.header)
-            self.finished = {record.name: record.stem for record in self._records()}
-            check_photos(self.out / PHOTOS, self.finished, self.stems)
+            self.finished = {record.name: Place(record.stem, record.path) for record in self._records()}
+            check_photos(self.out / PHOTOS, self.finished, {n: Place(self.stems[n], p) for n, p in self.paths.items()})
             self.header["started"] = earlier["started"]
             drop_torn_line(self.out / PHOTOS)
             remove(self.out / ERRORS)  # photos that failed are tried again
@@ -289,7 +291,7 @@ class _Run:
                 write_report_photo(self.out, frame, result, stem)
             if "overlay" in write:  # last: it is drawn over the photo
                 write_overlay(self.out, frame, result, stem, in_place=True)
-            append_line(self.out / PHOTOS, PhotoRecord.of(photo.name, stem, result).to_json())
+            append_line(self.out / PHOTOS, PhotoRecord.of(photo.name, stem, result, self.paths[photo.name]).to_json())
         if self._profile is not None:
             self._profile.add([*trace.spans, *result.spans], photo.name)
         self.listener.photo_done()
@@ -384,12 +386,6 @@ def _find_photos(options: RunOptions) -> list[PhotoFile]:
     if not photos:
         raise InputError(f"No photos but the results of an earlier run in {', '.join(map(str, options.sources))}.")
     return photos
-
-
-def _folders(sources: Sequence[Path]) -> list[str]:
-    """What the names of photos are relative to: with it, a name is one photo."""
-    folders = (source if source.is_dir() else source.parent for source in sources)
-    return list(dict.fromkeys(str(folder.resolve()) for folder in folders))
 
 
 def _versions() -> dict[str, str]:

@@ -242,6 +242,7 @@ def test_more_threads_than_a_machine_can_use_are_refused(
         (("run", "{photos}", "", "--out", "{out}"), "SOURCE is empty"),
         (("eval", "--gt", "truth.json", "--images", "{photos}", "--out", ""), "--out is empty"),
         (("eval", "--gt", "", "--images", "{photos}", "--out", "{out}"), "--gt is empty"),
+        (("eval", "--gt", "truth.json", "--images", "", "--out", "{out}"), "--images is empty"),
         (("export", "tiny", "--out", ""), "--out is empty"),
     ],
 )

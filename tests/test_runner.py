@@ -300,8 +300,21 @@ def test_resume_with_other_photos_of_the_same_names_is_refused(photos: Path, out
     other.mkdir()
     (other / "a.png").write_bytes((photos / "a.png").read_bytes())
     for source in (other, other / "a.png"):
-        with pytest.raises(SettingsError, match="folders was"):
+        with pytest.raises(
+            SettingsError, match=r"a\.png is done, of .*photos/a\.png; found .*other/a\.png by that name"
+        ):
             run(source, out, resume=True)
+
+
+def test_resume_where_another_photo_has_got_a_name_that_is_done_is_refused(tmp_path: Path, out: Path) -> None:
+    for name in ("1/a.png", "1/c.png", "2/a.png", "2/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    run([tmp_path / "1" / "a.png", tmp_path / "2" / "b.png"], out)
+    before = contents(out)
+    with pytest.raises(SettingsError, match=r"a\.png is done, of .*1/a\.png; found .*2/a\.png by that name"):
+        run([tmp_path / "1" / "c.png", tmp_path / "2" / "a.png", tmp_path / "2" / "b.png"], out, resume=True)
+    assert contents(out) == before
 
 
 def test_resume_of_folders_of_one_name_in_another_order_is_refused(tmp_path: Path, out: Path) -> None:
@@ -310,7 +323,7 @@ def test_resume_of_folders_of_one_name_in_another_order_is_refused(tmp_path: Pat
         source.mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(source / "a.png")
     run(sources, out, limit=1)
-    with pytest.raises(SettingsError, match="folders was"):
+    with pytest.raises(SettingsError, match="by that name"):
         run(sources[::-1], out, resume=True)
 
 

@@ -157,9 +157,9 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
     with pytest.raises(KeyboardInterrupt if how == "interrupt" else EngineError):
         segment(photo)
     is_left.set()
-    segment.close()
-    segment._pool.shutdown()
+    segment._pool.shutdown()  # and not yet close(), which would stop it too
     assert len(batches) == 1
+    segment.close()
 
 
 @pytest.mark.parametrize("method", ["amg", "sam-o"])

@@ -67,7 +67,7 @@ def _fitting(stem: str) -> str:
 class PhotoRecord:
     """name: the frame's. width, height: pixels. entities: COCO annotations as `EntityMap.to_coco` makes them, their ids
     left to `write_coco`. times_s: seconds a stage. stem: of the photo's files (`output_stems`), by default the name
-    without its suffix."""
+    without its suffix. path: of the photo, without links; empty where it is not known."""
 
     name: str
     width: int
@@ -75,16 +75,17 @@ class PhotoRecord:
     entities: list[dict[str, Any]]
     times_s: dict[str, float]
     stem: str = ""
+    path: str = ""
 
     def __post_init__(self) -> None:
         if not self.stem:
             object.__setattr__(self, "stem", output_stems([self.name])[self.name])
 
     @classmethod
-    def of(cls, name: str, stem: str, result: EntityMap) -> PhotoRecord:
+    def of(cls, name: str, stem: str, result: EntityMap, path: str = "") -> PhotoRecord:
         """The record of a result."""
         height, width = result.labels.shape
-        return cls(name, width, height, result.to_coco(), dict(result.times_s), stem)
+        return cls(name, width, height, result.to_coco(), dict(result.times_s), stem, path)
 
     def to_json(self) -> str:
         """One line of ASCII JSON, without a line end."""
