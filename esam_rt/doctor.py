@@ -18,6 +18,7 @@ from typing import Any
 from . import __version__
 from .cache import cache_folder, sha256_of
 from .engines.onnxruntime_libraries import missing_cuda, missing_tensorrt
+from .engines.onnxruntime_providers import PROVIDERS
 from .engines.tensorrt_build import INSTEAD_OF_RTX, NOT_RTX
 from .errors import ModelError
 from .models import MODELS, ModelRow
@@ -36,7 +37,6 @@ LIBRARIES = {
     "safetensors": "safetensors",
 }
 TENSORRT = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import name -> extra
-ARRAYS = {"cuda.core": "cuda-core"}  # what only photos on a GPU need
 
 
 class State(StrEnum):
@@ -79,16 +79,8 @@ def diagnose() -> Diagnosis:
     gpu = gpu_finding()
     runtime = onnxruntime_finding(has_gpu=gpu.state is State.OK)
     needed = [*library_findings(), *model_findings()]
-    findings = [
-        *version_findings(),
-        *needed,
-        runtime,
-        *provider_findings(),
-        *tensorrt_findings(gpu),
-        *array_findings(),
-        gpu,
-    ]
-    findings.append(cache_finding())
+    findings = [*version_findings(), *needed, runtime, *provider_findings(), *tensorrt_findings(gpu)]
+    findings += [array_finding(), gpu, cache_finding()]
     backends = [runtime]
     if gpu.state is State.OK and runtime.state is State.OK:  # which the self-test of engines takes
         backends += [f for f in findings if f.name in TENSORRT.values()]
@@ -130,12 +122,8 @@ def provider_findings() -> Iterator[Finding]:
     module = _import("onnxruntime")
     if isinstance(module, str):
         return
-    providers = (
-        ("cuda", "CUDAExecutionProvider", missing_cuda),
-        ("tensorrt", "TensorrtExecutionProvider", missing_tensorrt),
-    )
-    for device, provider, missing_of in providers:
-        if provider in module.get_available_providers():
+    for device, missing_of in (("cuda", missing_cuda), ("tensorrt", missing_tensorrt)):
+        if PROVIDERS[device] in module.get_available_providers():
             missing = missing_of(module)
             found, remedy = missing or ("its libraries load", "")
             yield Finding(f"onnxruntime on device {device}", State.ABSENT if missing else State.OK, found, remedy)
@@ -157,14 +145,12 @@ def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:
             yield Finding(extra, State.OK, module.__version__)
 
 
-def array_findings() -> Iterator[Finding]:
+def array_finding() -> Finding:
     """What reads arrays of other libraries on a GPU, optional."""
-    for name, package in ARRAYS.items():
-        module = _import(name)
-        if isinstance(module, str):
-            yield Finding(package, State.ABSENT, f"{module}; reads photos on a GPU by DLPack", f"pip install {package}")
-        else:
-            yield Finding(package, State.OK, module.__version__)
+    module = _import("cuda.core")
+    if isinstance(module, str):
+        return Finding("cuda-core", State.ABSENT, f"{module}; reads photos on a GPU by DLPack", "pip install cuda-core")
+    return Finding("cuda-core", State.OK, module.__version__)
 
 
 def model_findings() -> Iterator[Finding]:
