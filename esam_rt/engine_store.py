@@ -383,10 +383,10 @@ def weights_of(
     graphs must be the very ones that the engines were built of, by their hashes: ModelError otherwise."""
     if not engines.sidecar["options"].get("strip_weights"):
         return {}
-    found, expected = _checkpoint_sha256(row, checkpoint), engines.sidecar["checkpoint_sha256"]
+    found, expected = engines.sidecar["checkpoint_sha256"], _checkpoint_sha256(row, checkpoint)
     if found != expected:
         raise ModelError(
-            f"{engines.folder / SIDECAR}: checkpoint_sha256: found {expected[:12]}…, expected {found[:12]}… of "
+            f"{engines.folder / SIDECAR}: checkpoint_sha256: found {found[:12]}…, expected {expected[:12]}… of "
             f"{checkpoint or row.name}; these engines take their weights from the checkpoint that they were made of: "
             "give it, --checkpoint."
         )
