@@ -58,10 +58,12 @@ class CudaDevice:
             self._default = given if given in DEFAULT_STREAMS else None
             self._is_callers = given is not None and self._default is None
             self.stream = given if given is not None and self._is_callers else self._new_stream()
-            if self._is_callers and hasattr(cuda, "cudaStreamGetDevice"):  # 12.8
-                of_stream = calls("cudaStreamGetDevice", self.stream)
-                if of_stream != index:
-                    raise InputError(f"Stream: found one of GPU {of_stream}, expected one of GPU {index}.")
+            of_stream = index
+            if self._is_callers and hasattr(cuda, "cudaStreamGetDevice"):
+                with suppress(EngineError):  # a driver of before 12.8 cannot tell
+                    of_stream = calls("cudaStreamGetDevice", self.stream)
+            if of_stream != index:
+                raise InputError(f"Stream: found one of GPU {of_stream}, expected one of GPU {index}.")
 
     def _new_stream(self) -> int:
         stream = int(self._calls("cudaStreamCreateWithFlags", self._calls.runtime.cudaStreamNonBlocking))

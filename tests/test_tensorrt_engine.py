@@ -501,6 +501,9 @@ def test_a_stream_of_another_gpu(cuda: FakeCuda) -> None:
     with pytest.raises(InputError, match="Stream: found one of GPU 1, expected one of GPU 0"):
         CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
     gc.collect()
+    cuda.broken["cudaStreamGetDevice"] = Status.cudaErrorInvalidValue  # as of a driver that cannot tell
+    assert CudaDevice(stream=stream, runtime=cuda).stream == stream  # type: ignore[arg-type]
+    gc.collect()
     cuda.cudaStreamDestroy(stream)
 
 
