@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ from esam_rt.engines.cuda import CudaDevice
 
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import FakeTensorRT
+
+# A job in a shell's background begins with Ctrl-C ignored, and so would all processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
