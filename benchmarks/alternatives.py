@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, Settings
 from esam_rt.evaluation.job import EvalOptions, prepare
 from esam_rt.evaluation.rows import Row
 from esam_rt.evaluation.tables import MARKDOWN, RowSegmenter, run_table
 from esam_rt.load import load_sam
 from esam_rt.runner import RunOptions
-
-from .readings import READINGS, changes, in_place
 
 
 def segmenter_of(row: Row) -> type[RowSegmenter]:

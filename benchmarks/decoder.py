@@ -26,6 +26,8 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.measure import in_fresh_process, seconds, status_mb
+from benchmarks.reference import sam_model
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.export.decoder import add_image_side, build_decoder, build_masks
 from esam_rt.export.dims import SAM_DECODER, TINY, VIT_B, DecoderDims
@@ -33,9 +35,6 @@ from esam_rt.export.graph import Graph
 from esam_rt.export.names import HUGGING_FACE, OURS, Naming
 from esam_rt.export.weights import Weights
 from esam_rt.sam import IMAGE_SIDE, PROMPT_SIDE
-
-from .measure import in_fresh_process, seconds, status_mb
-from .reference import sam_model
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
+from benchmarks.measure import in_fresh_process, seconds, status_mb
+from benchmarks.reference import vision_config
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.export import VITS, AttentionForm, Precision
 from esam_rt.export.dims import VIT_T, VitDims
@@ -34,9 +36,6 @@ from esam_rt.export.tinyvit import build_tinyvit_encoder
 from esam_rt.export.vit import build_vit_encoder
 from esam_rt.export.weights import Weights
 from tests.tinyvit_torch import TinyVit
-
-from .measure import in_fresh_process, seconds, status_mb
-from .reference import vision_config
 
 EAGER, SDPA = "pytorch eager", "pytorch sdpa"
 PHOTO_HW_PX = (768, 1024)

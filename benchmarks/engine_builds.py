@@ -14,13 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.export_memory import write_checkpoint
+from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engine_store import EngineSpec, engine_set
 from esam_rt.engines.tensorrt_build import BuildOptions
 from esam_rt.export import VITS, Precision
 from esam_rt.models import MODELS
-
-from .export_memory import write_checkpoint
-from .measure import in_fresh_process, seconds, status_mb
 
 
 def build(model: str, checkpoint: Path, spec: EngineSpec, cache: Path) -> dict[str, Any]:

@@ -13,17 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.export import VITS, Precision, export_model
-
-from .measure import in_fresh_process, seconds, status_mb
 
 
 def write_checkpoint(model: str, path: Path) -> int:
     """A checkpoint with SAM's names; returns its size in bytes."""
+    from benchmarks.reference import random_sam
     from tests.checkpoints import sam_state_dict, save_pth
-
-    from .reference import random_sam
 
     save_pth(path, sam_state_dict(random_sam(VITS[model])))
     return path.stat().st_size

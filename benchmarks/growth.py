@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.recording import Recording
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 from esam_rt.masks import MaskSet
 from esam_rt.sam import PATCH_PX, EncodedPhoto
 from esam_rt.superpixels import superpixels
-
-from .recording import Recording
 
 STEPS = 3  # at most so many edges of a mask move by a cell
 SCORE_SPREAD = 0.01

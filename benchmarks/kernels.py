@@ -12,6 +12,8 @@ import skimage.segmentation
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from benchmarks.recording import Recording
+from benchmarks.superpixels import parameters
 from esam_rt.emr import _votes
 from esam_rt.entities import Stage
 from esam_rt.grid import GridEntities
@@ -26,9 +28,6 @@ from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_sim
 from esam_rt.kernels.split import encompassing, leaders, split_overlaps
 from esam_rt.masks import Level, MaskSet
 from tests.kernels import oracles
-
-from .recording import Recording
-from .superpixels import parameters
 
 NUMPY = "NumPy"
 Call = Callable[[], Any]

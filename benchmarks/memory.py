@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime  # noqa: F401  (what importing takes is not the engines')
 from skimage import data
 
+from benchmarks.measure import in_fresh_process, status_mb
 from esam_rt.artifacts import onnx_model
 from esam_rt.export import VITS
 from esam_rt.load import Placement, load_sam
@@ -29,8 +30,6 @@ from esam_rt.models import MODELS
 from esam_rt.prompts import point_grid
 from esam_rt.sam import Sam
 from esam_rt.settings import Filters
-
-from .measure import in_fresh_process, status_mb
 
 
 def export(model: str, checkpoint: Path | None, precision: str) -> None:
@@ -72,7 +71,7 @@ def main() -> None:
         with TemporaryDirectory() as name:
             checkpoint = a.checkpoint
             if model in VITS and checkpoint is None:
-                from .export_memory import write_checkpoint
+                from benchmarks.export_memory import write_checkpoint
 
                 checkpoint = Path(name) / "sam.pth"
                 in_fresh_process(write_checkpoint, model, checkpoint)

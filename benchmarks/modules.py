@@ -35,6 +35,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.growth import busier, denser
+from benchmarks.kernels import rows
+from benchmarks.measure import peak_growth_mb, quartiles, seconds
+from benchmarks.recording import Recording, recorded
+from benchmarks.superpixels import Image, at_size, photos
 from esam_rt import Settings, __version__
 from esam_rt.emr import refine_entities
 from esam_rt.gallery import Gallery
@@ -43,12 +48,6 @@ from esam_rt.masks import MaskSet
 from esam_rt.mmg import multi_level_masks
 from esam_rt.sam import Sam
 from esam_rt.usr import fill_gaps, new_prompts
-
-from .growth import busier, denser
-from .kernels import rows
-from .measure import peak_growth_mb, quartiles, seconds
-from .recording import Recording, recorded
-from .superpixels import Image, at_size, photos
 
 PARTS = ("modules", "growth", "kernels")
 MODULES = ("mmg", "emr", "usr")

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
 from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels, EngineOf
@@ -34,8 +35,6 @@ from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.models import ModelRow
 from esam_rt.sam import IMAGE_SIDE, Engines, Geometry, Sam
 from esam_rt.sources import find_photos, read_photo
-
-from .readings import READINGS, changes, in_place
 
 Segment = Callable[[NDArray[np.uint8]], EntityMap]
 

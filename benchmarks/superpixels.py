@@ -22,11 +22,10 @@ import skimage.data
 import skimage.segmentation
 from numpy.typing import NDArray
 
+from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.settings import Superpixels
 from esam_rt.sources import read_photo
-
-from .measure import in_fresh_process, seconds, status_mb
 
 PHOTOS_OF_SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry")
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from skimage import data
 
+from benchmarks.measure import forget_peak, in_fresh_process, seconds, status_mb
+from benchmarks.table5_rows import PAPER_PROMPTS, Row
 from esam_rt import EntitySegmenter, Settings, load
 from esam_rt.export.dims import SAM_MEAN, SAM_STD
 from esam_rt.load import Placement, load_sam
@@ -22,9 +24,6 @@ from esam_rt.prompts import point_grid
 from esam_rt.sam import Sam
 from esam_rt.self_test import compare
 from esam_rt.settings import Filters
-
-from .measure import forget_peak, in_fresh_process, seconds, status_mb
-from .table5_rows import PAPER_PROMPTS, Row
 
 CPU_PROMPTS = 256
 SAM_BATCH, SAM_SIDE = 64, 32  # prompts a call, and of the grid's side, of SAM's own mask generation
@@ -135,7 +134,7 @@ def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
     """Seconds and memory of transformers' SamModel with the same weights."""
     import torch
 
-    from .real_weights import pytorch_model
+    from benchmarks.real_weights import pytorch_model
 
     device, dtype, mode = torch.device(side[0]), getattr(torch, side[1]), side[2]
     before_mb = gpu_memory_mb()
@@ -252,7 +251,7 @@ def checkpoint_of(job: Job) -> Path:
         return job.checkpoint
     path = job.folder / f"random_{job.model}.pth"
     if not path.exists():
-        from .export_memory import write_checkpoint
+        from benchmarks.export_memory import write_checkpoint
 
         in_fresh_process(write_checkpoint, job.model, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from esam_rt.engines.cuda import CudaDevice, CudaKernel, DeviceBuffer
+from esam_rt.engines.cuda_array import GpuArray
 from esam_rt.errors import InputError
-
-from .cuda import CudaDevice, CudaKernel, DeviceBuffer
-from .cuda_array import GpuArray
 
 BLOCK_XY = (32, 8)  # threads of a block, a pixel each
 

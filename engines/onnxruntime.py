@@ -15,13 +15,10 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from esam_rt.errors import EngineError, EsamError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
-from esam_rt.graph_files import check_graph_file
-
-from .base import Tensor, check_feed
-from .cuda import CudaDevice
-from .cuda_array import ALIGNMENT, DEFAULT_STREAMS, is_gpu_array, stream_address
-from .onnxruntime_providers import (
+from esam_rt.engines.base import Tensor, check_feed
+from esam_rt.engines.cuda import CudaDevice
+from esam_rt.engines.cuda_array import ALIGNMENT, DEFAULT_STREAMS, is_gpu_array, stream_address
+from esam_rt.engines.onnxruntime_providers import (
     GATE,
     PROVIDERS,
     Placed,
@@ -31,8 +28,10 @@ from .onnxruntime_providers import (
     open_session,
     runtime_errors,
 )
-from .onnxruntime_replay import Kept, Replays, bind_input
-from .profiles import profile_shapes
+from esam_rt.engines.onnxruntime_replay import Kept, Replays, bind_input
+from esam_rt.engines.profiles import profile_shapes
+from esam_rt.errors import EngineError, EsamError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
+from esam_rt.graph_files import check_graph_file
 
 _log = logging.getLogger("esam_rt")
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esam_rt.engines.onnxruntime_libraries import missing_cuda, missing_tensorrt
+from esam_rt.engines.profiles import Profile
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
-
-from .onnxruntime_libraries import missing_cuda, missing_tensorrt
-from .profiles import Profile
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}

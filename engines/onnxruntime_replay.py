@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .base import Tensor
-from .cuda_array import GpuArray
-from .onnxruntime_providers import GATE, Placed, open_session
+from esam_rt.engines.base import Tensor
+from esam_rt.engines.cuda_array import GpuArray
+from esam_rt.engines.onnxruntime_providers import GATE, Placed, open_session
 
 OPSET, IR_VERSION = 18, 9
 ONNX_TYPES = {

@@ -19,14 +19,13 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from esam_rt.engines.base import Tensor, check_feed
+from esam_rt.engines.cuda import CudaDevice, DeviceBuffer, HostBuffer
+from esam_rt.engines.cuda_array import ALIGNMENT, is_gpu_array
+from esam_rt.engines.tensorrt_context import Call, Context, Memory
+from esam_rt.engines.tensorrt_log import keeping_logger
+from esam_rt.engines.tensorrt_replay import Replay, Replays
 from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryError
-
-from .base import Tensor, check_feed
-from .cuda import CudaDevice, DeviceBuffer, HostBuffer
-from .cuda_array import ALIGNMENT, is_gpu_array
-from .tensorrt_context import Call, Context, Memory
-from .tensorrt_log import keeping_logger
-from .tensorrt_replay import Replay, Replays
 
 if TYPE_CHECKING:
     from esam_rt.library_caches import CacheFile

@@ -19,11 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from esam_rt.engines.profiles import Profile, profile_shapes
+from esam_rt.engines.tensorrt_log import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.graph_files import check_graph_file
-
-from .profiles import Profile, profile_shapes
-from .tensorrt_log import keeping_logger
 
 if TYPE_CHECKING:
     from esam_rt.library_caches import CacheFile

@@ -9,10 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from esam_rt.engines.base import Tensor
+from esam_rt.engines.cuda import CudaDevice, DeviceBuffer
 from esam_rt.errors import EngineError, OutOfMemoryError
-
-from .base import Tensor
-from .cuda import CudaDevice, DeviceBuffer
 
 Shapes = dict[str, tuple[int, ...]]
 

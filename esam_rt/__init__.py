@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .entities import EntityMap
-    from .segmenter import EntitySegmenter
-    from .settings import Settings
+    from esam_rt.entities import EntityMap
+    from esam_rt.segmenter import EntitySegmenter
+    from esam_rt.settings import Settings
 
 __version__ = "0.1.0"
 __all__ = ["EntityMap", "EntitySegmenter", "Settings", "__version__"]

@@ -9,7 +9,7 @@ import signal
 import sys
 from types import FrameType
 
-from .errors import INTERRUPTED
+from esam_rt.errors import INTERRUPTED
 
 OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
@@ -20,7 +20,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path may hold any bytes
     try:
-        from .cli import app
+        from esam_rt.cli import app
 
         app()
     except KeyboardInterrupt:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .cache import cache_folder, remembered_sha256
-from .errors import OutputError
-from .manifest import MANIFEST, is_whole, listed_files, remove_leftovers
-from .models import EXPORTER_VERSION, ModelRow
+from esam_rt.cache import cache_folder, remembered_sha256
+from esam_rt.errors import OutputError
+from esam_rt.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
+from esam_rt.models import EXPORTER_VERSION, ModelRow
 
 GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
 
@@ -49,7 +49,7 @@ def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: Model
     """
     if given := checkpoint or row.checkpoint:
         return given
-    from .download import fetch_checkpoint  # 0.1 s and 16 MB that no other run needs
+    from esam_rt.download import fetch_checkpoint  # 0.1 s and 16 MB that no other run needs
 
     return fetch_checkpoint(row, cache_folder() / "checkpoints", listener.downloaded)
 
@@ -58,7 +58,7 @@ def checkpoint_sha256(checkpoint: Path) -> str:
     """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read."""
     if not checkpoint.is_dir():
         return remembered_sha256(checkpoint)
-    from .export.checkpoint import checkpoint_files
+    from esam_rt.export.checkpoint import checkpoint_files
 
     return hashlib.sha256("".join(map(remembered_sha256, checkpoint_files(checkpoint))).encode()).hexdigest()
 
@@ -109,7 +109,11 @@ def export_to(
     listener: ModelListener = SILENT,
 ) -> tuple[Path, ...]:
     """`export_model` by words; returns the graphs' files."""
-    from .export import AttentionForm, Precision, export_model  # 0.3 s and 40 MB that a run with a warm cache has not
+    from esam_rt.export import (  # 0.3 s and 40 MB that a run with a warm cache has not
+        AttentionForm,
+        Precision,
+        export_model,
+    )
 
     form = AttentionForm(attention) if attention else None
     return export_model(row.name, checkpoint, folder, Precision(precision), form, listener.writing).files

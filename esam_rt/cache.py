@@ -11,8 +11,8 @@ from pathlib import Path
 
 import platformdirs
 
-from .errors import ModelError, OutputError
-from .files import write_json
+from esam_rt.errors import ModelError, OutputError
+from esam_rt.files import write_json
 
 REMEMBERED_BYTES = 64 << 20  # larger files are not hashed anew at every start
 

@@ -12,12 +12,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import console
-from .cli_engines import build_engine, engines_app
-from .cli_eval import evaluate
+from esam_rt import console
+from esam_rt.cli_engines import build_engine, engines_app
+from esam_rt.cli_eval import evaluate
 
 if TYPE_CHECKING:
-    from .runner import RunSummary
+    from esam_rt.runner import RunSummary
 
 TABLE_5 = {  # rows of E-SAM's Table 5, and the two stages that it counts within others
     "encoder": "encoder",
@@ -44,7 +44,7 @@ app.add_typer(engines_app, name="engines")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from . import __version__
+        from esam_rt import __version__
 
         typer.echo(f"esam-rt {__version__}")
         raise typer.Exit
@@ -92,8 +92,8 @@ def run(
 ) -> None:
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
     with console.exit_codes():
-        from . import compile_ahead
-        from .runner import RunOptions, Segmenter, open_segmenter, run_photos
+        from esam_rt import compile_ahead
+        from esam_rt.runner import RunOptions, Segmenter, open_segmenter, run_photos
 
         options = RunOptions(
             sources=tuple(console.path("SOURCE", source) for source in sources),
@@ -152,9 +152,9 @@ def export(
 ) -> None:
     """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder, masks and logits."""
     with console.exit_codes():
-        from .artifacts import checkpoint_of, checkpoint_sha256, export_to, onnx_model
-        from .export import AttentionForm, Precision
-        from .models import get_model
+        from esam_rt.artifacts import checkpoint_of, checkpoint_sha256, export_to, onnx_model
+        from esam_rt.export import AttentionForm, Precision
+        from esam_rt.models import get_model
 
         row = get_model(model)
         folder = None if out is None else console.path("--out", out)
@@ -205,7 +205,7 @@ def compile_kernels(
 ) -> None:
     """Compile the Numba kernels into the cache, for this CPU, so that no later command has to."""
     with console.exit_codes():
-        from .compile_ahead import compile_all
+        from esam_rt.compile_ahead import compile_all
 
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             steps.begin("compiling the kernels")
@@ -221,8 +221,8 @@ def compile_kernels(
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models, and what the cache has of them."""
-    from .artifacts import exported, is_downloaded
-    from .models import MODELS
+    from esam_rt.artifacts import exported, is_downloaded
+    from esam_rt.models import MODELS
 
     rows: list[dict[str, Any]] = []
     for m in MODELS.values():
@@ -247,7 +247,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show versions, providers and caches, what is missing and the command that brings it."""
-    from .doctor import State, diagnose
+    from esam_rt.doctor import State, diagnose
 
     colours = {State.OK: "green", State.ABSENT: "yellow", State.BAD: "red"}
     diagnosis = diagnose()

@@ -11,13 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import console
-from .errors import EsamError, ModelError, SettingsError
+from esam_rt import console
+from esam_rt.errors import EsamError, ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from .artifacts import ModelListener
-    from .models import ModelRow
-    from .onnx_folder import GivenGraphs
+    from esam_rt.artifacts import ModelListener
+    from esam_rt.models import ModelRow
+    from esam_rt.onnx_folder import GivenGraphs
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
@@ -51,8 +51,8 @@ def build_engine(
 ) -> None:
     """Build the engines of a model, or of graphs that were exported: encoder, decoder, masks and logits."""
     with console.exit_codes():
-        from .export import Precision
-        from .models import get_model
+        from esam_rt.export import Precision
+        from esam_rt.models import get_model
 
         console.check_choice("--backend", backend, BACKENDS)
         folder = None if out is None else console.path("--out", out)
@@ -69,8 +69,8 @@ def build_engine(
         start, untried = time.perf_counter(), "that takes one of these GPUs"
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             if backend == "onnxruntime":
-                from .artifacts import onnx_model
-                from .load import Placement
+                from esam_rt.artifacts import onnx_model
+                from esam_rt.load import Placement
 
                 if any((target, folder, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
                     raise SettingsError(
@@ -81,9 +81,9 @@ def build_engine(
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
-                from .engine_store import EngineSpec, checked, engine_set, gpu_here, runs_on
-                from .engines.tensorrt_build import BuildOptions
-                from .load import Placement, load_sam
+                from esam_rt.engine_store import EngineSpec, checked, engine_set, gpu_here, runs_on
+                from esam_rt.engines.tensorrt_build import BuildOptions
+                from esam_rt.load import Placement, load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
                 options = BuildOptions(
@@ -112,8 +112,8 @@ def _given(
     folder: Path, backend: str, model: str | None, precision: str | None, checkpoint: Path | None, no_fusion: bool
 ) -> GivenGraphs:
     """The graphs of --onnx; SettingsError or ModelError where other options want others."""
-    from .artifacts import checkpoint_sha256
-    from .onnx_folder import given_graphs
+    from esam_rt.artifacts import checkpoint_sha256
+    from esam_rt.onnx_folder import given_graphs
 
     if backend == "onnxruntime":
         raise SettingsError(f"--onnx {folder}: ONNX Runtime runs graphs themselves, expected a backend of TensorRT.")
@@ -133,7 +133,7 @@ def _given(
 
 def _weights(row: ModelRow, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
     """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
-    from .artifacts import checkpoint_of, checkpoint_sha256
+    from esam_rt.artifacts import checkpoint_of, checkpoint_sha256
 
     if given is not None and checkpoint is None:
         ships = row.checkpoint and checkpoint_sha256(row.checkpoint)
@@ -169,7 +169,7 @@ def _print_built(result: dict[str, Any], untried: str, seconds: float) -> None:
 def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the engines in the cache."""
     with console.exit_codes():
-        from .engine_store import checked, outdated, stored
+        from esam_rt.engine_store import checked, outdated, stored
 
         rows: list[dict[str, Any]] = []
         for folder in stored():
@@ -200,7 +200,7 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 def verify_engines() -> None:
     """Compare every engine in the cache with its hash."""
     with console.exit_codes():
-        from .engine_store import stored, verify
+        from esam_rt.engine_store import stored, verify
 
         broken = 0
         for folder in stored():
@@ -221,8 +221,8 @@ def prune_engines(
 ) -> None:
     """Remove engines that no run will use any more: damaged, or of other versions of the library or the exporter."""
     with console.exit_codes():
-        from .engine_store import outdated, remove, stored, verify
-        from .library_caches import prune
+        from esam_rt.engine_store import outdated, remove, stored, verify
+        from esam_rt.library_caches import prune
 
         freed = 0
         for folder in stored():

@@ -10,14 +10,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import console
-from .errors import SettingsError
+from esam_rt import console
+from esam_rt.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .evaluation.job import Plan, Result
-    from .evaluation.rows import Row
+    from esam_rt.evaluation.job import Plan, Result
+    from esam_rt.evaluation.rows import Row
 
 BSDS = "bsds:"  # may stand before a folder of BSDS500's ground truth
 
@@ -84,10 +84,10 @@ def evaluate(
 ) -> None:
     """Measure quality: segment photos, or take finished results, and compare with ground truth."""
     with console.exit_codes():
-        from .evaluation import job
-        from .evaluation.rows import TIMED, rows_of
-        from .run_folder import kept_from_others
-        from .runner import RunOptions
+        from esam_rt.evaluation import job
+        from esam_rt.evaluation.rows import TIMED, rows_of
+        from esam_rt.run_folder import kept_from_others
+        from esam_rt.runner import RunOptions
 
         folder = console.path("--out", out)
         run = RunOptions(
@@ -144,8 +144,8 @@ def evaluate(
 
 def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     """Segment, where there are no finished results, score, write and print; the exit code."""
-    from .evaluation import job
-    from .runner import RunOptions, Segmenter, open_segmenter
+    from esam_rt.evaluation import job
+    from esam_rt.runner import RunOptions, Segmenter, open_segmenter
 
     def open_and_show(options: RunOptions) -> Segmenter:
         with console.Steps(shown) as steps:
@@ -174,8 +174,8 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
 
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
-    from .evaluation import tables
-    from .load import Placement, load_sam
+    from esam_rt.evaluation import tables
+    from esam_rt.load import Placement, load_sam
 
     run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
     placement = Placement(
@@ -209,7 +209,7 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
 
 
 def _score(plan: Plan, shown: bool) -> Result:
-    from .evaluation import job
+    from esam_rt.evaluation import job
 
     with console.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
@@ -218,7 +218,7 @@ def _score(plan: Plan, shown: bool) -> Result:
 
 def _print(result: Result) -> None:
     """A row a metric."""
-    from .evaluation.figures import shown, shown_difference, shown_range
+    from esam_rt.evaluation.figures import shown, shown_difference, shown_range
 
     head = ["", "score", "95 % interval"]
     table = Table(*head, *(["against", "difference", "95 % interval"] if result.theirs else []), box=None)

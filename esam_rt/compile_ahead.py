@@ -17,10 +17,10 @@ from typing import Any
 
 from numba.core.compiler_lock import global_compiler_lock
 
-from .errors import OutputError
-from .kernels import code_cache
-from .kernels.code_cache import REMEDY, remove_halves
-from .kernels.jit import KERNELS, Kernel, check_compiles
+from esam_rt.errors import OutputError
+from esam_rt.kernels import code_cache
+from esam_rt.kernels.code_cache import REMEDY, remove_halves
+from esam_rt.kernels.jit import KERNELS, Kernel, check_compiles
 
 
 def _modules(*names: str) -> tuple[str, ...]:

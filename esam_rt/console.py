@@ -24,11 +24,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from .artifacts import ModelListener
-from .errors import INTERRUPTED, EsamError, SettingsError, did_you_mean
+from esam_rt.artifacts import ModelListener
+from esam_rt.errors import INTERRUPTED, EsamError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from esam_rt.settings import Settings
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name that `esam-rt models` lists.")]
 Checkpoint = Annotated[
@@ -122,7 +122,7 @@ def pixels(megapixels: float) -> int:
 
 def settings_of(preset: str, config: Path | None, changes: list[str] | None) -> Settings:
     """Preset, then file, then --set."""
-    from .settings import Settings
+    from esam_rt.settings import Settings
 
     settings = Settings.preset(preset)
     if config is not None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .entities import Stage
-from .gallery import Gallery
-from .grid import GridEntities, sources_of
-from .kernels.sampling import points_in_overlaps
-from .kernels.similarity import most_similar, pair_similarity, touching_pairs
-from .kernels.split import encompassing, leaders, split_overlaps
-from .masks import Level, MaskSet
-from .sam import EncodedPhoto
-from .settings import Emr
-from .superpixels import SuperpixelMap
+from esam_rt.entities import Stage
+from esam_rt.gallery import Gallery
+from esam_rt.grid import GridEntities, sources_of
+from esam_rt.kernels.sampling import points_in_overlaps
+from esam_rt.kernels.similarity import most_similar, pair_similarity, touching_pairs
+from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.masks import Level, MaskSet
+from esam_rt.sam import EncodedPhoto
+from esam_rt.settings import Emr
+from esam_rt.superpixels import SuperpixelMap
 
 
 def refine_entities(

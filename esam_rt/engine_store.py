@@ -21,16 +21,31 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
-from .cache import cache_folder, is_only_ours, remembered_sha256, sha256_of
-from .engines.tensorrt import Weights
-from .engines.tensorrt_build import LIBRARIES, BuildOptions, build_engine, check_rtx, fuses_attention, load_library
-from .errors import DeviceError, EngineError, EsamError, MissingDependencyError, ModelError, OutputError, SettingsError
-from .files import output_error, write_json
-from .graph_files import check_graph_file
-from .library_caches import timing_cache
-from .manifest import listed_files, remove_leftovers, written_together
-from .models import EXPORTER_VERSION, ModelRow
+from esam_rt.artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
+from esam_rt.cache import cache_folder, is_only_ours, remembered_sha256, sha256_of
+from esam_rt.engines.tensorrt import Weights
+from esam_rt.engines.tensorrt_build import (
+    LIBRARIES,
+    BuildOptions,
+    build_engine,
+    check_rtx,
+    fuses_attention,
+    load_library,
+)
+from esam_rt.errors import (
+    DeviceError,
+    EngineError,
+    EsamError,
+    MissingDependencyError,
+    ModelError,
+    OutputError,
+    SettingsError,
+)
+from esam_rt.files import output_error, write_json
+from esam_rt.graph_files import check_graph_file
+from esam_rt.library_caches import timing_cache
+from esam_rt.manifest import listed_files, remove_leftovers, written_together
+from esam_rt.models import EXPORTER_VERSION, ModelRow
 
 SIDECAR = "engine.json"
 FORMAT = 2  # of the sidecar, and of what is asked of the libraries
@@ -117,7 +132,7 @@ class EngineSet:
 
 def gpu_here() -> Gpu | None:
     """The first GPU of this machine; None where there is none, or no cuda-python to ask."""
-    from .engines.cuda_calls import name_and_capability
+    from esam_rt.engines.cuda_calls import name_and_capability
 
     try:
         name, capability = name_and_capability()

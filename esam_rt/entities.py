@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from .errors import InputError, MissingDependencyError
-from .trace import Span
+from esam_rt.errors import InputError, MissingDependencyError
+from esam_rt.trace import Span
 
 if TYPE_CHECKING:
     import supervision

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .masks import MaskSet
-from .prompts import point_grid, scattered
-from .sam import Geometry
+from esam_rt.masks import MaskSet
+from esam_rt.prompts import point_grid, scattered
+from esam_rt.sam import Geometry
 
 
 class Gallery:

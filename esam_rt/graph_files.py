@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from .errors import ModelError
+from esam_rt.errors import ModelError
 
 CHUNK = 1 << 24
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .cache import cache_folder, remembered_sha256
-from .engines.tensorrt_build import load_library
-from .errors import MissingDependencyError, OutputError
-from .files import output_error, write_bytes
-from .graph_files import check_graph_file
+from esam_rt.cache import cache_folder, remembered_sha256
+from esam_rt.engines.tensorrt_build import load_library
+from esam_rt.errors import MissingDependencyError, OutputError
+from esam_rt.files import output_error, write_bytes
+from esam_rt.graph_files import check_graph_file
 
 _log = logging.getLogger("esam_rt")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .artifacts import SILENT, ModelListener, onnx_model
-from .engines.cuda_array import stream_address
-from .engines.cuda_photo import GpuPhotos
-from .errors import ModelError, SettingsError, did_you_mean
-from .memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
-from .models import ModelRow, get_model
-from .sam import Engines, Sam
+from esam_rt.artifacts import SILENT, ModelListener, onnx_model
+from esam_rt.engines.cuda_array import stream_address
+from esam_rt.engines.cuda_photo import GpuPhotos
+from esam_rt.errors import ModelError, SettingsError, did_you_mean
+from esam_rt.memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
+from esam_rt.models import ModelRow, get_model
+from esam_rt.sam import Engines, Sam
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 DEVICES = ("cpu", "cuda", "tensorrt")
@@ -110,8 +110,8 @@ def load_sam(
 
 
 def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
-    from .engines.onnxruntime import OnnxRuntimeEngine
-    from .engines.onnxruntime_providers import gpu_arena, import_onnxruntime
+    from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+    from esam_rt.engines.onnxruntime_providers import gpu_arena, import_onnxruntime
 
     on_gpu, budget_mb = placement.device != "cpu", placement.memory_mb
     batch = GPU_BATCH if on_gpu else row.decode_batch
@@ -153,9 +153,9 @@ def _provider_cache(
     library: ModuleType, graph: Path, batch: int, placement: Placement, listener: ModelListener
 ) -> Path:
     """Where the TensorRT provider keeps its engine of a graph; ModelError where it has none and may build none."""
-    from .engines.cuda_calls import name_and_capability
-    from .engines.onnxruntime_libraries import tensorrt_version
-    from .library_caches import provider_cache
+    from esam_rt.engines.cuda_calls import name_and_capability
+    from esam_rt.engines.onnxruntime_libraries import tensorrt_version
+    from esam_rt.library_caches import provider_cache
 
     made_for = (tensorrt_version(library), *name_and_capability())
     cache = provider_cache(library.__version__, graph, batch, made_for)
@@ -169,21 +169,21 @@ def _provider_cache(
 
 def _photos_beside(stream: Any) -> GpuPhotos:
     """What scales photos on the GPU for an engine that does not use our device."""
-    from .engines.cuda import CudaDevice
-    from .engines.onnxruntime_providers import GATE
+    from esam_rt.engines.cuda import CudaDevice
+    from esam_rt.engines.onnxruntime_providers import GATE
 
     with GATE.shared():
         return GpuPhotos(CudaDevice(stream=stream), GATE.shared)
 
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
-    from .engine_store import NAMES, EngineSpec, Gpu, check_trusted, engine_set, given_engines, weights_of
-    from .engines.cuda import CudaDevice
-    from .engines.onnxruntime_providers import import_onnxruntime
-    from .engines.tensorrt import TensorRTEngine
-    from .engines.tensorrt_build import load_library
-    from .library_caches import runtime_cache
-    from .self_test import test_once
+    from esam_rt.engine_store import NAMES, EngineSpec, Gpu, check_trusted, engine_set, given_engines, weights_of
+    from esam_rt.engines.cuda import CudaDevice
+    from esam_rt.engines.onnxruntime_providers import import_onnxruntime
+    from esam_rt.engines.tensorrt import TensorRTEngine
+    from esam_rt.engines.tensorrt_build import load_library
+    from esam_rt.library_caches import runtime_cache
+    from esam_rt.self_test import test_once
 
     library, device = load_library(placement.backend), CudaDevice(stream=placement.stream)
     is_tested = placement.engines is None or checkpoint is not None  # else it is not known of what weights they are

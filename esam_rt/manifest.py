@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .cache import sha256_of
-from .errors import EsamError
-from .files import TEMPORARY, output_error, write_json
+from esam_rt.cache import sha256_of
+from esam_rt.errors import EsamError
+from esam_rt.files import TEMPORARY, output_error, write_json
 
 MANIFEST = "esam-rt.json"
 

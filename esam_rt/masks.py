@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .kernels.bits import areas_and_boxes, pack, unpack
+from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 
 
 class Level(IntEnum):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.iou import best_iou
-from .kernels.nms import adaptive_nms, greedy_nms
-from .kernels.regions import mask_means
-from .masks import Level, MaskSet
-from .settings import Mmg
-from .superpixels import SuperpixelMap
+from esam_rt.kernels.iou import best_iou
+from esam_rt.kernels.nms import adaptive_nms, greedy_nms
+from esam_rt.kernels.regions import mask_means
+from esam_rt.masks import Level, MaskSet
+from esam_rt.settings import Mmg
+from esam_rt.superpixels import SuperpixelMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import SettingsError, did_you_mean
+from esam_rt.errors import SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
 EXPORTER_VERSION = "4"

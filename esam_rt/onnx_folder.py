@@ -8,13 +8,13 @@ from typing import Any
 
 import onnx
 
-from .artifacts import GRAPHS, OnnxModel
-from .cache import sha256_of
-from .errors import ModelError
-from .graph_files import check_graph_file
-from .load import PRECISIONS
-from .manifest import MANIFEST, listed_files
-from .models import EXPORTER_VERSION, MODELS, ModelRow
+from esam_rt.artifacts import GRAPHS, OnnxModel
+from esam_rt.cache import sha256_of
+from esam_rt.errors import ModelError
+from esam_rt.graph_files import check_graph_file
+from esam_rt.load import PRECISIONS
+from esam_rt.manifest import MANIFEST, listed_files
+from esam_rt.models import EXPORTER_VERSION, MODELS, ModelRow
 
 KEYS = ("model", "precision", "checkpoint_sha256", "exporter_version")  # of what the exporter writes into each graph
 AGAIN = "Write it again: esam-rt export --out."

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from .errors import InputError
+from esam_rt.errors import InputError
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")

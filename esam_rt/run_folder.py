@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .cache import cache_folder
-from .errors import OutputError, SettingsError
-from .files import TEMPORARY, output_error
+from esam_rt.cache import cache_folder
+from esam_rt.errors import OutputError, SettingsError
+from esam_rt.files import TEMPORARY, output_error
 
 PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
 FOLDERS = ("labels", "overlays", "report")

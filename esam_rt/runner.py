@@ -18,15 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__
-from .artifacts import SILENT, ModelListener
-from .entities import EntityMap
-from .errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
-from .files import write_json
-from .frames import Frame
-from .journal import append_line, drop_torn_line, read_lines
-from .pipeline import overlapped
-from .run_folder import (
+from esam_rt import __version__
+from esam_rt.artifacts import SILENT, ModelListener
+from esam_rt.entities import EntityMap
+from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
+from esam_rt.files import write_json
+from esam_rt.frames import Frame
+from esam_rt.journal import append_line, drop_torn_line, read_lines
+from esam_rt.pipeline import overlapped
+from esam_rt.run_folder import (
     ERRORS,
     FOLDERS,
     PHOTOS,
@@ -42,10 +42,10 @@ from .run_folder import (
     remove_halves,
     remove_run,
 )
-from .settings import Settings
-from .sources.photos import PhotoFile, find_photos, pixel_count, read_photo
-from .trace import Profile, Trace
-from .writers import (
+from esam_rt.settings import Settings
+from esam_rt.sources.photos import PhotoFile, find_photos, pixel_count, read_photo
+from esam_rt.trace import Profile, Trace
+from esam_rt.writers import (
     WRITERS,
     PhotoRecord,
     output_stems,
@@ -151,7 +151,7 @@ class RunSummary:
 
 def open_segmenter(options: RunOptions, listener: ModelListener = SILENT) -> Segmenter:
     """The product's own segmenter; `listener` is told while its model is fetched and exported."""
-    from .segmenter import EntitySegmenter
+    from esam_rt.segmenter import EntitySegmenter
 
     return EntitySegmenter(
         options.model,

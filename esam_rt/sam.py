@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines import Engine, Kept
-from .engines.cuda_array import is_gpu_array
-from .engines.cuda_photo import GpuPhoto, GpuPhotos
-from .errors import EngineError, InputError, OutOfMemoryError
-from .masks import Level, MaskSet
-from .models import ModelRow
-from .settings import Filters
+from esam_rt.engines import Engine, Kept
+from esam_rt.engines.cuda_array import is_gpu_array
+from esam_rt.engines.cuda_photo import GpuPhoto, GpuPhotos
+from esam_rt.errors import EngineError, InputError, OutOfMemoryError
+from esam_rt.masks import Level, MaskSet
+from esam_rt.models import ModelRow
+from esam_rt.settings import Filters
 
 _log = logging.getLogger("esam_rt")
 

@@ -13,22 +13,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifacts import SILENT, ModelListener
-from .emr import refine_entities
-from .entities import MOST_LABELS, EntityMap, Stage
-from .errors import EngineError, SettingsError, did_you_mean
-from .gallery import Gallery
-from .grid import GridEntities
-from .load import Placement, load_sam
-from .masks import Level, MaskSet
-from .mmg import multi_level_masks, nms
-from .prompts import point_grid
-from .render import render_labels
-from .sam import EncodedPhoto, Geometry, Photo, Sam
-from .settings import Settings
-from .superpixels import SuperpixelMap, reduced_hw, regions, superpixels
-from .trace import Trace
-from .usr import fill_gaps, new_prompts
+from esam_rt.artifacts import SILENT, ModelListener
+from esam_rt.emr import refine_entities
+from esam_rt.entities import MOST_LABELS, EntityMap, Stage
+from esam_rt.errors import EngineError, SettingsError, did_you_mean
+from esam_rt.gallery import Gallery
+from esam_rt.grid import GridEntities
+from esam_rt.load import Placement, load_sam
+from esam_rt.masks import Level, MaskSet
+from esam_rt.mmg import multi_level_masks, nms
+from esam_rt.prompts import point_grid
+from esam_rt.render import render_labels
+from esam_rt.sam import EncodedPhoto, Geometry, Photo, Sam
+from esam_rt.settings import Settings
+from esam_rt.superpixels import SuperpixelMap, reduced_hw, regions, superpixels
+from esam_rt.trace import Trace
+from esam_rt.usr import fill_gaps, new_prompts
 
 METHODS = ("e-sam", "amg", "sam-o", "superpixels")
 

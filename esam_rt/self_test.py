@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine_store import EngineSet, record_self_test
-from .errors import EngineError
-from .masks import MaskSet
-from .prompts import point_grid
-from .sam import Sam
-from .settings import Filters
+from esam_rt.engine_store import EngineSet, record_self_test
+from esam_rt.errors import EngineError
+from esam_rt.masks import MaskSet
+from esam_rt.prompts import point_grid
+from esam_rt.sam import Sam
+from esam_rt.settings import Filters
 
 SIDE = 6  # of the grid of prompts
 REPLAYED = 4  # batches: the first is run as any, the second is captured

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import SettingsError, did_you_mean
+from esam_rt.errors import SettingsError, did_you_mean
 
 Value = bool | int | float | str
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.felzenszwalb import felzenszwalb
-from .sam import CELL_PX, Geometry
-from .settings import Superpixels as SuperpixelSettings
+from esam_rt.kernels.felzenszwalb import felzenszwalb
+from esam_rt.sam import CELL_PX, Geometry
+from esam_rt.settings import Superpixels as SuperpixelSettings
 
 
 @dataclass(frozen=True, eq=False)

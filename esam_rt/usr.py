@@ -6,16 +6,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .entities import Stage
-from .grid import GridEntities
-from .kernels.bits import areas_and_boxes, unpack
-from .kernels.cover import greedy_cover
-from .kernels.iou import best_iou
-from .kernels.regions import smallest_holders
-from .masks import MaskSet
-from .sam import Geometry
-from .settings import Usr
-from .superpixels import SuperpixelMap
+from esam_rt.entities import Stage
+from esam_rt.grid import GridEntities
+from esam_rt.kernels.bits import areas_and_boxes, unpack
+from esam_rt.kernels.cover import greedy_cover
+from esam_rt.kernels.iou import best_iou
+from esam_rt.kernels.regions import smallest_holders
+from esam_rt.masks import MaskSet
+from esam_rt.sam import Geometry
+from esam_rt.settings import Usr
+from esam_rt.superpixels import SuperpixelMap
 
 
 def new_prompts(

@@ -9,18 +9,17 @@ from typing import TypeAlias
 
 from esam_rt.artifacts import checkpoint_sha256
 from esam_rt.errors import SettingsError, did_you_mean
+from esam_rt.export.checkpoint import read_checkpoint
+from esam_rt.export.decoder import add_image_side, build_decoder, build_logits, build_masks
+from esam_rt.export.dims import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
+from esam_rt.export.efficientnet import build_encoder
+from esam_rt.export.files import write_graph
+from esam_rt.export.graph import Graph, Precision
+from esam_rt.export.tinyvit import build_tinyvit_encoder
+from esam_rt.export.vit import AttentionForm, build_vit_encoder
+from esam_rt.export.weights import Weights
 from esam_rt.manifest import written_together
 from esam_rt.models import EXPORTER_VERSION
-
-from .checkpoint import read_checkpoint
-from .decoder import add_image_side, build_decoder, build_logits, build_masks
-from .dims import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
-from .efficientnet import build_encoder
-from .files import write_graph
-from .graph import Graph, Precision
-from .tinyvit import build_tinyvit_encoder
-from .vit import AttentionForm, build_vit_encoder
-from .weights import Weights
 
 __all__ = ["AttentionForm", "ExportedModel", "Precision", "build_graphs", "export_model"]
 

@@ -8,12 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from esam_rt.errors import ModelError
-
-from .file_tensor import FLOATS, HEADER_BYTES_MAX, FileTensor, unreadable
-from .names import NAMINGS, Naming, naming_of
-from .safetensors_file import read_safetensors
-from .torch_file import FETCH_ANEW, read_torch
-from .weights import StoredTensor, Weights
+from esam_rt.export.file_tensor import FLOATS, HEADER_BYTES_MAX, FileTensor, unreadable
+from esam_rt.export.names import NAMINGS, Naming, naming_of
+from esam_rt.export.safetensors_file import read_safetensors
+from esam_rt.export.torch_file import FETCH_ANEW, read_torch
+from esam_rt.export.weights import StoredTensor, Weights
 
 EXPECTED = "a checkpoint: a .pth file of PyTorch, a safetensors file or a folder of Hugging Face"
 SAFETENSORS, INDEX, PYTORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"

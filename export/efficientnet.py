@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .dims import TinyDims
-from .graph import Graph, Precision
-from .photo import photo_input
-from .weights import Array, Weights
+from esam_rt.export.dims import TinyDims
+from esam_rt.export.graph import Graph, Precision
+from esam_rt.export.photo import photo_input
+from esam_rt.export.weights import Array, Weights
 
 
 class _Layers:

@@ -11,11 +11,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from .attention import Projection
-from .dims import TinyVitDims, TinyVitStage
-from .graph import Graph, Precision, ints
-from .photo import photo_input
-from .weights import Array, Weights
+from esam_rt.export.attention import Projection
+from esam_rt.export.dims import TinyVitDims, TinyVitStage
+from esam_rt.export.graph import Graph, Precision, ints
+from esam_rt.export.photo import photo_input
+from esam_rt.export.weights import Array, Weights
 
 STEM_STRIDE = 4
 

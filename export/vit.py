@@ -20,10 +20,10 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from .dims import VitDims
-from .graph import NEW_OPSET, Graph, Precision, ints
-from .photo import photo_input
-from .weights import Array, LaterArray, Weights
+from esam_rt.export.dims import VitDims
+from esam_rt.export.graph import NEW_OPSET, Graph, Precision, ints
+from esam_rt.export.photo import photo_input
+from esam_rt.export.weights import Array, LaterArray, Weights
 
 CHUNK_POSITIONS = 512
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 
 from esam_rt.export.file_tensor import FileTensor
-
-from .tinyvit_torch import TinyVit
+from tests.tinyvit_torch import TinyVit
 
 # From the modules of transformers to those of segment-anything, one after the other.
 RENAMES = (

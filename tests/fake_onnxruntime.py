@@ -22,8 +22,7 @@ import onnxruntime
 import pytest
 
 from esam_rt.engines import cuda_calls
-
-from .fake_cuda import FakeCuda
+from tests.fake_cuda import FakeCuda
 
 RealSession = onnxruntime.InferenceSession
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from .fake_cuda import Block, FakeCuda, MemoryKind, Operation
+from tests.fake_cuda import Block, FakeCuda, MemoryKind, Operation
 
 DataType = Enum("DataType", ["FLOAT", "HALF", "BF16", "INT8", "INT32", "INT64", "BOOL", "UINT8"])
 TensorIOMode = Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])

@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from .fake_cuda import FakeCuda
-from .fake_tensorrt import FakeTensorRT, ILogger, make_plan, without_weights
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import FakeTensorRT, ILogger, make_plan, without_weights
 
 Flags = IntEnum("Flags", ["STRONGLY_TYPED"], start=0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from .fake_cuda import FakeCuda, MemoryKind, Operation
+from tests.fake_cuda import FakeCuda, MemoryKind, Operation
 
 
 class Foreign:

@@ -31,9 +31,8 @@ from esam_rt.export.names import HUGGING_FACE
 from esam_rt.export.safetensors_file import read_safetensors
 from esam_rt.export.torch_file import read_torch
 from esam_rt.export.weights import Weights
-
-from .checkpoints import assert_same_tensors, sam_state_dict, save_pth, save_safetensors, small_sam, to_numpy
-from .test_export import image_side
+from tests.checkpoints import assert_same_tensors, sam_state_dict, save_pth, save_safetensors, small_sam, to_numpy
+from tests.test_export import image_side
 
 DECODER = DecoderDims(
     input_px=64,

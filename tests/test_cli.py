@@ -21,8 +21,7 @@ from typer.testing import CliRunner, Result
 
 from esam_rt import __version__, cli, console
 from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError
-
-from .fake_segmenter import FakeSegmenter
+from tests.fake_segmenter import FakeSegmenter
 
 ROOT = Path(__file__).parents[1]
 

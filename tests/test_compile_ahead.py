@@ -22,8 +22,7 @@ from esam_rt import EntitySegmenter, Settings, cli, compile_ahead
 from esam_rt.kernels import code_cache
 from esam_rt.kernels.jit import KERNELS, Kernel
 from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
-
-from .kernels.kernel_modules import ROOT, SOURCE, load_module, result, start
+from tests.kernels.kernel_modules import ROOT, SOURCE, load_module, result, start
 
 MAIN = "import sys; from esam_rt.__main__ import main; sys.argv[1:] = {!r}; main()"
 

@@ -40,9 +40,8 @@ from esam_rt.export.dims import VIT_B
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.vit import AttentionForm, build_vit_encoder
 from esam_rt.models import MODELS, WEIGHTS
-
-from .test_cli import assert_one_error_line, call
-from .test_vit import encoder, weights_of
+from tests.test_cli import assert_one_error_line, call
+from tests.test_vit import encoder, weights_of
 
 rtx = pytest.importorskip("tensorrt_rtx")
 

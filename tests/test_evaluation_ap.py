@@ -30,8 +30,7 @@ from esam_rt.evaluation import (
 )
 from esam_rt.evaluation.matching import RECALLS
 from esam_rt.evaluation.rle import dense_mask
-
-from . import ap_fixture, ap_oracle
+from tests import ap_fixture, ap_oracle
 
 # To every digit what pycocotools 2.0.11, faster-coco-eval 1.8.0 (C++) and tests/ap_oracle.py give.
 KNOWN = {

@@ -13,9 +13,8 @@ from esam_rt import EntitySegmenter, Settings, segmenter
 from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
 from esam_rt.sam import Sam
 from esam_rt.segmenter import METHODS
-
-from .scene import ROW
-from .test_segmenter import noisy_scene
+from tests.scene import ROW
+from tests.test_segmenter import noisy_scene
 
 CHANGES: list[dict[str, object]] = [
     {},

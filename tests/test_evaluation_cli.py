@@ -23,8 +23,7 @@ from esam_rt.errors import DeviceError
 from esam_rt.evaluation import job
 from esam_rt.evaluation.job import EvalOptions, prepare
 from esam_rt.evaluation.report import _true_labels
-
-from .fake_segmenter import FakeSegmenter
+from tests.fake_segmenter import FakeSegmenter
 
 H, W = 20, 30
 HALVES = np.repeat(np.arange(W)[None] // (W // 2), H, axis=0)  # what the fake segmenter finds, 0 and 1

@@ -25,8 +25,7 @@ from esam_rt.evaluation.rows import MODULES, TABLES, rows_of
 from esam_rt.sam import Sam
 from esam_rt.segmenter import METHODS
 from esam_rt.settings import Settings
-
-from .scene import Scene, photo_of, quadrants
+from tests.scene import Scene, photo_of, quadrants
 
 
 def call(*arguments: str | Path) -> Result:

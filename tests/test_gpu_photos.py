@@ -17,10 +17,9 @@ from esam_rt.engines.cuda import CudaDevice
 from esam_rt.engines.cuda_photo import GpuPhotos
 from esam_rt.errors import EngineError, InputError, MissingDependencyError
 from esam_rt.sam import Geometry
-
-from .cuda_on_cpu import place_photo
-from .fake_cuda import FakeCuda, Result
-from .gpu_arrays import ByDlpack, Foreign
+from tests.cuda_on_cpu import place_photo
+from tests.fake_cuda import FakeCuda, Result
+from tests.gpu_arrays import ByDlpack, Foreign
 
 Photo = NDArray[np.uint8]
 

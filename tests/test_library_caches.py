@@ -21,13 +21,12 @@ from esam_rt.engines.tensorrt_build import BuildOptions, build_engine
 from esam_rt.library_caches import CacheFile, prune, runtime_cache, timing_cache
 from esam_rt.load import Placement, load_sam
 from esam_rt.models import MODELS
-
-from .fake_cuda import FakeCuda
-from .fake_tensorrt import FakeTensorRT, FakeTensorRTRTX, make_plan
-from .fake_tensorrt_builder import FakeTensorRTBuilder
-from .test_cli import call
-from .test_load import use_library
-from .test_tensorrt_engine import PROFILE, feed, scaling
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import FakeTensorRT, FakeTensorRTRTX, make_plan
+from tests.fake_tensorrt_builder import FakeTensorRTBuilder
+from tests.test_cli import call
+from tests.test_load import use_library
+from tests.test_tensorrt_engine import PROFILE, feed, scaling
 
 ROOT = Path(__file__).parents[1]
 
@@ -294,8 +293,8 @@ def test_a_library_of_another_environment_is_no_reason_to_prune(cache: Path, mon
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_the_fakes_have_the_names_of_the_library(name: str) -> None:
     real = pytest.importorskip(name)
-    from . import fake_tensorrt as run
-    from . import fake_tensorrt_builder as builder
+    from tests import fake_tensorrt as run
+    from tests import fake_tensorrt_builder as builder
 
     pairs = [
         (builder.FakeTensorRTBuilder, real),

@@ -27,16 +27,15 @@ from esam_rt.memory import MB
 from esam_rt.models import MODELS, ModelRow
 from esam_rt.prompts import point_grid
 from esam_rt.self_test import SelfTest
-
-from .cuda_on_cpu import place_photo
-from .fake_cuda import FakeCuda
-from .fake_tensorrt import FakeTensorRT, make_plan, without_weights
-from .fake_tensorrt_builder import FakeTensorRTBuilder
-from .gpu_arrays import ByDlpack, Foreign
-from .scene import photo_of, quadrants
-from .test_cli import assert_one_error_line, call
-from .test_memory import EVERYTHING, fake_sam, need_of
-from .test_onnx_folder import list_anew, say
+from tests.cuda_on_cpu import place_photo
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import FakeTensorRT, make_plan, without_weights
+from tests.fake_tensorrt_builder import FakeTensorRTBuilder
+from tests.gpu_arrays import ByDlpack, Foreign
+from tests.scene import photo_of, quadrants
+from tests.test_cli import assert_one_error_line, call
+from tests.test_memory import EVERYTHING, fake_sam, need_of
+from tests.test_onnx_folder import list_anew, say
 
 
 @pytest.fixture(autouse=True)

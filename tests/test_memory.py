@@ -22,11 +22,10 @@ from esam_rt.models import MODELS
 from esam_rt.prompts import point_grid
 from esam_rt.sam import Engines, Sam
 from esam_rt.settings import Filters
-
-from .fake_cuda import FakeCuda
-from .fake_tensorrt import FakeTensorRT, make_plan
-from .scene import photo_of, quadrants
-from .test_cli import assert_one_error_line, call
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt import FakeTensorRT, make_plan
+from tests.scene import photo_of, quadrants
+from tests.test_cli import assert_one_error_line, call
 
 TINY = MODELS["tiny"]
 EVERYTHING = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)

@@ -16,8 +16,7 @@ from esam_rt.masks import MaskSet
 from esam_rt.sam import EncodedPhoto, Geometry
 from esam_rt.settings import Emr
 from esam_rt.superpixels import SuperpixelMap
-
-from .kernels.oracles import dense_encompassing, dense_pair_similarity, dense_top_k, dense_touching_pairs
+from tests.kernels.oracles import dense_encompassing, dense_pair_similarity, dense_top_k, dense_touching_pairs
 
 GRID = (32, 64)
 GEOMETRY = Geometry(photo_hw=(128, 256), resized_hw=(128, 256), grid_hw=GRID)

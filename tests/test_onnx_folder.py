@@ -19,8 +19,7 @@ from esam_rt.errors import ModelError
 from esam_rt.manifest import MANIFEST
 from esam_rt.models import MODELS, WEIGHTS
 from esam_rt.onnx_folder import given_graphs
-
-from .test_cli import assert_one_error_line, call
+from tests.test_cli import assert_one_error_line, call
 
 TINY = MODELS["tiny"]
 GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")

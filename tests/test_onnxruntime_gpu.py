@@ -44,13 +44,12 @@ from esam_rt.errors import (
 from esam_rt.library_caches import provider_cache, prune
 from esam_rt.load import Placement, _photos_beside, load_sam
 from esam_rt.prompts import point_grid
-
-from .cuda_on_cpu import place_photo
-from .fake_cuda import FakeCuda, Operation
-from .fake_onnxruntime import CPU, CUDA, TENSORRT, FakeBinding, FakeGpu, FakeSession, FakeValue, RealSession
-from .gpu_arrays import ByDlpack, Foreign
-from .scene import photo_of
-from .test_memory import EVERYTHING
+from tests.cuda_on_cpu import place_photo
+from tests.fake_cuda import FakeCuda, Operation
+from tests.fake_onnxruntime import CPU, CUDA, TENSORRT, FakeBinding, FakeGpu, FakeSession, FakeValue, RealSession
+from tests.gpu_arrays import ByDlpack, Foreign
+from tests.scene import photo_of
+from tests.test_memory import EVERYTHING
 
 
 @pytest.fixture(autouse=True)

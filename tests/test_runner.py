@@ -21,9 +21,8 @@ from esam_rt.files import TEMPORARY
 from esam_rt.journal import append_line, drop_torn_line, read_lines
 from esam_rt.run_folder import kept_from_others
 from esam_rt.runner import RunOptions, RunSummary, run_photos
-
-from .fake_segmenter import STAGES, FakeSegmenter
-from .kernels.kernel_modules import start
+from tests.fake_segmenter import STAGES, FakeSegmenter
+from tests.kernels.kernel_modules import start
 
 RESULTS = ("labels", "overlays", "report", "entities.json", "photos.jsonl", "errors.jsonl", "run.json")
 

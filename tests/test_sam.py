@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from esam_rt.errors import EngineError, InputError, OutOfMemoryError
 from esam_rt.sam import AHEAD, EncodedPhoto, Geometry, Sam
 from esam_rt.settings import Filters
-
-from .scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
+from tests.scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
 
 FILTERS = Filters(score_min=0.5, stability_min=0.5, stability_offset=1.0)
 GEOMETRY = Geometry.of((INPUT_PX // 2, INPUT_PX), INPUT_PX)

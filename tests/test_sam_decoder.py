@@ -19,8 +19,7 @@ from esam_rt.export.dims import SAM_DECODER
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.names import HUGGING_FACE
 from esam_rt.export.weights import Weights
-
-from .test_export import Arrays, decode, image_side, run
+from tests.test_export import Arrays, decode, image_side, run
 
 INPUT_PX, GRID = 1024, 256
 

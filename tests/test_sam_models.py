@@ -19,10 +19,9 @@ from transformers import SamModel
 from esam_rt.load import load_sam
 from esam_rt.sam import Sam
 from esam_rt.settings import Filters
-
-from .checkpoints import mobile_sam_state_dict, sam_state_dict, save_pth, whole_vit_b
-from .test_sam_decoder import relative_error
-from .tinyvit_torch import normalised
+from tests.checkpoints import mobile_sam_state_dict, sam_state_dict, save_pth, whole_vit_b
+from tests.test_sam_decoder import relative_error
+from tests.tinyvit_torch import normalised
 
 EVERYTHING = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=1)
 FEW_PROMPTS = ("prompts.coarse_side=2", "prompts.fine_side=4", "filters.score_min=0", "filters.stability_min=0")

@@ -18,8 +18,7 @@ from esam_rt.entities import Stage
 from esam_rt.errors import EngineError, InputError, SettingsError
 from esam_rt.mmg import multi_level_masks
 from esam_rt.segmenter import METHODS
-
-from .scene import SIDE, Scene, photo_of, quadrants
+from tests.scene import SIDE, Scene, photo_of, quadrants
 
 SWITCHES = list(itertools.product((False, True), repeat=3))
 

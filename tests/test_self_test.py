@@ -11,8 +11,7 @@ import pytest
 from esam_rt.errors import EngineError
 from esam_rt.sam import Sam
 from esam_rt.self_test import SIDE, self_test
-
-from .scene import ROW, FakeEngine, Scene, photo_of, quadrants
+from tests.scene import ROW, FakeEngine, Scene, photo_of, quadrants
 
 PHOTO = photo_of(quadrants()[0])
 

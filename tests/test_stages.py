@@ -28,9 +28,8 @@ from esam_rt.sam import EncodedPhoto, Geometry, Sam
 from esam_rt.settings import Emr, Mmg, Superpixels, Usr
 from esam_rt.superpixels import SuperpixelMap, superpixels
 from esam_rt.usr import fill_gaps, new_prompts
-
-from .kernels.oracles import dense_cover, dense_without_fragments
-from .scene import ROW, SIDE, Scene, photo_of, quadrants
+from tests.kernels.oracles import dense_cover, dense_without_fragments
+from tests.scene import ROW, SIDE, Scene, photo_of, quadrants
 
 GRID = (16, 64)
 GEOMETRY = Geometry(photo_hw=(64, 256), resized_hw=(64, 256), grid_hw=GRID)

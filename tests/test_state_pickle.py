@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from esam_rt.export.state_pickle import ALLOWED, RefusedPickleError, TensorRef, read_state_pickle
 from esam_rt.export.torch_file import read_torch
-
-from .checkpoints import assert_same_tensors
-from .pickles import (
+from tests.checkpoints import assert_same_tensors
+from tests.pickles import (
     FLOAT,
     HOOKS,
     HUGE,

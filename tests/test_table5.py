@@ -33,9 +33,8 @@ from esam_rt.export import VITS
 from esam_rt.export.dims import VitDims
 from esam_rt.prompts import point_grid
 from esam_rt.settings import Filters
-
-from .cuda_on_cpu import place_photo
-from .fake_onnxruntime import FakeGpu
+from tests.cuda_on_cpu import place_photo
+from tests.fake_onnxruntime import FakeGpu
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ("onnxruntime", "tensorrt")

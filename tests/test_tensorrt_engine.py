@@ -29,11 +29,10 @@ from esam_rt.models import MODELS
 from esam_rt.sam import Engines, Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.settings import Settings
-
-from .fake_cuda import FakeCuda, Operation, Result, Status
-from .fake_tensorrt import make_plan
-from .gpu_arrays import Foreign
-from .scene import photo_of, quadrants
+from tests.fake_cuda import FakeCuda, Operation, Result, Status
+from tests.fake_tensorrt import make_plan
+from tests.gpu_arrays import Foreign
+from tests.scene import photo_of, quadrants
 
 F32 = TensorProto.FLOAT
 PROFILE = {"x": ((1, 3), (64, 3))}
@@ -723,7 +722,7 @@ def test_cuda_python_on_a_machine_without_gpu() -> None:
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_the_fake_has_the_names_of_the_library(name: str) -> None:
     real = pytest.importorskip(name)
-    from . import fake_tensorrt as fake
+    from tests import fake_tensorrt as fake
 
     pairs = [
         (fake.FakeRuntime, real.Runtime),

@@ -19,12 +19,11 @@ from esam_rt.engines.tensorrt import TensorRTEngine
 from esam_rt.engines.tensorrt_replay import REPLAYS
 from esam_rt.errors import EngineError, OutOfMemoryError
 from esam_rt.sam import AHEAD
-
-from .cuda_on_cpu import place_photo
-from .fake_cuda import CaptureMode, FakeCuda, Status
-from .fake_tensorrt import FakeTensorRTRTX, make_plan
-from .gpu_arrays import Foreign
-from .test_tensorrt_engine import PROFILE, feed, following, scaling
+from tests.cuda_on_cpu import place_photo
+from tests.fake_cuda import CaptureMode, FakeCuda, Status
+from tests.fake_tensorrt import FakeTensorRTRTX, make_plan
+from tests.gpu_arrays import Foreign
+from tests.test_tensorrt_engine import PROFILE, feed, following, scaling
 
 LAUNCH = "cudaGraphLaunch"
 

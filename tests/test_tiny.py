@@ -15,8 +15,7 @@ from esam_rt.artifacts import onnx_model
 from esam_rt.cache import cache_folder
 from esam_rt.errors import ModelError, OutputError
 from esam_rt.models import MODELS, WEIGHTS
-
-from .test_segmenter import check_invariants
+from tests.test_segmenter import check_invariants
 
 
 @pytest.fixture(scope="module")

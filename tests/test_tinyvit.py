@@ -20,10 +20,9 @@ from esam_rt.export.graph import Precision
 from esam_rt.export.names import SAM
 from esam_rt.export.tinyvit import build_tinyvit_encoder
 from esam_rt.export.weights import Weights
-
-from .test_export import Arrays, run
-from .test_sam_decoder import cosine, relative_error
-from .tinyvit_torch import TinyVit, normalised
+from tests.test_export import Arrays, run
+from tests.test_sam_decoder import cosine, relative_error
+from tests.tinyvit_torch import TinyVit, normalised
 
 WHOLE_WINDOWS_PX, CUT_WINDOWS_PX = 224, 256  # 224: 28, 14 and 14 positions a side; 256: 32, 16 and 16
 

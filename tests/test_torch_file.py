@@ -20,9 +20,8 @@ from torch import Tensor
 from esam_rt.errors import ModelError
 from esam_rt.export.file_tensor import FileTensor
 from esam_rt.export.torch_file import read_torch
-
-from .checkpoints import assert_same_tensors
-from .pickles import HOOKS, HUGE, MB, PARAMETER, plain, refusal, state, storage, tensor, write
+from tests.checkpoints import assert_same_tensors
+from tests.pickles import HOOKS, HUGE, MB, PARAMETER, plain, refusal, state, storage, tensor, write
 
 
 def saved(path: Path, value: Any) -> dict[str, FileTensor]:

@@ -21,11 +21,10 @@ from esam_rt.export.graph import NEW_OPSET, OPSET, Precision
 from esam_rt.export.names import HUGGING_FACE
 from esam_rt.export.vit import AttentionForm, build_vit_encoder
 from esam_rt.export.weights import Weights
-
-from .test_export import run
-from .test_sam_decoder import cosine, relative_error
-from .test_tinyvit import photo
-from .tinyvit_torch import normalised
+from tests.test_export import run
+from tests.test_sam_decoder import cosine, relative_error
+from tests.test_tinyvit import photo
+from tests.tinyvit_torch import normalised
 
 # Few positions and both kinds of windows: 5 a side, cut by windows of 3; 6 a side, which fit.
 CUT = VitDims(width=24, depth=3, heads=3, global_blocks=(1,), input_px=80, window=3, neck=16)

@@ -8,15 +8,15 @@ The scoring functions take masks and label maps and need no files:
     estimates(RegionScores(regions), resamples(len(regions), 1000, seed=0))["covering"]
 """
 
-from .bootstrap import Estimate, differences, estimates, resamples
-from .boundaries import boundary, match_boundaries
-from .bsds_truth import RegionTruth
-from .coco_truth import MaskTruth
-from .common import TruePhoto
-from .matching import PhotoMatches, match_photo
-from .precision import AveragePrecision, average_precision
-from .predictions import Predictions, label_map, read_predictions
-from .regions import (
+from esam_rt.evaluation.bootstrap import Estimate, differences, estimates, resamples
+from esam_rt.evaluation.boundaries import boundary, match_boundaries
+from esam_rt.evaluation.bsds_truth import RegionTruth
+from esam_rt.evaluation.coco_truth import MaskTruth
+from esam_rt.evaluation.common import TruePhoto
+from esam_rt.evaluation.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.precision import AveragePrecision, average_precision
+from esam_rt.evaluation.predictions import Predictions, label_map, read_predictions
+from esam_rt.evaluation.regions import (
     PhotoRegions,
     RegionScores,
     compare,
@@ -25,7 +25,7 @@ from .regions import (
     rand_index,
     variation_of_information,
 )
-from .truth import read_truth
+from esam_rt.evaluation.truth import read_truth
 
 __all__ = [
     "AveragePrecision",

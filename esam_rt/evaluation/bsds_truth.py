@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from ..errors import InputError
-from .common import TruePhoto, read_label_map
+from esam_rt.errors import InputError
+from esam_rt.evaluation.common import TruePhoto, read_label_map
 
 _MAP = re.compile(r"(?P<photo>.+)_(?P<annotator>\d+)\.png")
 _NOT_MAT = (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, MatReadError)

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import Tensor
-from ..sam import IMAGE_SIDE, PROMPT_SIDE, Engines, Geometry
-from ..settings import Superpixels
-from ..superpixels import SuperpixelMap, superpixels
+from esam_rt.engines import Tensor
+from esam_rt.sam import IMAGE_SIDE, PROMPT_SIDE, Engines, Geometry
+from esam_rt.settings import Superpixels
+from esam_rt.superpixels import SuperpixelMap, superpixels
 
 Key = tuple[bytes, bytes]
 """A prompt: its points and labels."""

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..errors import InputError
-from .common import TruePhoto, describe, read_json, read_png
-from .rle import read_mask
+from esam_rt.errors import InputError
+from esam_rt.evaluation.common import TruePhoto, describe, read_json, read_png
+from esam_rt.evaluation.rle import read_mask
 
 
 class MaskTruth:

@@ -11,21 +11,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import InputError, SettingsError
-from ..files import write_json
-from ..run_folder import earlier_run, make_folder, remove_run
-from ..runner import Listener, RunOptions, RunSummary, Segmenter, open_segmenter, run_photos
-from ..sources.photos import PhotoFile, find_photos
-from .bootstrap import LEVEL, Estimate, differences, estimates, resamples
-from .bsds_truth import RegionTruth
-from .coco_truth import MaskTruth
-from .common import TruePhoto, photo_size
-from .names import Names
-from .predictions import PREDICTIONS, Predictions, read_predictions
-from .report import write_report
-from .score import Scored, score
-from .truth import Truth, read_truth
+from esam_rt import __version__
+from esam_rt.errors import InputError, SettingsError
+from esam_rt.evaluation.bootstrap import LEVEL, Estimate, differences, estimates, resamples
+from esam_rt.evaluation.bsds_truth import RegionTruth
+from esam_rt.evaluation.coco_truth import MaskTruth
+from esam_rt.evaluation.common import TruePhoto, photo_size
+from esam_rt.evaluation.names import Names
+from esam_rt.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
+from esam_rt.evaluation.report import write_report
+from esam_rt.evaluation.score import Scored, score
+from esam_rt.evaluation.truth import Truth, read_truth
+from esam_rt.files import write_json
+from esam_rt.run_folder import earlier_run, make_folder, remove_run
+from esam_rt.runner import Listener, RunOptions, RunSummary, Segmenter, open_segmenter, run_photos
+from esam_rt.sources.photos import PhotoFile, find_photos
 
 SCORES, REPORT, PROGRAM = "scores.json", "report.html", "esam-rt eval"
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from ..errors import InputError
-from ..sources.photos import PHOTO_SUFFIXES
+from esam_rt.errors import InputError
+from esam_rt.sources.photos import PHOTO_SUFFIXES
 
 
 class Names:

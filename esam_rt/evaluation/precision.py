@@ -8,8 +8,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from ..kernels.jit import array, kernel
-from .matching import IOU_THRESHOLDS, MAX_DETECTIONS, RECALLS, SIZES, PhotoMatches
+from esam_rt.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, RECALLS, SIZES, PhotoMatches
+from esam_rt.kernels.jit import array, kernel
 
 METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),

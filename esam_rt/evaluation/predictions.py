@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ..errors import InputError
-from ..journal import read_lines
-from ..run_folder import PHOTOS, RUN
-from ..writers import PhotoRecord
-from .common import TruePhoto, describe, read_json, read_label_map
-from .names import Names
-from .rle import dense_mask, read_mask
+from esam_rt.errors import InputError
+from esam_rt.evaluation.common import TruePhoto, describe, read_json, read_label_map
+from esam_rt.evaluation.names import Names
+from esam_rt.evaluation.rle import dense_mask, read_mask
+from esam_rt.journal import read_lines
+from esam_rt.run_folder import PHOTOS, RUN
+from esam_rt.writers import PhotoRecord
 
 PREDICTIONS = "predictions"  # the run of an `esam-rt eval`, in its folder
 FORMS = "COCO results, entities.json, the folder of a run or of label maps"

@@ -15,25 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from .. import __version__
-from ..entities import EntityMap, Stage
-from ..files import write_text
-from ..sources import read_photo
-from ..writers.overlay import entity_colours, jpeg, shrink, tint
-from . import plot
-from .bootstrap import Estimate
-from .coco_truth import MaskTruth
-from .common import TruePhoto
-from .figures import shown, shown_difference, shown_range
-from .matching import IOU_THRESHOLDS, RECALLS
-from .precision import AveragePrecision
-from .predictions import label_map
-from .regions import RegionScores, contingency, covering
-from .rle import dense_mask
-from .score import Scored
+from esam_rt import __version__
+from esam_rt.entities import EntityMap, Stage
+from esam_rt.evaluation import plot
+from esam_rt.evaluation.bootstrap import Estimate
+from esam_rt.evaluation.coco_truth import MaskTruth
+from esam_rt.evaluation.common import TruePhoto
+from esam_rt.evaluation.figures import shown, shown_difference, shown_range
+from esam_rt.evaluation.matching import IOU_THRESHOLDS, RECALLS
+from esam_rt.evaluation.precision import AveragePrecision
+from esam_rt.evaluation.predictions import label_map
+from esam_rt.evaluation.regions import RegionScores, contingency, covering
+from esam_rt.evaluation.rle import dense_mask
+from esam_rt.evaluation.score import Scored
+from esam_rt.files import write_text
+from esam_rt.sources import read_photo
+from esam_rt.writers.overlay import entity_colours, jpeg, shrink, tint
 
 if TYPE_CHECKING:
-    from .job import Plan, Result
+    from esam_rt.evaluation.job import Plan, Result
 
 _SIDE = 640  # pixels of a picture's longer side
 _GREY = 200  # of a photo that is not at hand

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ..errors import InputError
+from esam_rt.errors import InputError
 
 
 def read_mask(segmentation: object, height: int, width: int, where: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..errors import SettingsError, did_you_mean
+from esam_rt.errors import SettingsError, did_you_mean
 
 MODULES = ("mmg", "emr", "usr")
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .bsds_truth import RegionTruth
-from .coco_truth import MaskTruth
-from .common import TruePhoto
-from .matching import PhotoMatches, match_photo
-from .precision import AveragePrecision, average_precision
-from .predictions import Predictions
-from .regions import PhotoRegions, RegionScores, compare
-from .truth import Truth
+from esam_rt.evaluation.bsds_truth import RegionTruth
+from esam_rt.evaluation.coco_truth import MaskTruth
+from esam_rt.evaluation.common import TruePhoto
+from esam_rt.evaluation.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.precision import AveragePrecision, average_precision
+from esam_rt.evaluation.predictions import Predictions
+from esam_rt.evaluation.regions import PhotoRegions, RegionScores, compare
+from esam_rt.evaluation.truth import Truth
 
 
 @dataclass(frozen=True, eq=False)

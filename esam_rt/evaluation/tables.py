@@ -15,27 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
-from ..errors import InputError, SettingsError
-from ..files import write_json, write_text
-from ..journal import append_line, drop_torn_line, read_lines
-from ..run_folder import check_same, remove
-from ..sam import Geometry, Sam
-from ..segmenter import EntitySegmenter
-from ..settings import Settings
-from ..sources.photos import read_photo
-from ..superpixels import SuperpixelMap
-from ..trace import Trace
-from .bootstrap import Estimate, differences, estimates, resamples
-from .bsds_truth import RegionTruth
-from .caching import CachingEngines, CachingSuperpixels
-from .common import TruePhoto
-from .figures import shown, shown_difference, shown_range
-from .forest import forest
-from .job import Plan
-from .predictions import Predictions
-from .rows import PAPER_SECONDS, Row
-from .score import Scored, score
+from esam_rt import __version__
+from esam_rt.errors import InputError, SettingsError
+from esam_rt.evaluation.bootstrap import Estimate, differences, estimates, resamples
+from esam_rt.evaluation.bsds_truth import RegionTruth
+from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
+from esam_rt.evaluation.common import TruePhoto
+from esam_rt.evaluation.figures import shown, shown_difference, shown_range
+from esam_rt.evaluation.forest import forest
+from esam_rt.evaluation.job import Plan
+from esam_rt.evaluation.predictions import Predictions
+from esam_rt.evaluation.rows import PAPER_SECONDS, Row
+from esam_rt.evaluation.score import Scored, score
+from esam_rt.files import write_json, write_text
+from esam_rt.journal import append_line, drop_torn_line, read_lines
+from esam_rt.run_folder import check_same, remove
+from esam_rt.sam import Geometry, Sam
+from esam_rt.segmenter import EntitySegmenter
+from esam_rt.settings import Settings
+from esam_rt.sources.photos import read_photo
+from esam_rt.superpixels import SuperpixelMap
+from esam_rt.trace import Trace
 
 TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .jit import BITS, INDEX, kernel
+from esam_rt.kernels.jit import BITS, INDEX, kernel
 
 
 def _popcount(typing_context: Any, word: Any) -> Any:

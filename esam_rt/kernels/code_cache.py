@@ -31,7 +31,7 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
-from ..cache import cache_folder, is_only_ours
+from esam_rt.cache import cache_folder, is_only_ours
 
 CONFIG: Any = numba.config
 OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")  # Numba's settings that change the code

@@ -6,8 +6,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .bits import popcount
-from .jit import BITS, BOXES, INDEX, kernel
+from esam_rt.kernels.bits import popcount
+from esam_rt.kernels.jit import BITS, BOXES, INDEX, kernel
 
 
 def greedy_cover(

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .jit import kernel
+from esam_rt.kernels.jit import kernel
 
 PARENTS = types.int32[::1]  # the element above; of a root minus its number of pixels or cells
 

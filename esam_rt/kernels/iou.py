@@ -6,8 +6,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .bits import popcount
-from .jit import AREAS, BITS, BOXES, INDEX, array, kernel
+from esam_rt.kernels.bits import popcount
+from esam_rt.kernels.jit import AREAS, BITS, BOXES, INDEX, array, kernel
 
 
 @kernel(BOXES, types.int64, BOXES, types.int64)

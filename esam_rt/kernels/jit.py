@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 from numba import njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
-from ..errors import SettingsError
-from .code_cache import CONFIG, CodeCache
+from esam_rt.errors import SettingsError
+from esam_rt.kernels.code_cache import CONFIG, CodeCache
 
 F = TypeVar("F", bound=Callable[..., Any])
 

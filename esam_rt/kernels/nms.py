@@ -6,8 +6,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .iou import box_overlap, overlap
-from .jit import AREAS, BITS, BOXES, INDEX, array, kernel
+from esam_rt.kernels.iou import box_overlap, overlap
+from esam_rt.kernels.jit import AREAS, BITS, BOXES, INDEX, array, kernel
 
 
 def greedy_nms(

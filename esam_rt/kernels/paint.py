@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .jit import INDEX, LABELS, array, kernel
+from esam_rt.kernels.jit import INDEX, LABELS, array, kernel
 
 
 def paint(

@@ -6,9 +6,9 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .bits import pack, popcount
-from .forest import join, root
-from .jit import BITS, BOXES, INDEX, LABELS, PLANE, array, kernel
+from esam_rt.kernels.bits import pack, popcount
+from esam_rt.kernels.forest import join, root
+from esam_rt.kernels.jit import BITS, BOXES, INDEX, LABELS, PLANE, array, kernel
 
 
 def mask_means(

@@ -6,8 +6,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .iou import box_overlap
-from .jit import BITS, BOXES, INDEX, array, kernel
+from esam_rt.kernels.iou import box_overlap
+from esam_rt.kernels.jit import BITS, BOXES, INDEX, array, kernel
 
 
 def points_in_overlaps(

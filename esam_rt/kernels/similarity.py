@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .jit import array, kernel
+from esam_rt.kernels.jit import array, kernel
 
 BLOCK = 1024  # rows of similarities at once: a photo of noise may have tens of thousands of superpixels
 

@@ -6,8 +6,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from .iou import block_counts, box_overlap, most_shared, overlap
-from .jit import AREAS, BITS, BOXES, INDEX, array, kernel
+from esam_rt.kernels.iou import block_counts, box_overlap, most_shared, overlap
+from esam_rt.kernels.jit import AREAS, BITS, BOXES, INDEX, array, kernel
 
 COUNTS = types.int64[::1]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..files import atomic_path
-from .record import PhotoRecord
+from esam_rt import __version__
+from esam_rt.files import atomic_path
+from esam_rt.writers.record import PhotoRecord
 
 
 def write_coco(out: Path, records: Iterable[PhotoRecord]) -> Path:

@@ -9,9 +9,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from ..entities import EntityMap
-from ..files import write_bytes
-from ..frames import Frame
+from esam_rt.entities import EntityMap
+from esam_rt.files import write_bytes
+from esam_rt.frames import Frame
 
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
 

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..entities import EntityMap
-from ..errors import InputError
+from esam_rt.entities import EntityMap
+from esam_rt.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".js")  # of all files that are made of a photo: labels, overlays, report
 MOST_BYTES = 255  # of a file name, on all common file systems

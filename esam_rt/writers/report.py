@@ -17,12 +17,12 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from .. import __version__
-from ..entities import EntityMap, Stage
-from ..files import write_bytes, write_text
-from ..frames import Frame
-from .overlay import entity_colours, jpeg, shrink, tint
-from .record import PhotoRecord
+from esam_rt import __version__
+from esam_rt.entities import EntityMap, Stage
+from esam_rt.files import write_bytes, write_text
+from esam_rt.frames import Frame
+from esam_rt.writers.overlay import entity_colours, jpeg, shrink, tint
+from esam_rt.writers.record import PhotoRecord
 
 _PHOTO_SIDE = 1600  # pixels; a label map of this size is some 30 KB
 _THUMB_SIDE = 480

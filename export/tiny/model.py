@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dims import TINY, TinyDims
+from esam_rt.export.dims import TINY, TinyDims
 
 
 class Conv(nn.Module):

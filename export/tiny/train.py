@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data import MASK_STRIDE, Photo, Sample, load_photos, samples
-from .model import Prediction, TinySam, load_imagenet_backbone
+from esam_rt.export.tiny.data import MASK_STRIDE, Photo, Sample, load_photos, samples
+from esam_rt.export.tiny.model import Prediction, TinySam, load_imagenet_backbone
 
 LEVEL_WEIGHT = (1.0, 0.6, 0.4)  # object, part, sub-part
 BCE_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 2.0, 1.0, 1.0

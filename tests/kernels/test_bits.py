@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import areas_and_boxes, pack, rasterize_union, unpack
-
-from .oracles import WIDTHS, adversarial_masks, dense_boxes, mask_arrays
+from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_boxes, mask_arrays
 
 
 @pytest.mark.parametrize("width", WIDTHS)

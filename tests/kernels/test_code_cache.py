@@ -11,8 +11,7 @@ import pytest
 
 from esam_rt.cache import is_only_ours
 from esam_rt.kernels import code_cache
-
-from .kernel_modules import ROOT, load_module, result, start
+from tests.kernels.kernel_modules import ROOT, load_module, result, start
 
 SOURCE = """
 from numba import types

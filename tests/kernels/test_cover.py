@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import pack
 from esam_rt.kernels.cover import greedy_cover
-
-from .oracles import WIDTHS, adversarial_masks, dense_cover, mask_arrays, packed, rectangles
+from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_cover, mask_arrays, packed, rectangles
 
 
 @pytest.mark.parametrize("width", WIDTHS)

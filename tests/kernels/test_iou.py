@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from esam_rt.kernels.iou import best_iou, block_counts, most_shared, overlap
-
-from .oracles import (
+from tests.kernels.oracles import (
     WIDTHS,
     adversarial_masks,
     dense_block_counts,

@@ -19,8 +19,7 @@ from esam_rt.errors import SettingsError
 from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import Kernel, kernel
-
-from .kernel_modules import SOURCE, load_module, result, start
+from tests.kernels.kernel_modules import SOURCE, load_module, result, start
 
 IMPOSSIBLE = """
 @kernel(types.int64)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
-
-from .oracles import WIDTHS, adversarial_masks, dense_iou, dense_nms, mask_arrays, packed, rectangles
+from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_iou, dense_nms, mask_arrays, packed, rectangles
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import pack, unpack
 from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragments
-
-from .oracles import (
+from tests.kernels.oracles import (
     WIDTHS,
     adversarial_masks,
     dense_means,

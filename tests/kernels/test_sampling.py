@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esam_rt.kernels.sampling import points_in_overlaps
-
-from .oracles import WIDTHS, adversarial_masks, dense_points_in_overlaps, mask_arrays, packed
+from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_points_in_overlaps, mask_arrays, packed
 
 
 @pytest.mark.parametrize("width", WIDTHS)

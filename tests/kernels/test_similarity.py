@@ -1,16 +1,8 @@
 import numpy as np
 import pytest
 
-from esam_rt.kernels.similarity import (
-    BLOCK,
-    cosine_similarity,
-    most_similar,
-    pair_similarity,
-    top_k,
-    touching_pairs,
-)
-
-from .oracles import dense_pair_similarity, dense_top_k, dense_touching_pairs
+from esam_rt.kernels.similarity import BLOCK, cosine_similarity, most_similar, pair_similarity, top_k, touching_pairs
+from tests.kernels.oracles import dense_pair_similarity, dense_top_k, dense_touching_pairs
 
 
 def test_cosine_similarity() -> None:

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.split import encompassing, leaders, split_overlaps
 from esam_rt.masks import MaskSet
-
-from .oracles import WIDTHS, adversarial_masks, dense_encompassing, dense_leaders, dense_split, packed
+from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_encompassing, dense_leaders, dense_split, packed
 
 DELTA, COVER = 0.05, 0.8
 

@@ -15,8 +15,7 @@ from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragme
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.similarity import cosine_similarity, pair_similarity, top_k, touching_pairs
 from esam_rt.kernels.split import encompassing, leaders, split_overlaps
-
-from .oracles import packed, rectangles
+from tests.kernels.oracles import packed, rectangles
 
 
 def everything(seed: int) -> list[NDArray[Any]]:
