@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from esam_rt.artifacts import checkpoint_of
-from esam_rt.cache import sha256_of
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.errors import EsamError
 from esam_rt.export import VITS, ExportedModel, build_graphs, export_model
@@ -39,6 +38,7 @@ from esam_rt.models import MODELS, ModelRow
 from esam_rt.prompts import point_grid
 from esam_rt.sam import EncodedPhoto, Engines, Geometry, Sam
 from esam_rt.settings import Filters
+from esam_rt.storage.hashing import sha256_of
 
 # iou_scores that transformers' SAM tests expect of facebook/sam-vit-base on car.png, in pixels of the photo.
 CAR_POINTS = {(400, 650): (0.9105, 0.9825, 0.9675), (220, 470): (0.7646, 0.7943, 0.7774)}

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.cache import cache_folder
 from esam_rt.emr import refine_entities
 from esam_rt.evaluation.caching import EngineOf
 from esam_rt.gallery import Gallery
@@ -27,6 +26,7 @@ from esam_rt.mmg import multi_level_masks
 from esam_rt.prompts import point_grid
 from esam_rt.sam import PROMPT_SIDE, EncodedPhoto, Engines, Geometry, Sam
 from esam_rt.settings import Settings
+from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.superpixels import SuperpixelMap, superpixels
 from esam_rt.usr import new_prompts
 

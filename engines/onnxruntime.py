@@ -31,7 +31,7 @@ from esam_rt.engines.onnxruntime_providers import (
 from esam_rt.engines.onnxruntime_replay import Kept, Replays, bind_input
 from esam_rt.engines.profiles import profile_shapes
 from esam_rt.errors import EngineError, EsamError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
-from esam_rt.graph_files import check_graph_file
+from esam_rt.storage.onnx_files import check_graph_file
 
 _log = logging.getLogger("esam_rt")
 

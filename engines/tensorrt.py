@@ -28,7 +28,7 @@ from esam_rt.engines.tensorrt_replay import Replay, Replays
 from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from esam_rt.library_caches import CacheFile
+    from esam_rt.storage.checksummed_file import CacheFile
 
 _log = logging.getLogger("esam_rt")
 

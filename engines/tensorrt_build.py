@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from esam_rt.engines.profiles import Profile, profile_shapes
 from esam_rt.engines.tensorrt_log import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
-from esam_rt.graph_files import check_graph_file
+from esam_rt.storage.onnx_files import check_graph_file
 
 if TYPE_CHECKING:
-    from esam_rt.library_caches import CacheFile
+    from esam_rt.storage.checksummed_file import CacheFile
 
 _log = logging.getLogger("esam_rt")
 

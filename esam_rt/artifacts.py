@@ -9,10 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from esam_rt.cache import cache_folder, remembered_sha256
 from esam_rt.errors import OutputError
-from esam_rt.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 from esam_rt.models import EXPORTER_VERSION, ModelRow
+from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.hashing import remembered_sha256
+from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 
 GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
 
@@ -109,11 +110,7 @@ def export_to(
     listener: ModelListener = SILENT,
 ) -> tuple[Path, ...]:
     """`export_model` by words; returns the graphs' files."""
-    from esam_rt.export import (  # 0.3 s and 40 MB that a run with a warm cache has not
-        AttentionForm,
-        Precision,
-        export_model,
-    )
+    from esam_rt.export import AttentionForm, Precision, export_model
 
     form = AttentionForm(attention) if attention else None
     return export_model(row.name, checkpoint, folder, Precision(precision), form, listener.writing).files

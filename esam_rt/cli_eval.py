@@ -86,8 +86,8 @@ def evaluate(
     with console.exit_codes():
         from esam_rt.evaluation import job
         from esam_rt.evaluation.rows import TIMED, rows_of
-        from esam_rt.run_folder import kept_from_others
         from esam_rt.runner import RunOptions
+        from esam_rt.storage.locks import kept_from_others
 
         folder = console.path("--out", out)
         run = RunOptions(

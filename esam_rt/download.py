@@ -9,10 +9,10 @@ import pooch
 import requests
 from filelock import FileLock
 
-from esam_rt.cache import remembered_sha256
 from esam_rt.errors import ModelError, OutputError
-from esam_rt.files import output_error
 from esam_rt.models import ModelRow, Remote
+from esam_rt.storage.atomic import output_error
+from esam_rt.storage.hashing import remembered_sha256
 
 TIMEOUT_S = 30.0  # to connect, and between two pieces
 CHUNK = 1 << 20

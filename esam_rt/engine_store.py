@@ -22,7 +22,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from esam_rt.artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
-from esam_rt.cache import cache_folder, is_only_ours, remembered_sha256, sha256_of
 from esam_rt.engines.tensorrt import Weights
 from esam_rt.engines.tensorrt_build import (
     LIBRARIES,
@@ -41,11 +40,14 @@ from esam_rt.errors import (
     OutputError,
     SettingsError,
 )
-from esam_rt.files import output_error, write_json
-from esam_rt.graph_files import check_graph_file
 from esam_rt.library_caches import timing_cache
-from esam_rt.manifest import listed_files, remove_leftovers, written_together
 from esam_rt.models import EXPORTER_VERSION, ModelRow
+from esam_rt.storage.atomic import output_error, write_json
+from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.hashing import remembered_sha256, sha256_of
+from esam_rt.storage.manifest import listed_files, remove_leftovers, written_together
+from esam_rt.storage.onnx_files import check_graph_file
+from esam_rt.storage.permissions import is_only_ours
 
 SIDECAR = "engine.json"
 FORMAT = 2  # of the sidecar, and of what is asked of the libraries

@@ -9,12 +9,12 @@ from typing import Any
 import onnx
 
 from esam_rt.artifacts import GRAPHS, OnnxModel
-from esam_rt.cache import sha256_of
 from esam_rt.errors import ModelError
-from esam_rt.graph_files import check_graph_file
 from esam_rt.load import PRECISIONS
-from esam_rt.manifest import MANIFEST, listed_files
 from esam_rt.models import EXPORTER_VERSION, MODELS, ModelRow
+from esam_rt.storage.hashing import sha256_of
+from esam_rt.storage.manifest import MANIFEST, listed_files
+from esam_rt.storage.onnx_files import check_graph_file
 
 KEYS = ("model", "precision", "checkpoint_sha256", "exporter_version")  # of what the exporter writes into each graph
 AGAIN = "Write it again: esam-rt export --out."

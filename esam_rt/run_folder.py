@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from esam_rt.cache import cache_folder
 from esam_rt.errors import OutputError, SettingsError
-from esam_rt.files import TEMPORARY, output_error
+from esam_rt.storage.atomic import TEMPORARY, output_error
 
 PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
 FOLDERS = ("labels", "overlays", "report")
@@ -46,34 +41,6 @@ class Place:
 
     stem: str
     path: str
-
-
-@contextmanager
-def kept_from_others(out: Path) -> Iterator[None]:
-    """No other run of this user may write into `out` meanwhile: SettingsError where one does already.
-
-    The lock lies in the cache: results stay clean, and network folders, which may know no locks, are locked too, from
-    one machine. Without a cache that can be written nothing is locked.
-    """
-    lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(os.path.realpath(out))).hexdigest()[:16]}.lock"
-    with ExitStack() as stack:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(lock, timeout=0))
-            # Before it is let go. Who had opened it by then finds it gone, since filelock 3.21, and does not hold it.
-            stack.callback(_unlink, lock)
-        except Timeout as e:
-            raise SettingsError(
-                f"--out {out}: another run is writing there; wait for its end, or choose another folder."
-            ) from e
-        except (OSError, NotImplementedError):
-            pass
-        yield
-
-
-def _unlink(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
 
 
 def earlier_run(out: Path) -> dict[str, Any] | None:

@@ -22,9 +22,7 @@ from esam_rt import __version__
 from esam_rt.artifacts import SILENT, ModelListener
 from esam_rt.entities import EntityMap
 from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
-from esam_rt.files import write_json
 from esam_rt.frames import Frame
-from esam_rt.journal import append_line, drop_torn_line, read_lines
 from esam_rt.pipeline import overlapped
 from esam_rt.run_folder import (
     ERRORS,
@@ -36,7 +34,6 @@ from esam_rt.run_folder import (
     check_photos,
     check_same,
     earlier_run,
-    kept_from_others,
     make_folder,
     remove,
     remove_halves,
@@ -44,6 +41,9 @@ from esam_rt.run_folder import (
 )
 from esam_rt.settings import Settings
 from esam_rt.sources.photos import PhotoFile, find_photos, pixel_count, read_photo
+from esam_rt.storage.atomic import write_json
+from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
+from esam_rt.storage.locks import kept_from_others
 from esam_rt.trace import Profile, Trace
 from esam_rt.writers import (
     WRITERS,

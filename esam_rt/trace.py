@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from esam_rt.files import atomic_path, output_error
+from esam_rt.storage.atomic import atomic_path, output_error
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.tinyvit import build_tinyvit_encoder
 from esam_rt.export.vit import AttentionForm, build_vit_encoder
 from esam_rt.export.weights import Weights
-from esam_rt.manifest import written_together
 from esam_rt.models import EXPORTER_VERSION
+from esam_rt.storage.manifest import written_together
 
 __all__ = ["AttentionForm", "ExportedModel", "Precision", "build_graphs", "export_model"]
 

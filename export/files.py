@@ -12,7 +12,7 @@ from onnx_ir.external_data import convert_tensors_to_external
 
 from esam_rt.errors import ModelError
 from esam_rt.export.graph import Graph
-from esam_rt.graph_files import check_graph_file
+from esam_rt.storage.onnx_files import check_graph_file
 
 INLINE_BYTES = 256 << 20
 """Weights up to this stand in the .onnx itself; a protocol buffer cannot pass 2 GB, and is held whole in memory."""

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from esam_rt import cache, download
+from esam_rt import download
 from esam_rt.artifacts import ModelListener, checkpoint_of, checkpoint_sha256, export_to, exported, onnx_model
-from esam_rt.cache import sha256_of
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import files as export_files
-from esam_rt.manifest import MANIFEST, is_whole
 from esam_rt.models import MODELS, WEIGHTS, Remote
+from esam_rt.storage import hashing
+from esam_rt.storage.hashing import sha256_of
+from esam_rt.storage.manifest import MANIFEST, is_whole
 
 TINY = MODELS["tiny"]
 ROOT = Path(__file__).parents[1]
@@ -40,8 +41,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         files.append(path)
         return sha256_of(path)
 
-    monkeypatch.setattr(cache, "sha256_of", count)
-    monkeypatch.setattr(cache, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(hashing, "sha256_of", count)
+    monkeypatch.setattr(hashing, "REMEMBERED_BYTES", 0)
     return files
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from esam_rt import console
-from esam_rt.cache import sha256_of
 from esam_rt.models import MODELS, WEIGHTS
+from esam_rt.storage.hashing import sha256_of
 from tests.test_cli import assert_one_error_line, call
 
 GRAPHS = ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"]

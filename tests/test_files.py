@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from esam_rt.errors import OutputError
-from esam_rt.files import atomic_path, write_bytes, write_json, write_text
+from esam_rt.storage.atomic import atomic_path, write_bytes, write_json, write_text
 
 
 def test_the_file_appears_only_when_the_body_is_done(tmp_path: Path) -> None:

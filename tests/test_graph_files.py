@@ -18,7 +18,7 @@ from esam_rt.export import files
 from esam_rt.export.files import write_graph
 from esam_rt.export.graph import Graph, Precision
 from esam_rt.export.weights import LaterArray
-from esam_rt.graph_files import check_graph_file
+from esam_rt.storage.onnx_files import check_graph_file
 
 SIDE = 64
 WEIGHT = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)

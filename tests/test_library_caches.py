@@ -18,9 +18,10 @@ from esam_rt.artifacts import onnx_model
 from esam_rt.engines.cuda import CudaDevice
 from esam_rt.engines.tensorrt import TensorRTEngine
 from esam_rt.engines.tensorrt_build import BuildOptions, build_engine
-from esam_rt.library_caches import CacheFile, prune, runtime_cache, timing_cache
+from esam_rt.library_caches import prune, runtime_cache, timing_cache
 from esam_rt.load import Placement, load_sam
 from esam_rt.models import MODELS
+from esam_rt.storage.checksummed_file import CacheFile
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import FakeTensorRT, FakeTensorRTRTX, make_plan
 from tests.fake_tensorrt_builder import FakeTensorRTBuilder
@@ -89,7 +90,7 @@ def test_processes_do_not_lose_each_others_changes(file: CacheFile) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from esam_rt.library_caches import CacheFile\n"
+        "from esam_rt.storage.checksummed_file import CacheFile\n"
         "for _ in range(40):\n"
         "    CacheFile(Path(sys.argv[1])).update(lambda content: content + b'x')\n"
     )

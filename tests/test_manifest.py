@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from esam_rt.errors import ModelError, OutputError
-from esam_rt.manifest import MANIFEST, is_whole, listed_files, remove_leftovers, written_together
+from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers, written_together
 
 FILES = {"a.bin": b"first", "b.bin": b"second"}
 

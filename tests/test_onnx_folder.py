@@ -12,13 +12,13 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 from esam_rt.artifacts import export_to, onnx_model
-from esam_rt.cache import sha256_of
 from esam_rt.engine_store import EngineSpec, engine_set
 from esam_rt.engines.tensorrt_build import BuildOptions
 from esam_rt.errors import ModelError
-from esam_rt.manifest import MANIFEST
 from esam_rt.models import MODELS, WEIGHTS
 from esam_rt.onnx_folder import given_graphs
+from esam_rt.storage.hashing import sha256_of
+from esam_rt.storage.manifest import MANIFEST
 from tests.test_cli import assert_one_error_line, call
 
 TINY = MODELS["tiny"]

@@ -17,10 +17,10 @@ from PIL import Image
 
 from esam_rt import Settings, runner
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
-from esam_rt.files import TEMPORARY
-from esam_rt.journal import append_line, drop_torn_line, read_lines
-from esam_rt.run_folder import kept_from_others
 from esam_rt.runner import RunOptions, RunSummary, run_photos
+from esam_rt.storage.atomic import TEMPORARY
+from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
+from esam_rt.storage.locks import kept_from_others
 from tests.fake_segmenter import STAGES, FakeSegmenter
 from tests.kernels.kernel_modules import start
 
@@ -473,7 +473,7 @@ def test_a_run_of_another_process_keeps_the_folder_until_it_ends_or_is_killed(
     code = """
 import sys, time
 from pathlib import Path
-from esam_rt.run_folder import kept_from_others
+from esam_rt.storage.locks import kept_from_others
 with kept_from_others(Path(sys.argv[1])):
     print("begun", flush=True)
     time.sleep(60)

@@ -17,8 +17,8 @@ from esam_rt.errors import InputError
 from esam_rt.evaluation.common import TruePhoto, describe, read_json, read_label_map
 from esam_rt.evaluation.names import Names
 from esam_rt.evaluation.rle import dense_mask, read_mask
-from esam_rt.journal import read_lines
 from esam_rt.run_folder import PHOTOS, RUN
+from esam_rt.storage.jsonl import read_lines
 from esam_rt.writers import PhotoRecord
 
 PREDICTIONS = "predictions"  # the run of an `esam-rt eval`, in its folder

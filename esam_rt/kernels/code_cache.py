@@ -31,7 +31,8 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
-from esam_rt.cache import cache_folder, is_only_ours
+from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.permissions import is_only_ours
 
 CONFIG: Any = numba.config
 OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")  # Numba's settings that change the code

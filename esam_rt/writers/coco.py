@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_rt import __version__
-from esam_rt.files import atomic_path
+from esam_rt.storage.atomic import atomic_path
 from esam_rt.writers.record import PhotoRecord
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from esam_rt.entities import EntityMap
-from esam_rt.files import write_bytes
+from esam_rt.storage.atomic import write_bytes
 
 
 def write_labels(out: Path, stem: str, result: EntityMap) -> Path:

@@ -10,8 +10,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from esam_rt.entities import EntityMap
-from esam_rt.files import write_bytes
 from esam_rt.frames import Frame
+from esam_rt.storage.atomic import write_bytes
 
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
 

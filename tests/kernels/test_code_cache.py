@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from esam_rt.cache import is_only_ours
 from esam_rt.kernels import code_cache
+from esam_rt.storage.permissions import is_only_ours
 from tests.kernels.kernel_modules import ROOT, load_module, result, start
 
 SOURCE = """
@@ -278,9 +278,8 @@ def test_an_upgrade_below_a_running_process_does_not_file_old_code_as_new(load: 
 def test_a_change_to_what_a_kernel_calls_in_another_file_is_seen(tmp_path: Path) -> None:
     package = tmp_path / "site"
     kernels = package / "esam_rt" / "kernels"
-    shutil.copytree(ROOT / "esam_rt" / "kernels", kernels)
-    for path in (ROOT / "esam_rt").glob("*.py"):
-        shutil.copy(path, package / "esam_rt")
+    ignored = shutil.ignore_patterns("__pycache__", "weights")
+    shutil.copytree(ROOT / "esam_rt", package / "esam_rt", symlinks=True, ignore=ignored)
     head = "from numba import types\nfrom .jit import kernel\n"
     callee = head + "@kernel(types.int64)\ndef callee(x): return x + {}\n"
     (kernels / "one.py").write_text(callee.format(1))

@@ -1,4 +1,4 @@
-"""Where the cache is, and hashes of files, remembered for large ones."""
+"""SHA-256 of files, remembered for large ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ import os
 import stat
 from pathlib import Path
 
-import platformdirs
-
 from esam_rt.errors import ModelError, OutputError
-from esam_rt.files import write_json
+from esam_rt.storage.atomic import write_json
+from esam_rt.storage.cache_dir import cache_folder
 
 REMEMBERED_BYTES = 64 << 20  # larger files are not hashed anew at every start
-
-
-def cache_folder() -> Path:
-    """`ESAM_RT_CACHE`, else the platform's cache folder of the user. It need not exist yet."""
-    override = os.environ.get("ESAM_RT_CACHE")
-    return Path(override) if override else Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))
 
 
 def sha256_of(path: Path) -> str:
@@ -59,11 +52,6 @@ def remembered_sha256(path: Path) -> str:
     with contextlib.suppress(OutputError):  # a cache that cannot be written costs the seconds again, no more
         write_json(note, mark | {"sha256": digest})
     return digest
-
-
-def is_only_ours(state: os.stat_result) -> bool:
-    """Whether a file or folder is of this user or of the administrator, and nobody else may write it."""
-    return os.name != "posix" or (state.st_uid in (os.geteuid(), 0) and not state.st_mode & 0o022)
 
 
 def _unreadable(path: Path, cause: OSError) -> ModelError:

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from esam_rt.cache import sha256_of
 from esam_rt.errors import EsamError
-from esam_rt.files import TEMPORARY, output_error, write_json
+from esam_rt.storage.atomic import TEMPORARY, output_error, write_json
+from esam_rt.storage.hashing import sha256_of
 
 MANIFEST = "esam-rt.json"
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from esam_rt.files import output_error
+from esam_rt.storage.atomic import output_error
 
 
 def append_line(path: Path, line: str) -> None:

@@ -1,0 +1,14 @@
+"""The cache folder of esam-rt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """`ESAM_RT_CACHE`, else the platform's cache folder of the user. It need not exist yet."""
+    override = os.environ.get("ESAM_RT_CACHE")
+    return Path(override) if override else Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))
