@@ -30,7 +30,7 @@ from esam_rt.load import load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.sam import EncodedPhoto, Sam
 from esam_rt.sources import find_photos, read_photo
-from esam_rt.trace import Trace
+from esam_rt.tracing import Trace
 
 COLUMNS = ("fine_prompts", "all_prompts", "identical_percent", "changed_pixels_percent", "AP")
 

@@ -15,7 +15,6 @@ from pycocotools import mask as coco_mask
 from benchmarks.recording import Recording
 from benchmarks.superpixels import parameters
 from esam_rt.emr import _votes
-from esam_rt.entities import Stage
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import areas_and_boxes, unpack
 from esam_rt.kernels.cover import greedy_cover
@@ -27,6 +26,7 @@ from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import encompassing, leaders, split_overlaps
 from esam_rt.masks import Level, MaskSet
+from esam_rt.stages import Stage
 from tests.kernels import oracles
 
 NUMPY = "NumPy"

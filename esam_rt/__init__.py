@@ -5,18 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from esam_rt._version import __version__
+
 if TYPE_CHECKING:
-    from esam_rt.entities import EntityMap
+    from esam_rt.entity_map import EntityMap
     from esam_rt.segmenter import EntitySegmenter
     from esam_rt.settings import Settings
 
-__version__ = "0.1.0"
 __all__ = ["EntityMap", "EntitySegmenter", "Settings", "__version__"]
+
+_HOMES = {"EntityMap": "entity_map", "EntitySegmenter": "segmenter", "Settings": "settings"}
 
 
 def __getattr__(name: str) -> Any:
     # Numba and scikit-image take seconds to import: `esam-rt --help` does not wait for them, nor Ctrl-C for NumPy.
-    module = {"EntityMap": "entities", "EntitySegmenter": "segmenter", "Settings": "settings"}.get(name)
-    if module is None:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{module}", __name__), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

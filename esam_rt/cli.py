@@ -44,7 +44,7 @@ app.add_typer(engines_app, name="engines")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from esam_rt import __version__
+        from esam_rt._version import __version__
 
         typer.echo(f"esam-rt {__version__}")
         raise typer.Exit

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from esam_rt import __version__
+from esam_rt._version import __version__
 from esam_rt.engines.onnxruntime_libraries import missing_cuda, missing_tensorrt
 from esam_rt.engines.onnxruntime_providers import PROVIDERS
 from esam_rt.engines.tensorrt_build import INSTEAD_OF_RTX, NOT_RTX

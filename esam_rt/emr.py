@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.entities import Stage
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities, sources_of
 from esam_rt.kernels.sampling import points_in_overlaps
@@ -14,6 +13,7 @@ from esam_rt.kernels.split import encompassing, leaders, split_overlaps
 from esam_rt.masks import Level, MaskSet
 from esam_rt.sam import EncodedPhoto
 from esam_rt.settings import Emr
+from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.entities import Stage
 from esam_rt.kernels.bits import areas_and_boxes, rasterize_union, unpack
 from esam_rt.kernels.regions import without_fragments
 from esam_rt.masks import MaskSet
+from esam_rt.stages import Stage
 
 Source = tuple[int, int]
 """A prompt's index and which of its three outputs: whose logits give an entity its boundary."""

@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt import __version__
+from esam_rt._version import __version__
 from esam_rt.artifacts import SILENT, ModelListener
-from esam_rt.entities import EntityMap
+from esam_rt.entity_map import EntityMap
 from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
 from esam_rt.frames import Frame
 from esam_rt.pipeline import overlapped
+from esam_rt.run.trace_writer import Profile
 from esam_rt.run_folder import (
     ERRORS,
     FOLDERS,
@@ -44,7 +45,7 @@ from esam_rt.sources.photos import PhotoFile, find_photos, pixel_count, read_pho
 from esam_rt.storage.atomic import write_json
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
-from esam_rt.trace import Profile, Trace
+from esam_rt.tracing import Trace
 from esam_rt.writers import (
     WRITERS,
     PhotoRecord,

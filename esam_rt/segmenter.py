@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from esam_rt.artifacts import SILENT, ModelListener
 from esam_rt.emr import refine_entities
-from esam_rt.entities import MOST_LABELS, EntityMap, Stage
+from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import EngineError, SettingsError, did_you_mean
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
@@ -26,8 +26,9 @@ from esam_rt.prompts import point_grid
 from esam_rt.render import render_labels
 from esam_rt.sam import EncodedPhoto, Geometry, Photo, Sam
 from esam_rt.settings import Settings
+from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap, reduced_hw, regions, superpixels
-from esam_rt.trace import Trace
+from esam_rt.tracing import Trace
 from esam_rt.usr import fill_gaps, new_prompts
 
 METHODS = ("e-sam", "amg", "sam-o", "superpixels")

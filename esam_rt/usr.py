@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.entities import Stage
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import areas_and_boxes, unpack
 from esam_rt.kernels.cover import greedy_cover
@@ -15,6 +14,7 @@ from esam_rt.kernels.regions import smallest_holders
 from esam_rt.masks import MaskSet
 from esam_rt.sam import Geometry
 from esam_rt.settings import Usr
+from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap
 
 

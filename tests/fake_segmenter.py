@@ -9,8 +9,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.entities import EntityMap, Stage
+from esam_rt.entity_map import EntityMap
 from esam_rt.runner import RunOptions
+from esam_rt.stages import Stage
 
 STAGES = ("encoder", "decoder", "superpixels", "mmg", "emr", "usr", "upsampling")
 

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from esam_rt.emr import _merge
-from esam_rt.entities import Stage
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.similarity import cosine_similarity
 from esam_rt.masks import MaskSet
 from esam_rt.sam import EncodedPhoto, Geometry
 from esam_rt.settings import Emr
+from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap
 from tests.kernels.oracles import dense_encompassing, dense_pair_similarity, dense_top_k, dense_touching_pairs
 

@@ -16,7 +16,6 @@ from scipy import ndimage
 
 from esam_rt import EntityMap, Settings
 from esam_rt.emr import _votes, refine_entities
-from esam_rt.entities import Stage
 from esam_rt.errors import InputError
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
@@ -26,6 +25,7 @@ from esam_rt.prompts import point_grid
 from esam_rt.render import render_labels
 from esam_rt.sam import EncodedPhoto, Geometry, Sam
 from esam_rt.settings import Emr, Mmg, Superpixels, Usr
+from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap, superpixels
 from esam_rt.usr import fill_gaps, new_prompts
 from tests.kernels.oracles import dense_cover, dense_without_fragments

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from esam_rt.errors import OutputError
-from esam_rt.trace import Profile, Span, Trace
+from esam_rt.run.trace_writer import Profile
+from esam_rt.tracing import Span, Trace
 
 
 def span(name: str, start: int, end: int, thread: int = 1) -> Span:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from esam_rt.entities import EntityMap
+from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError, OutputError
 from esam_rt.frames import Frame
 from esam_rt.writers import (

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from esam_rt import __version__
+from esam_rt._version import __version__
 from esam_rt.errors import InputError, SettingsError
 from esam_rt.evaluation.bootstrap import LEVEL, Estimate, differences, estimates, resamples
 from esam_rt.evaluation.bsds_truth import RegionTruth

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from esam_rt import __version__
-from esam_rt.entities import EntityMap, Stage
+from esam_rt._version import __version__
+from esam_rt.entity_map import EntityMap
 from esam_rt.evaluation import plot
 from esam_rt.evaluation.bootstrap import Estimate
 from esam_rt.evaluation.coco_truth import MaskTruth
@@ -29,6 +29,7 @@ from esam_rt.evaluation.regions import RegionScores, contingency, covering
 from esam_rt.evaluation.rle import dense_mask
 from esam_rt.evaluation.score import Scored
 from esam_rt.sources import read_photo
+from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_text
 from esam_rt.writers.overlay import entity_colours, jpeg, shrink, tint
 

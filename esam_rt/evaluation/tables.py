@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt import __version__
+from esam_rt._version import __version__
 from esam_rt.errors import InputError, SettingsError
 from esam_rt.evaluation.bootstrap import Estimate, differences, estimates, resamples
 from esam_rt.evaluation.bsds_truth import RegionTruth
@@ -35,7 +35,7 @@ from esam_rt.sources.photos import read_photo
 from esam_rt.storage.atomic import write_json, write_text
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.superpixels import SuperpixelMap
-from esam_rt.trace import Trace
+from esam_rt.tracing import Trace
 
 TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from esam_rt import __version__
+from esam_rt._version import __version__
 from esam_rt.storage.atomic import atomic_path
 from esam_rt.writers.record import PhotoRecord
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from esam_rt.entities import EntityMap
+from esam_rt.entity_map import EntityMap
 from esam_rt.storage.atomic import write_bytes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from esam_rt.entities import EntityMap
+from esam_rt.entity_map import EntityMap
 from esam_rt.frames import Frame
 from esam_rt.storage.atomic import write_bytes
 

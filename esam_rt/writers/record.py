@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from esam_rt.entities import EntityMap
+from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".js")  # of all files that are made of a photo: labels, overlays, report

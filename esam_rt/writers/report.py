@@ -17,9 +17,10 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from esam_rt import __version__
-from esam_rt.entities import EntityMap, Stage
+from esam_rt._version import __version__
+from esam_rt.entity_map import EntityMap
 from esam_rt.frames import Frame
+from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_bytes, write_text
 from esam_rt.writers.overlay import entity_colours, jpeg, shrink, tint
 from esam_rt.writers.record import PhotoRecord

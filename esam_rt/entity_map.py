@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,24 +11,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError, MissingDependencyError
-from esam_rt.trace import Span
+from esam_rt.tracing import Span
 
 if TYPE_CHECKING:
     import supervision
 
-
 MOST_LABELS = 65_535
-
-
-class Stage(IntEnum):
-    """The stage that made an entity."""
-
-    MMG = 0
-    EMR = 1
-    USR = 2
-    AMG = 3
-    SAM_O = 4
-    SUPERPIXELS = 5
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,16 @@
+"""The stages of the method that can make an entity."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Stage(IntEnum):
+    """The stage that made an entity."""
+
+    MMG = 0
+    EMR = 1
+    USR = 2
+    AMG = 3
+    SAM_O = 4
+    SUPERPIXELS = 5
