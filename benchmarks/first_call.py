@@ -82,7 +82,7 @@ def kernel_seconds(folder: Path) -> list[dict[str, Any]]:
 
     numba.njit("int64(int64)")(lambda x: x)
     rows = [{"kernel": "(Numba itself)", "s": time.perf_counter() - start, "llvm_s": 0.0}]
-    from esam_rt.compile_ahead import ALL, entry_kernels
+    from esam_rt.kernels.warmup import ALL, entry_kernels
 
     for kernel in entry_kernels(ALL):
         start, llvm_s = time.perf_counter(), []

@@ -17,14 +17,18 @@ from benchmarks.superpixels import parameters
 from esam_rt.emr import _votes
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import areas_and_boxes, unpack
-from esam_rt.kernels.cover import greedy_cover
+from esam_rt.kernels.containment import smallest_holders
+from esam_rt.kernels.dedup import leaders
 from esam_rt.kernels.felzenszwalb import felzenszwalb
+from esam_rt.kernels.fragments import without_fragments
 from esam_rt.kernels.iou import best_iou, block_counts
+from esam_rt.kernels.mask_means import mask_means
+from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
-from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragments
 from esam_rt.kernels.sampling import points_in_overlaps
+from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_similarity, touching_pairs
-from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
 from esam_rt.stages import Stage
 from tests.kernels import oracles

@@ -92,7 +92,7 @@ def run(
 ) -> None:
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
     with console.exit_codes():
-        from esam_rt import compile_ahead
+        from esam_rt.kernels import warmup
         from esam_rt.runner import RunOptions, Segmenter, open_segmenter, run_photos
 
         options = RunOptions(
@@ -120,8 +120,8 @@ def run(
         shown = console.stderr.is_terminal and not quiet and not as_json
 
         def open_and_show(options: RunOptions) -> Segmenter:
-            kernels = compile_ahead.OF_METHOD.get(method, ())  # of an unknown method the segmenter tells
-            compile_ahead.begin(kernels, with_process=True)
+            kernels = warmup.OF_METHOD.get(method, ())  # of an unknown method the segmenter tells
+            warmup.begin(kernels, with_process=True)
             with console.Steps(shown) as steps:
                 return open_segmenter(options, steps.listener())
 
@@ -205,7 +205,7 @@ def compile_kernels(
 ) -> None:
     """Compile the Numba kernels into the cache, for this CPU, so that no later command has to."""
     with console.exit_codes():
-        from esam_rt.compile_ahead import compile_all
+        from esam_rt.kernels.warmup import compile_all
 
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             steps.begin("compiling the kernels")

@@ -7,9 +7,11 @@ from numpy.typing import NDArray
 
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities, sources_of
+from esam_rt.kernels.dedup import leaders
+from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.similarity import most_similar, pair_similarity, touching_pairs
-from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
 from esam_rt.sam import EncodedPhoto
 from esam_rt.settings import Emr

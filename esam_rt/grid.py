@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import areas_and_boxes, rasterize_union, unpack
-from esam_rt.kernels.regions import without_fragments
+from esam_rt.kernels.fragments import without_fragments
 from esam_rt.masks import MaskSet
 from esam_rt.stages import Stage
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import unpack
-from esam_rt.kernels.paint import paint
+from esam_rt.kernels.upsample import paint
 from esam_rt.sam import CELL_PX, EncodedPhoto, Sam
 
 RIM = 1e-3  # logit of a cell whose own logit contradicts the map: it was split off, or joined by another mask

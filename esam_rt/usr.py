@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import areas_and_boxes, unpack
-from esam_rt.kernels.cover import greedy_cover
+from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.iou import best_iou
-from esam_rt.kernels.regions import smallest_holders
+from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.masks import MaskSet
 from esam_rt.sam import Geometry
 from esam_rt.settings import Usr

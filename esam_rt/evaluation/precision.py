@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from esam_rt.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, RECALLS, SIZES, PhotoMatches
-from esam_rt.kernels.jit import array, kernel
+from esam_rt.kernels.interpolated_precision import IGNORED, RIGHT, WRONG, interpolate_precision
 
 METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
-
-_WRONG, _RIGHT, _IGNORED = range(3)
 
 
 class AveragePrecision:
@@ -30,10 +27,10 @@ class AveragePrecision:
         rank = np.concatenate([np.arange(len(p.score)) for p in photos]) if photos else np.zeros(0, np.int64)
         self._rank = rank[order]
         shape = len(SIZES), len(IOU_THRESHOLDS), len(score)
-        self._verdict = np.full(shape, _WRONG, np.uint8)
+        self._verdict = np.full(shape, WRONG, np.uint8)
         if photos:
-            self._verdict[np.concatenate([p.matched for p in photos], axis=2)[..., order]] = _RIGHT
-            self._verdict[np.concatenate([p.ignored for p in photos], axis=2)[..., order]] = _IGNORED
+            self._verdict[np.concatenate([p.matched for p in photos], axis=2)[..., order]] = RIGHT
+            self._verdict[np.concatenate([p.ignored for p in photos], axis=2)[..., order]] = IGNORED
         self._positives = np.array([p.positives for p in photos], np.int64).reshape(count, len(SIZES))
 
     def metrics(self, weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -55,14 +52,14 @@ class AveragePrecision:
         s = SIZES.index(size)
         positives = weights @ self._positives[:, s]
         out = np.zeros((len(weights), len(IOU_THRESHOLDS), len(RECALLS)))
-        _interpolate(self._verdict[s], self._photo, np.ascontiguousarray(weights), positives, RECALLS, out)
+        interpolate_precision(self._verdict[s], self._photo, np.ascontiguousarray(weights), positives, RECALLS, out)
         out[positives == 0] = np.nan
         return out
 
     def _recall(self, weights: NDArray[np.int64], size: str, limit: int) -> NDArray[np.float64]:
         """Recall float64 [B, T] of at most `limit` detections a photo."""
         s = SIZES.index(size)
-        right = (self._verdict[s] == _RIGHT) & (self._rank < limit)
+        right = (self._verdict[s] == RIGHT) & (self._rank < limit)
         by_photo = np.stack([np.bincount(self._photo[row], minlength=len(self._positives)) for row in right], axis=1)
         positives = (weights @ self._positives[:, s])[:, None]
         found: NDArray[np.int64] = weights @ by_photo
@@ -73,51 +70,3 @@ def average_precision(photos: Sequence[PhotoMatches]) -> dict[str, float]:
     """METRICS in percent, NaN where there is nothing to find."""
     values = AveragePrecision(photos).metrics(np.ones((1, len(photos)), np.int64))
     return {name: float(value[0]) for name, value in values.items()}
-
-
-@kernel(
-    array(types.uint8, 2),
-    array(types.int64, 1),
-    array(types.int64, 2),
-    array(types.int64, 1),
-    array(types.float64, 1),
-    types.float64[:, :, ::1],
-)
-def _interpolate(
-    verdict: NDArray[np.uint8],
-    photo: NDArray[np.int64],
-    weights: NDArray[np.int64],
-    positives: NDArray[np.int64],
-    recalls: NDArray[np.float64],
-    out: NDArray[np.float64],
-) -> None:
-    """Precision at each recall: the best one at that recall or a higher one, zero where it is not reached.
-
-    A photo that counts twice is as two copies of it. Only right detections are points of the curve: wrong ones lower
-    the precision and leave the recall.
-    """
-    right, wrong = np.empty(len(photo) + 1, np.int64), np.empty(len(photo) + 1, np.int64)
-    weight = np.empty(len(photo), np.int64)
-    for b in range(len(weights)):
-        if positives[b] == 0:
-            continue
-        for d in range(len(photo)):  # once for all thresholds
-            weight[d] = weights[b, photo[d]]
-        for t in range(len(verdict)):
-            rights, wrongs, points = 0, 0, 0
-            for d in range(len(photo)):  # without branches, which are as good as random: five times as fast
-                is_right = verdict[t, d] == _RIGHT
-                rights += weight[d] * is_right
-                wrongs += weight[d] * (verdict[t, d] == _WRONG)
-                right[points], wrong[points] = rights, wrongs  # overwritten until a right one makes it a point
-                points += is_right
-            best = 0.0
-            r = len(recalls) - 1
-            while r >= 0 and rights / positives[b] < recalls[r]:
-                r -= 1
-            for k in range(points - 1, -1, -1):
-                best = max(best, right[k] / (wrong[k] + right[k] + 2.220446049250313e-16))  # np.spacing(1), as COCO's
-                before = right[k - 1] / positives[b] if k else -1.0
-                while r >= 0 and before < recalls[r]:
-                    out[b, t, r] = best
-                    r -= 1

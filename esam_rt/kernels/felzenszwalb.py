@@ -8,8 +8,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from esam_rt.kernels.forest import join, root
 from esam_rt.kernels.jit import array, kernel
+from esam_rt.kernels.union_find import join, root
 
 INT, FLOAT = types.int64, types.float64
 ROW, ROW2, WEIGHTS = FLOAT[::1], FLOAT[:, ::1], array(FLOAT, 1)

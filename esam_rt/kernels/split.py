@@ -1,4 +1,4 @@
-"""Splitting overlapping masks with the help of guidance masks (E-SAM §3.3, eq. 5 and 6), and finding what to merge."""
+"""Splits masks that overlap into disjoint ones (E-SAM eq. 5 and 6)."""
 
 from __future__ import annotations
 
@@ -6,67 +6,10 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from esam_rt.kernels.iou import block_counts, box_overlap, most_shared, overlap
-from esam_rt.kernels.jit import AREAS, BITS, BOXES, INDEX, array, kernel
+from esam_rt.kernels.iou import box_overlap, overlap
+from esam_rt.kernels.jit import AREAS, BITS, BOXES, INDEX, kernel
 
 COUNTS = types.int64[::1]
-
-
-def leaders(
-    bits: NDArray[np.uint64],
-    box: NDArray[np.int16],
-    area: NDArray[np.int32],
-    order: NDArray[np.int64],
-    iou_min: float,
-) -> NDArray[np.int32]:
-    """Groups of nearly equal masks: int32 [N], the index of each mask's leader; -1 for an empty mask.
-
-    In `order`, a mask joins the first leader with which its IoU is at least iou_min, or becomes one itself.
-    """
-    out = np.full(len(bits), -1, np.int32)
-    order = np.ascontiguousarray(order[area[order] > 0], np.int64)
-    _leaders(bits, box, area, order, block_counts(bits, box, order), iou_min, out)
-    return out
-
-
-@kernel(BITS, BOXES, AREAS, INDEX, array(types.uint16, 2), types.float64, types.int32[::1])
-def _leaders(
-    bits: NDArray[np.uint64],
-    box: NDArray[np.int16],
-    area: NDArray[np.int32],
-    order: NDArray[np.int64],
-    blocks: NDArray[np.uint16],
-    iou_min: float,
-    out: NDArray[np.int32],
-) -> None:
-    found = np.empty(len(order), np.int64)  # places of leaders in the order
-    found_area = np.empty(len(order), np.int32)
-    count = 0
-    for place in range(len(order)):
-        m = order[place]
-        least, most = int(area[m] * iou_min), int(min(area[m] / max(iou_min, 1e-6), 1e9)) + 1
-        for j in range(count):
-            if found_area[j] < least or found_area[j] > most:
-                continue
-            # Of masks that are alike in size and place few are the same: the blocks tell 19 of 20 others apart, and
-            # leaders of 41,000 masks are found 6 times as fast.
-            leader = order[found[j]]
-            both = area[m] + area[leader]
-            shared = min(area[m], area[leader], box_overlap(box, m, box, leader))
-            if shared < iou_min * (both - shared):
-                continue
-            shared = most_shared(blocks, place, found[j])
-            if shared < iou_min * (both - shared):
-                continue
-            shared = overlap(bits, box, m, bits, box, leader)
-            if shared >= iou_min * (both - shared):
-                out[m] = leader
-                break
-        else:
-            found[count] = place
-            found_area[count] = area[m]
-            count += 1
-            out[m] = m
 
 
 @kernel(types.uint64[:, :, ::1], types.int16[:, ::1], types.int64, types.int64, INDEX, INDEX, INDEX, INDEX, COUNTS)
@@ -200,54 +143,3 @@ def _split(
             for y in range(h):
                 for w in range(words):
                     bits[loser, y, w] &= ~bits[winner, y, w]
-
-
-def encompassing(
-    bits: NDArray[np.uint64],
-    box: NDArray[np.int16],
-    area: NDArray[np.int32],
-    pairs: NDArray[np.int64],
-    gallery_bits: NDArray[np.uint64],
-    gallery_box: NDArray[np.int16],
-    gallery_area: NDArray[np.int32],
-    encompass: float,
-    fill: float,
-) -> NDArray[np.int64]:
-    """For each pair [P, 2] of non-overlapping masks a gallery mask g with |a∩g| ≥ encompass·|a|, the same of b, and
-    |a∪b| ≥ fill·|g| (E-SAM eq. 8): int64 [P], the first one, -1 = none."""
-    out = np.full(len(pairs), -1, np.int64)
-    _encompassing(
-        bits, box, area, np.ascontiguousarray(pairs, np.int64), gallery_bits, gallery_box, gallery_area,
-        encompass, fill, out,
-    )  # fmt: skip
-    return out
-
-
-@kernel(BITS, BOXES, AREAS, array(types.int64, 2), BITS, BOXES, AREAS, types.float64, types.float64, types.int64[::1])
-def _encompassing(
-    bits: NDArray[np.uint64],
-    box: NDArray[np.int16],
-    area: NDArray[np.int32],
-    pairs: NDArray[np.int64],
-    gallery_bits: NDArray[np.uint64],
-    gallery_box: NDArray[np.int16],
-    gallery_area: NDArray[np.int32],
-    encompass: float,
-    fill: float,
-    out: NDArray[np.int64],
-) -> None:
-    for k in range(len(pairs)):
-        a, b = pairs[k, 0], pairs[k, 1]
-        pair_area = area[a] + area[b]
-        for g in range(len(gallery_bits)):
-            size = gallery_area[g]
-            if pair_area < fill * size or size < encompass * pair_area:
-                continue
-            if box_overlap(box, a, gallery_box, g) < encompass * area[a]:
-                continue
-            if overlap(bits, box, a, gallery_bits, gallery_box, g) < encompass * area[a]:
-                continue
-            if overlap(bits, box, b, gallery_bits, gallery_box, g) < encompass * area[b]:
-                continue
-            out[k] = g
-            break

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.kernels.dedup import leaders
+from esam_rt.kernels.merge import encompassing
+from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import MaskSet
 from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_encompassing, dense_leaders, dense_split, packed
 

@@ -6,15 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import areas_and_boxes, pack, rasterize_union, unpack
-from esam_rt.kernels.cover import greedy_cover
+from esam_rt.kernels.containment import smallest_holders
+from esam_rt.kernels.dedup import leaders
 from esam_rt.kernels.felzenszwalb import felzenszwalb
+from esam_rt.kernels.fragments import without_fragments
 from esam_rt.kernels.iou import best_iou
+from esam_rt.kernels.mask_means import mask_means
+from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
-from esam_rt.kernels.paint import paint
-from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragments
 from esam_rt.kernels.sampling import points_in_overlaps
+from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.kernels.similarity import cosine_similarity, pair_similarity, top_k, touching_pairs
-from esam_rt.kernels.split import encompassing, leaders, split_overlaps
+from esam_rt.kernels.split import split_overlaps
+from esam_rt.kernels.upsample import paint
 from tests.kernels.oracles import packed, rectangles
 
 

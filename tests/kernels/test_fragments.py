@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import pack, unpack
-from esam_rt.kernels.regions import mask_means, smallest_holders, without_fragments
+from esam_rt.kernels.containment import smallest_holders
+from esam_rt.kernels.fragments import without_fragments
+from esam_rt.kernels.mask_means import mask_means
 from tests.kernels.oracles import (
     WIDTHS,
     adversarial_masks,

@@ -18,8 +18,8 @@ from PIL import Image
 from skimage import data
 from typer.testing import CliRunner
 
-from esam_rt import EntitySegmenter, Settings, cli, compile_ahead
-from esam_rt.kernels import code_cache
+from esam_rt import EntitySegmenter, Settings, cli
+from esam_rt.kernels import code_cache, warmup
 from esam_rt.kernels.jit import KERNELS, Kernel
 from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
 from tests.kernels.kernel_modules import ROOT, SOURCE, load_module, result, start
@@ -31,8 +31,8 @@ MAIN = "import sys; from esam_rt.__main__ import main; sys.argv[1:] = {!r}; main
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module with three kernels in place of all; the folder of its cache."""
     module = load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
-    monkeypatch.setattr(compile_ahead, "KERNELS", [module.half, module.half_and_one, module.doubled])
-    monkeypatch.setattr(compile_ahead, "ALL", ("mine",))
+    monkeypatch.setattr(warmup, "KERNELS", [module.half, module.half_and_one, module.doubled])
+    monkeypatch.setattr(warmup, "ALL", ("mine",))
     return tmp_path / "cache"
 
 
@@ -47,7 +47,7 @@ def is_kernel(function: ast.FunctionDef) -> bool:
 def test_every_kernel_of_the_package_is_compiled_ahead_itself_or_within_one_that_is() -> None:
     sources = [path for path in (ROOT / "esam_rt").rglob("*.py") if path.name != "jit.py"]
     written = {function.name for path in sources for function in functions(path) if is_kernel(function)}
-    entries = compile_ahead.entry_kernels(compile_ahead.ALL)
+    entries = warmup.entry_kernels(warmup.ALL)
     ahead = set(entries)
     while inner := {callee for kernel in ahead for callee in kernel.callees} - ahead:
         ahead |= inner
@@ -80,8 +80,8 @@ def test_a_kernel_uses_nothing_of_a_file_that_the_cache_does_not_look_at() -> No
 
 
 def test_what_a_photo_needs_is_part_of_all() -> None:
-    of_a_photo = compile_ahead.entry_kernels(compile_ahead.OF_A_PHOTO)
-    assert set(of_a_photo) < set(compile_ahead.entry_kernels(compile_ahead.ALL)) < set(KERNELS)
+    of_a_photo = warmup.entry_kernels(warmup.OF_A_PHOTO)
+    assert set(of_a_photo) < set(warmup.entry_kernels(warmup.ALL)) < set(KERNELS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,19 +95,19 @@ def test_what_a_method_needs_is_what_it_calls(method: str, monkeypatch: pytest.M
     monkeypatch.setattr(Kernel, "__call__", call)
     with EntitySegmenter("tiny", settings=Settings.preset("fast"), method=method) as segment:
         segment(data.astronaut())
-    assert {kernel.__module__ for kernel in called} == set(compile_ahead.OF_METHOD[method])
-    assert called <= set(compile_ahead.entry_kernels(compile_ahead.OF_METHOD[method]))
+    assert {kernel.__module__ for kernel in called} == set(warmup.OF_METHOD[method])
+    assert called <= set(warmup.entry_kernels(warmup.OF_METHOD[method]))
 
 
 def test_run_compiles_beside_loading_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
-    monkeypatch.setattr(compile_ahead, "begin", lambda modules, with_process: begun.append((modules, with_process)))
+    monkeypatch.setattr(warmup, "begin", lambda modules, with_process: begun.append((modules, with_process)))
     Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "photo.png")
     said = CliRunner().invoke(cli.app, ["run", str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
     assert said.exit_code == 1 and not begun
     arguments = ["run", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--method", "superpixels"]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
-    assert begun == [(compile_ahead.OF_METHOD["superpixels"], True)]
+    assert begun == [(warmup.OF_METHOD["superpixels"], True)]
 
 
 def test_the_command_compiles_what_the_cache_lacks(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def refuse_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_fails_where_the_sources_cannot_be_read(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esam_rt.kernels.code_cache.SOURCES", [])
     module = load_module(few.parent / "mine.py", SOURCE, monkeypatch)
-    monkeypatch.setattr(compile_ahead, "KERNELS", [module.doubled])
+    monkeypatch.setattr(warmup, "KERNELS", [module.doubled])
     said = CliRunner().invoke(cli.app, ["compile-kernels"])
     assert said.exit_code == 1
     assert "mine: cannot be cached" in said.stderr
@@ -187,8 +187,8 @@ def test_a_numba_that_may_not_compile_is_said_in_one_line(
 
 
 def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
-    thread = compile_ahead.begin(("mine",))
-    calls = [(kernel, kernel(10)) for kernel in reversed(compile_ahead.KERNELS)]
+    thread = warmup.begin(("mine",))
+    calls = [(kernel, kernel(10)) for kernel in reversed(warmup.KERNELS)]
     thread.join(60)
     assert not thread.is_alive()
     assert [answer for _, answer in calls] == [20, 6, 5]
@@ -197,9 +197,9 @@ def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
 
 def test_a_cache_of_no_use_is_said_to_the_one_who_calls(few: Path, caplog: pytest.LogCaptureFixture) -> None:
     few.write_text("a file")
-    compile_ahead.begin(("mine",)).join(60)
+    warmup.begin(("mine",)).join(60)
     assert not caplog.messages
-    compile_ahead.KERNELS[0](10)
+    warmup.KERNELS[0](10)
     assert [str(few) in message for message in caplog.messages] == [True]
 
 
@@ -214,11 +214,11 @@ def test_another_process_compiles_from_the_other_end(few: Path, monkeypatch: pyt
             started.append(self)
             assert self.wait(60) == 0  # before this process compiles anything
 
-    monkeypatch.setattr(compile_ahead.subprocess, "Popen", Popen)
+    monkeypatch.setattr(warmup.subprocess, "Popen", Popen)
     for _ in range(2):
-        compile_ahead.begin(("mine",), with_process=True).join(60)
+        warmup.begin(("mine",), with_process=True).join(60)
     assert len(started) == 1  # the second time nothing lacks
-    assert [kernel.cache.loaded for kernel in compile_ahead.entry_kernels(("mine",))] == [True, True]
+    assert [kernel.cache.loaded for kernel in warmup.entry_kernels(("mine",))] == [True, True]
 
 
 @pytest.mark.parametrize("why", ["one core", "no interpreter", "frozen", "no more processes"])
@@ -229,19 +229,19 @@ def test_without_another_process_all_is_compiled_here(few: Path, monkeypatch: py
 
     cores = {0} if why == "one core" else {0, 1}
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
-    monkeypatch.setattr(compile_ahead.subprocess, "Popen", fail)
+    monkeypatch.setattr(warmup.subprocess, "Popen", fail)
     if why == "no interpreter":
         monkeypatch.setattr(sys, "executable", "")
     if why == "frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
-    compile_ahead.begin(("mine",), with_process=True).join(60)
-    assert [kernel.cache.saved for kernel in compile_ahead.entry_kernels(("mine",))] == [True, True]
+    warmup.begin(("mine",), with_process=True).join(60)
+    assert [kernel.cache.saved for kernel in warmup.entry_kernels(("mine",))] == [True, True]
 
 
 def test_the_other_process_ends_where_nothing_can_be_written(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few.write_text("a file")
-    compile_ahead.fill(("mine",), code_cache.mark)
-    half_and_one, doubled = compile_ahead.entry_kernels(("mine",))
+    warmup.fill(("mine",), code_cache.mark)
+    half_and_one, doubled = warmup.entry_kernels(("mine",))
     assert doubled.cache.trouble and not half_and_one.cache.trouble
 
 
@@ -260,7 +260,7 @@ code_cache.Path.replace = lambda *_: time.sleep(600)
     others = code_cache.code_folder() / "0" / f".{code_cache.mark}0"
     others.parent.mkdir(parents=True)
     others.touch()
-    with compile_ahead._another_process(("mine",)):
+    with warmup._another_process(("mine",)):
         deadline = time.monotonic() + 60
         while len(halves := [p for p in few.rglob("*") if p.is_file() and p != others]) < 1:
             assert time.monotonic() < deadline
@@ -288,9 +288,9 @@ def test_the_other_process_is_ended_with_a_command_that_is(tmp_path: Path) -> No
 def test_a_program_that_ends_does_not_wait_for_all_kernels(tmp_path: Path) -> None:
     code = """
 import time
-from esam_rt import compile_ahead
-compile_ahead.begin(with_process=True)
-print(len(compile_ahead.entry_kernels(compile_ahead.OF_A_PHOTO)))
+from esam_rt.kernels import warmup
+warmup.begin(with_process=True)
+print(len(warmup.entry_kernels(warmup.OF_A_PHOTO)))
 time.sleep(0.2)
 """
     out, err = result(start(code, tmp_path / "cache"))
@@ -311,7 +311,7 @@ def watched():
         waits.set()
     acquire()
 global_compiler_lock.acquire = watched
-from esam_rt import compile_ahead
+from esam_rt.kernels import warmup
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import Kernel
 dispatcher = Kernel._dispatcher
@@ -321,7 +321,7 @@ def slow(*arguments, **options):
     return dispatcher(*arguments, **options)
 Kernel._dispatcher = slow
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-compile_ahead.begin()
+warmup.begin()
 assert amid.wait(60)
 pid = os.fork()
 if pid == 0:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import pack
-from esam_rt.kernels.cover import greedy_cover
+from esam_rt.kernels.set_cover import greedy_cover
 from tests.kernels.oracles import WIDTHS, adversarial_masks, dense_cover, mask_arrays, packed, rectangles
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.kernels.paint import paint
+from esam_rt.kernels.upsample import paint
 
 
 def random_entities(

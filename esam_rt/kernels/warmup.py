@@ -29,15 +29,16 @@ def _modules(*names: str) -> tuple[str, ...]:
 
 # In the order in which a photo needs them.
 OF_A_PHOTO = _modules(
-    "felzenszwalb", "bits", "iou", "nms", "regions", "sampling", "split", "similarity", "cover", "paint"
+    *("felzenszwalb", "bits", "iou", "nms", "mask_means", "fragments", "sampling", "dedup", "split"),
+    *("similarity", "merge", "containment", "set_cover", "upsample"),
 )
 OF_METHOD = {
     "e-sam": OF_A_PHOTO,
-    "amg": _modules("bits", "nms", "regions", "paint"),
-    "sam-o": _modules("bits", "nms", "regions", "paint"),
+    "amg": _modules("bits", "nms", "fragments", "upsample"),
+    "sam-o": _modules("bits", "nms", "fragments", "upsample"),
     "superpixels": _modules("felzenszwalb"),
 }
-ALL = (*OF_A_PHOTO, "esam_rt.evaluation.precision")
+ALL = (*OF_A_PHOTO, *_modules("interpolated_precision"))
 
 if hasattr(os, "register_at_fork"):
     # A process forked while a thread compiles would wait for that thread, which it does not have, for ever.
@@ -149,7 +150,7 @@ def _started(modules: Sequence[str], mark: str) -> subprocess.Popen[bytes] | Non
     path = [str(folder) for folder in sys.path]
     # It imports nothing from the current folder (-P).
     code = f"""import sys; sys.path[:] = {path}
-from esam_rt import compile_ahead; compile_ahead.fill({tuple(modules)}, {mark!r})"""
+from esam_rt.kernels import warmup; warmup.fill({tuple(modules)}, {mark!r})"""
     nothing = subprocess.DEVNULL
     try:
         return subprocess.Popen([sys.executable, "-P", "-c", code], stdin=nothing, stdout=nothing, stderr=nothing)

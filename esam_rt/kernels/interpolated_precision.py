@@ -1,0 +1,59 @@
+"""Interpolated precision at given recalls, as pycocotools computes it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from esam_rt.kernels.jit import array, kernel
+
+WRONG, RIGHT, IGNORED = 0, 1, 2  # verdicts on a detection
+
+
+@kernel(
+    array(types.uint8, 2),
+    array(types.int64, 1),
+    array(types.int64, 2),
+    array(types.int64, 1),
+    array(types.float64, 1),
+    types.float64[:, :, ::1],
+)
+def interpolate_precision(
+    verdict: NDArray[np.uint8],
+    photo: NDArray[np.int64],
+    weights: NDArray[np.int64],
+    positives: NDArray[np.int64],
+    recalls: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """Precision at each recall: the best one at that recall or a higher one, zero where it is not reached.
+
+    A photo that counts twice is as two copies of it. Only right detections are points of the curve: wrong ones lower
+    the precision and leave the recall.
+    """
+    right, wrong = np.empty(len(photo) + 1, np.int64), np.empty(len(photo) + 1, np.int64)
+    weight = np.empty(len(photo), np.int64)
+    for b in range(len(weights)):
+        if positives[b] == 0:
+            continue
+        for d in range(len(photo)):  # once for all thresholds
+            weight[d] = weights[b, photo[d]]
+        for t in range(len(verdict)):
+            rights, wrongs, points = 0, 0, 0
+            for d in range(len(photo)):  # without branches, which are as good as random: five times as fast
+                is_right = verdict[t, d] == RIGHT
+                rights += weight[d] * is_right
+                wrongs += weight[d] * (verdict[t, d] == WRONG)
+                right[points], wrong[points] = rights, wrongs  # overwritten until a right one makes it a point
+                points += is_right
+            best = 0.0
+            r = len(recalls) - 1
+            while r >= 0 and rights / positives[b] < recalls[r]:
+                r -= 1
+            for k in range(points - 1, -1, -1):
+                best = max(best, right[k] / (wrong[k] + right[k] + 2.220446049250313e-16))  # np.spacing(1), as COCO's
+                before = right[k - 1] / positives[b] if k else -1.0
+                while r >= 0 and before < recalls[r]:
+                    out[b, t, r] = best
+                    r -= 1
