@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from benchmarks.reference import sam_model
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.export.decoder import add_image_side, build_decoder, build_masks
-from esam_rt.export.dims import SAM_DECODER, TINY, VIT_B, DecoderDims
-from esam_rt.export.graph import Graph
-from esam_rt.export.names import HUGGING_FACE, OURS, Naming
-from esam_rt.export.weights import Weights
+from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, OURS, Naming
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, DecoderDims
+from esam_rt.export.graphs.graph import Graph
+from esam_rt.export.graphs.mask_decoder import add_image_side, build_decoder, build_masks
 from esam_rt.sam import IMAGE_SIDE, PROMPT_SIDE
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
@@ -81,7 +81,7 @@ def sam() -> Network:
 
 def tiny() -> Network:
     """The decoder of `tiny`."""
-    from esam_rt.export.tiny.model import TinySam
+    from esam_rt.export.train_tiny.tiny_model import TinySam
 
     torch.manual_seed(0)
     model = TinySam().eval().requires_grad_(False)

@@ -28,13 +28,13 @@ from transformers.models.sam.modeling_sam import SamVisionEncoder
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from benchmarks.reference import vision_config
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.export import VITS, AttentionForm, Precision
-from esam_rt.export.dims import VIT_T, VitDims
-from esam_rt.export.files import write_graph
-from esam_rt.export.names import HUGGING_FACE, SAM
-from esam_rt.export.tinyvit import build_tinyvit_encoder
-from esam_rt.export.vit import build_vit_encoder
-from esam_rt.export.weights import Weights
+from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, SAM
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import VIT_T, VitDims
+from esam_rt.export.graphs.graph_writer import write_graph
+from esam_rt.export.graphs.tinyvit import build_tinyvit_encoder
+from esam_rt.export.graphs.vit import build_vit_encoder
+from esam_rt.export.model import VITS, AttentionForm, Precision
 from tests.tinyvit_torch import TinyVit
 
 EAGER, SDPA = "pytorch eager", "pytorch sdpa"

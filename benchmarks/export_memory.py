@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.export import VITS, Precision, export_model
+from esam_rt.export.model import VITS, Precision, export_model
 
 
 def write_checkpoint(model: str, path: Path) -> int:

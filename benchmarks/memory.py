@@ -23,7 +23,7 @@ from skimage import data
 
 from benchmarks.measure import in_fresh_process, status_mb
 from esam_rt.artifacts import onnx_model
-from esam_rt.export import VITS
+from esam_rt.export.model import VITS
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB, onnxruntime_need
 from esam_rt.models import MODELS

@@ -30,10 +30,10 @@ from PIL import Image
 from esam_rt.artifacts import checkpoint_of
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.errors import EsamError
-from esam_rt.export import VITS, ExportedModel, build_graphs, export_model
-from esam_rt.export.checkpoint import read_checkpoint
-from esam_rt.export.names import HUGGING_FACE
-from esam_rt.export.weights import StoredTensor, Weights
+from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
+from esam_rt.export.checkpoints.reader import read_checkpoint
+from esam_rt.export.checkpoints.weights import StoredTensor, Weights
+from esam_rt.export.model import VITS, ExportedModel, build_graphs, export_model
 from esam_rt.models import MODELS, ModelRow
 from esam_rt.prompts import point_grid
 from esam_rt.sam import EncodedPhoto, Engines, Geometry, Sam

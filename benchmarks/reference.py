@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import SamConfig, SamModel
 
-from esam_rt.export.dims import SAM_DECODER, VitDims
+from esam_rt.export.configs import SAM_DECODER, VitDims
 
 # What random weights add little with: each block to its input, the photo to its places, prompts to the image.
 QUIET = re.compile(r"patch_embed|\.attn\.proj|lin2|image_to_token\.out_proj|iou_prediction_head\.proj_out")

@@ -18,7 +18,7 @@ from skimage import data
 from benchmarks.measure import forget_peak, in_fresh_process, seconds, status_mb
 from benchmarks.table5_rows import PAPER_PROMPTS, Row
 from esam_rt import EntitySegmenter, Settings, load
-from esam_rt.export.dims import SAM_MEAN, SAM_STD
+from esam_rt.export.configs import SAM_MEAN, SAM_STD
 from esam_rt.load import Placement, load_sam
 from esam_rt.prompts import point_grid
 from esam_rt.sam import Sam

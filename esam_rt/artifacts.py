@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from esam_rt.errors import OutputError
-from esam_rt.models import EXPORTER_VERSION, ModelRow
+from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
+from esam_rt.export.exporter_version import EXPORTER_VERSION
+from esam_rt.models import ModelRow
 from esam_rt.storage.cache_dir import cache_folder
-from esam_rt.storage.hashing import remembered_sha256
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 
 GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
@@ -53,15 +53,6 @@ def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: Model
     from esam_rt.download import fetch_checkpoint  # 0.1 s and 16 MB that no other run needs
 
     return fetch_checkpoint(row, cache_folder() / "checkpoints", listener.downloaded)
-
-
-def checkpoint_sha256(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read."""
-    if not checkpoint.is_dir():
-        return remembered_sha256(checkpoint)
-    from esam_rt.export.checkpoint import checkpoint_files
-
-    return hashlib.sha256("".join(map(remembered_sha256, checkpoint_files(checkpoint))).encode()).hexdigest()
 
 
 def onnx_model(

@@ -152,8 +152,9 @@ def export(
 ) -> None:
     """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder, masks and logits."""
     with console.exit_codes():
-        from esam_rt.artifacts import checkpoint_of, checkpoint_sha256, export_to, onnx_model
+        from esam_rt.artifacts import checkpoint_of, export_to, onnx_model
         from esam_rt.export import AttentionForm, Precision
+        from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
         from esam_rt.models import get_model
 
         row = get_model(model)

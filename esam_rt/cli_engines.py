@@ -112,7 +112,7 @@ def _given(
     folder: Path, backend: str, model: str | None, precision: str | None, checkpoint: Path | None, no_fusion: bool
 ) -> GivenGraphs:
     """The graphs of --onnx; SettingsError or ModelError where other options want others."""
-    from esam_rt.artifacts import checkpoint_sha256
+    from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
     from esam_rt.onnx_folder import given_graphs
 
     if backend == "onnxruntime":
@@ -133,7 +133,8 @@ def _given(
 
 def _weights(row: ModelRow, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
     """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
-    from esam_rt.artifacts import checkpoint_of, checkpoint_sha256
+    from esam_rt.artifacts import checkpoint_of
+    from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 
     if given is not None and checkpoint is None:
         ships = row.checkpoint and checkpoint_sha256(row.checkpoint)

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from esam_rt.artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, checkpoint_sha256, onnx_model
+from esam_rt.artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, onnx_model
 from esam_rt.engines.tensorrt import Weights
 from esam_rt.engines.tensorrt_build import (
     LIBRARIES,
@@ -40,8 +40,10 @@ from esam_rt.errors import (
     OutputError,
     SettingsError,
 )
+from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
+from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.library_caches import timing_cache
-from esam_rt.models import EXPORTER_VERSION, ModelRow
+from esam_rt.models import ModelRow
 from esam_rt.storage.atomic import output_error, write_json
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.hashing import remembered_sha256, sha256_of

@@ -8,8 +8,6 @@ from pathlib import Path
 from esam_rt.errors import SettingsError, did_you_mean
 
 WEIGHTS = Path(__file__).parent / "weights"
-EXPORTER_VERSION = "4"
-"""Raised whenever the same checkpoint gives other graphs; part of the cache's key and of every file's metadata."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SamConfig, SamModel
 
-from esam_rt.export.file_tensor import FileTensor
+from esam_rt.export.checkpoints.lazy_tensor import FileTensor
 from tests.tinyvit_torch import TinyVit
 
 # From the modules of transformers to those of segment-anything, one after the other.

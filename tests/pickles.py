@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from esam_rt.errors import ModelError
-from esam_rt.export.torch_file import read_torch
+from esam_rt.export.checkpoints.torch_file import read_torch
 
 PROTO = b"\x80\x02"
 HUGE = 1 << 200

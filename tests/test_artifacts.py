@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from esam_rt import download
-from esam_rt.artifacts import ModelListener, checkpoint_of, checkpoint_sha256, export_to, exported, onnx_model
+from esam_rt.artifacts import ModelListener, checkpoint_of, export_to, exported, onnx_model
 from esam_rt.errors import ModelError, OutputError, SettingsError
-from esam_rt.export import files as export_files
+from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
+from esam_rt.export.graphs import graph_writer as export_files
 from esam_rt.models import MODELS, WEIGHTS, Remote
 from esam_rt.storage import hashing
 from esam_rt.storage.hashing import sha256_of

@@ -24,13 +24,13 @@ from torch import Tensor
 from transformers import SamModel
 
 from esam_rt.errors import ModelError
-from esam_rt.export.checkpoint import checkpoint_files, read_checkpoint
-from esam_rt.export.decoder import build_decoder, build_logits, build_masks
-from esam_rt.export.dims import DecoderDims
-from esam_rt.export.names import HUGGING_FACE
-from esam_rt.export.safetensors_file import read_safetensors
-from esam_rt.export.torch_file import read_torch
-from esam_rt.export.weights import Weights
+from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
+from esam_rt.export.checkpoints.reader import checkpoint_files, read_checkpoint
+from esam_rt.export.checkpoints.safetensors_file import read_safetensors
+from esam_rt.export.checkpoints.torch_file import read_torch
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import DecoderDims
+from esam_rt.export.graphs.mask_decoder import build_decoder, build_logits, build_masks
 from tests.checkpoints import assert_same_tensors, sam_state_dict, save_pth, save_safetensors, small_sam, to_numpy
 from tests.test_export import image_side
 
@@ -480,7 +480,7 @@ def test_safetensors_cut_or_flipped_anywhere(tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from esam_rt.export.checkpoint import read_checkpoint
+from esam_rt.export.checkpoints.reader import read_checkpoint
 
 def peak_mb():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1024

@@ -36,9 +36,9 @@ from esam_rt.engine_store import (
 from esam_rt.engines.tensorrt_build import BuildOptions, build_engine, known_targets, load_library
 from esam_rt.engines.tensorrt_log import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
-from esam_rt.export.dims import VIT_B
-from esam_rt.export.graph import Graph, Precision
-from esam_rt.export.vit import AttentionForm, build_vit_encoder
+from esam_rt.export.configs import VIT_B
+from esam_rt.export.graphs.graph import Graph, Precision
+from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
 from esam_rt.models import MODELS, WEIGHTS
 from tests.test_cli import assert_one_error_line, call
 from tests.test_vit import encoder, weights_of

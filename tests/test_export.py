@@ -22,14 +22,14 @@ from safetensors.torch import save_file as save_torch
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import ExportedModel, export_model
-from esam_rt.export.checkpoint import read_checkpoint
-from esam_rt.export.decoder import add_image_side, build_decoder, build_logits, build_masks
-from esam_rt.export.dims import DecoderDims, TinyDims
-from esam_rt.export.graph import Graph, Precision
-from esam_rt.export.packing import packed_masks
-from esam_rt.export.tiny.model import Decoder, Prediction, TinySam
-from esam_rt.export.weights import Weights
-from esam_rt.models import EXPORTER_VERSION
+from esam_rt.export.checkpoints.reader import read_checkpoint
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import DecoderDims, TinyDims
+from esam_rt.export.exporter_version import EXPORTER_VERSION
+from esam_rt.export.graphs.graph import Graph, Precision
+from esam_rt.export.graphs.mask_decoder import add_image_side, build_decoder, build_logits, build_masks
+from esam_rt.export.graphs.mask_packing import packed_masks
+from esam_rt.export.train_tiny.tiny_model import Decoder, Prediction, TinySam
 
 SIZE, GRID = 512, 128
 Arrays = dict[str, NDArray[np.generic]]

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 
 from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
 from esam_rt.errors import ModelError
-from esam_rt.export import files
-from esam_rt.export.files import write_graph
-from esam_rt.export.graph import Graph, Precision
-from esam_rt.export.weights import LaterArray
+from esam_rt.export.checkpoints.weights import LaterArray
+from esam_rt.export.graphs import graph_writer
+from esam_rt.export.graphs.graph import Graph, Precision
+from esam_rt.export.graphs.graph_writer import write_graph
 from esam_rt.storage.onnx_files import check_graph_file
 
 SIDE = 64
@@ -42,7 +42,7 @@ def graph(precision: Precision = Precision.FP32, reads: list[str] | None = None)
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of these graphs count as large."""
-    monkeypatch.setattr(files, "INLINE_BYTES", 1000)
+    monkeypatch.setattr(graph_writer, "INLINE_BYTES", 1000)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
@@ -82,7 +82,7 @@ def test_data_that_comes_back_changed(large: None, tmp_path: Path, monkeypatch: 
         data.write_bytes(content)
         return check(path)
 
-    monkeypatch.setattr(files, "check_graph_file", damaged)
+    monkeypatch.setattr(graph_writer, "check_graph_file", damaged)
     with pytest.raises(ModelError, match=r"product\.onnx\.data: tensor weight came back changed"):
         write_graph(graph(), tmp_path / "product.onnx", {}, "7")
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import SamConfig, SamModel
 
-from esam_rt.export.decoder import build_decoder, build_logits, build_masks
-from esam_rt.export.dims import SAM_DECODER
-from esam_rt.export.graph import Graph, Precision
-from esam_rt.export.names import HUGGING_FACE
-from esam_rt.export.weights import Weights
+from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import SAM_DECODER
+from esam_rt.export.graphs.graph import Graph, Precision
+from esam_rt.export.graphs.mask_decoder import build_decoder, build_logits, build_masks
 from tests.test_export import Arrays, decode, image_side, run
 
 INPUT_PX, GRID = 1024, 256

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esam_rt.export.state_pickle import ALLOWED, RefusedPickleError, TensorRef, read_state_pickle
-from esam_rt.export.torch_file import read_torch
+from esam_rt.export.checkpoints.state_pickle import ALLOWED, RefusedPickleError, TensorRef, read_state_pickle
+from esam_rt.export.checkpoints.torch_file import read_torch
 from tests.checkpoints import assert_same_tensors
 from tests.pickles import (
     FLOAT,

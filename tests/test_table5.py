@@ -29,8 +29,8 @@ from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, 
 from esam_rt import load
 from esam_rt.doctor import Diagnosis, Finding, State
 from esam_rt.engines import cuda
-from esam_rt.export import VITS
-from esam_rt.export.dims import VitDims
+from esam_rt.export.configs import VitDims
+from esam_rt.export.model import VITS
 from esam_rt.prompts import point_grid
 from esam_rt.settings import Filters
 from tests.cuda_on_cpu import place_photo

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from esam_rt.errors import ModelError
-from esam_rt.export.dims import VIT_T
-from esam_rt.export.graph import Precision
-from esam_rt.export.names import SAM
-from esam_rt.export.tinyvit import build_tinyvit_encoder
-from esam_rt.export.weights import Weights
+from esam_rt.export.checkpoints.key_mapping import SAM
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import VIT_T
+from esam_rt.export.graphs.graph import Precision
+from esam_rt.export.graphs.tinyvit import build_tinyvit_encoder
 from tests.test_export import Arrays, run
 from tests.test_sam_decoder import cosine, relative_error
 from tests.tinyvit_torch import TinyVit, normalised

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esam_rt.errors import ModelError
-from esam_rt.export.file_tensor import FileTensor
-from esam_rt.export.torch_file import read_torch
+from esam_rt.export.checkpoints.lazy_tensor import FileTensor
+from esam_rt.export.checkpoints.torch_file import read_torch
 from tests.checkpoints import assert_same_tensors
 from tests.pickles import HOOKS, HUGE, MB, PARAMETER, plain, refusal, state, storage, tensor, write
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from esam_rt.export.tiny.data import MASK_STRIDE, _paste, load_photos, samples
-from esam_rt.export.tiny.model import Prediction, TinySam
-from esam_rt.export.tiny.train import DISC_STEPS, cut_to_disc, losses, save
+from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam
+from esam_rt.export.train_tiny.train import DISC_STEPS, cut_to_disc, losses, save
+from esam_rt.export.train_tiny.training_data import MASK_STRIDE, _paste, load_photos, samples
 
 # pycocotools 2.0.11 warns with NumPy 2 when it decodes.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -15,12 +15,12 @@ from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from esam_rt.errors import ModelError
-from esam_rt.export import vit
-from esam_rt.export.dims import VIT_B, VIT_H, VIT_L, VitDims
-from esam_rt.export.graph import NEW_OPSET, OPSET, Precision
-from esam_rt.export.names import HUGGING_FACE
-from esam_rt.export.vit import AttentionForm, build_vit_encoder
-from esam_rt.export.weights import Weights
+from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
+from esam_rt.export.checkpoints.weights import Weights
+from esam_rt.export.configs import VIT_B, VIT_H, VIT_L, VitDims
+from esam_rt.export.graphs import vit
+from esam_rt.export.graphs.graph import NEW_OPSET, OPSET, Precision
+from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
 from tests.test_export import run
 from tests.test_sam_decoder import cosine, relative_error
 from tests.test_tinyvit import photo

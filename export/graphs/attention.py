@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from esam_rt.export.graph import Graph, ints
-from esam_rt.export.weights import Array, Weights
+from esam_rt.export.checkpoints.weights import Array, Weights
+from esam_rt.export.graphs.graph import Graph, ints
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from esam_rt.errors import ModelError
-from esam_rt.export.file_tensor import FLOATS, HEADER_BYTES_MAX, FileRange, FileTensor, contiguous_strides
+from esam_rt.export.checkpoints.lazy_tensor import FLOATS, HEADER_BYTES_MAX, FileRange, FileTensor, contiguous_strides
 
 DTYPES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
 LENGTH_BYTES = 8  # of the header, at the start of the file

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from esam_rt.export.dims import TinyDims
-from esam_rt.export.graph import Graph, Precision
-from esam_rt.export.photo import photo_input
-from esam_rt.export.weights import Array, Weights
+from esam_rt.export.checkpoints.weights import Array, Weights
+from esam_rt.export.configs import TinyDims
+from esam_rt.export.graphs.graph import Graph, Precision
+from esam_rt.export.graphs.image_input import photo_input
 
 
 class _Layers:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.errors import ModelError
-from esam_rt.export.names import OURS, Naming
+from esam_rt.export.checkpoints.key_mapping import OURS, Naming
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from esam_rt.errors import ModelError
-from esam_rt.export.file_tensor import FLOATS, HEADER_BYTES_MAX, FileTensor, unreadable
-from esam_rt.export.names import NAMINGS, Naming, naming_of
-from esam_rt.export.safetensors_file import read_safetensors
-from esam_rt.export.torch_file import FETCH_ANEW, read_torch
-from esam_rt.export.weights import StoredTensor, Weights
+from esam_rt.export.checkpoints.key_mapping import NAMINGS, Naming, naming_of
+from esam_rt.export.checkpoints.lazy_tensor import FLOATS, HEADER_BYTES_MAX, FileTensor, unreadable
+from esam_rt.export.checkpoints.safetensors_file import read_safetensors
+from esam_rt.export.checkpoints.torch_file import FETCH_ANEW, read_torch
+from esam_rt.export.checkpoints.weights import StoredTensor, Weights
 
 EXPECTED = "a checkpoint: a .pth file of PyTorch, a safetensors file or a folder of Hugging Face"
 SAFETENSORS, INDEX, PYTORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
 from esam_rt.errors import ModelError
-from esam_rt.export.weights import LaterArray
+from esam_rt.export.checkpoints.weights import LaterArray
 
 OPSET = 18
 NEW_OPSET = 23  # the first with the operator Attention; convolutions of bfloat16 came with 22

@@ -11,11 +11,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from esam_rt.export.attention import Projection
-from esam_rt.export.dims import TinyVitDims, TinyVitStage
-from esam_rt.export.graph import Graph, Precision, ints
-from esam_rt.export.photo import photo_input
-from esam_rt.export.weights import Array, Weights
+from esam_rt.export.checkpoints.weights import Array, Weights
+from esam_rt.export.configs import TinyVitDims, TinyVitStage
+from esam_rt.export.graphs.attention import Projection
+from esam_rt.export.graphs.graph import Graph, Precision, ints
+from esam_rt.export.graphs.image_input import photo_input
 
 STEM_STRIDE = 4
 

@@ -1,4 +1,4 @@
-"""Train `tiny`: `python -m esam_rt.export.tiny.train DATA --out tiny.safetensors --minutes 120`.
+"""Train `tiny`: `python -m esam_rt.export.train_tiny.train DATA --out tiny.safetensors --minutes 120`.
 
 Losses as SAM's (per-pixel, dice, regression of the IoU), but the three outputs are supervised as ordered levels instead
 of the best of three: E-SAM needs the largest output to be an object. Targets are cut to a growing disc around the point
@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from esam_rt.export.tiny.data import MASK_STRIDE, Photo, Sample, load_photos, samples
-from esam_rt.export.tiny.model import Prediction, TinySam, load_imagenet_backbone
+from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam, load_imagenet_backbone
+from esam_rt.export.train_tiny.training_data import MASK_STRIDE, Photo, Sample, load_photos, samples
 
 LEVEL_WEIGHT = (1.0, 0.6, 0.4)  # object, part, sub-part
 BCE_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 2.0, 1.0, 1.0

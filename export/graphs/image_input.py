@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from esam_rt.export.graph import Graph, ints
+from esam_rt.export.graphs.graph import Graph, ints
 
 
 def photo_input(g: Graph, input_px: int, mean: Sequence[float], outside: float = 0.0) -> ir.Value:

@@ -20,10 +20,10 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from esam_rt.export.dims import VitDims
-from esam_rt.export.graph import NEW_OPSET, Graph, Precision, ints
-from esam_rt.export.photo import photo_input
-from esam_rt.export.weights import Array, LaterArray, Weights
+from esam_rt.export.checkpoints.weights import Array, LaterArray, Weights
+from esam_rt.export.configs import VitDims
+from esam_rt.export.graphs.graph import NEW_OPSET, Graph, Precision, ints
+from esam_rt.export.graphs.image_input import photo_input
 
 CHUNK_POSITIONS = 512
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import ModelError
-from esam_rt.export.file_tensor import FLOATS, HEADER_BYTES_MAX, FileRange, FileTensor, unreadable
-from esam_rt.export.state_pickle import RefusedPickleError, TensorRef, read_state_pickle
+from esam_rt.export.checkpoints.lazy_tensor import FLOATS, HEADER_BYTES_MAX, FileRange, FileTensor, unreadable
+from esam_rt.export.checkpoints.state_pickle import RefusedPickleError, TensorRef, read_state_pickle
 
 BYTE_ORDERS = {b"little": "<", b"big": ">"}
 ELEMENTS_MAX = 1 << 40  # of a tensor, empty extents aside: an array of more cannot be made

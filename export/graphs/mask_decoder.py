@@ -13,11 +13,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from esam_rt.export.attention import AttentionWeights, Projection, TokenAttention
-from esam_rt.export.dims import DecoderDims
-from esam_rt.export.graph import Graph, Precision, ints
-from esam_rt.export.packing import packed_masks
-from esam_rt.export.weights import Array, Weights
+from esam_rt.export.checkpoints.weights import Array, Weights
+from esam_rt.export.configs import DecoderDims
+from esam_rt.export.graphs.attention import AttentionWeights, Projection, TokenAttention
+from esam_rt.export.graphs.graph import Graph, Precision, ints
+from esam_rt.export.graphs.mask_packing import packed_masks
 
 LABELS = ("not_a_point", "background", "foreground", "top_left", "bottom_right")  # of points, from -1
 SUBCELLS = 4  # of a transposed convolution with kernel = stride = 2

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from esam_rt.export.graph import Graph, ints
-from esam_rt.export.weights import Array
+from esam_rt.export.checkpoints.weights import Array
+from esam_rt.export.graphs.graph import Graph, ints
 
 PAIR_CELLS = 32  # two neighbours in a row of the embedding are 4 rows of 8 cells of the mask grid: 4 bytes
 

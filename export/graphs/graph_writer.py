@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.external_data import convert_tensors_to_external
 
 from esam_rt.errors import ModelError
-from esam_rt.export.graph import Graph
+from esam_rt.export.graphs.graph import Graph
 from esam_rt.storage.onnx_files import check_graph_file
 
 INLINE_BYTES = 256 << 20

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esam_rt.export.dims import TINY, TinyDims
+from esam_rt.export.configs import TINY, TinyDims
 
 
 class Conv(nn.Module):

@@ -1,0 +1,1 @@
+"""Readers of checkpoints: .pth without PyTorch, .safetensors and Hugging Face folders."""

@@ -1,0 +1,17 @@
+"""SHA-256 of a checkpoint file or folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from esam_rt.storage.hashing import remembered_sha256
+
+
+def checkpoint_sha256(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read."""
+    if not checkpoint.is_dir():
+        return remembered_sha256(checkpoint)
+    from esam_rt.export.checkpoints.reader import checkpoint_files
+
+    return hashlib.sha256("".join(map(remembered_sha256, checkpoint_files(checkpoint))).encode()).hexdigest()
