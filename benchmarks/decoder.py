@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from benchmarks.reference import sam_model
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, OURS, Naming
 from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, DecoderDims

@@ -27,7 +27,7 @@ from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from benchmarks.reference import vision_config
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, SAM
 from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import VIT_T, VitDims

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.export_memory import write_checkpoint
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engine_store import EngineSpec, engine_set
-from esam_rt.engines.tensorrt_build import BuildOptions
+from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.export.model import VITS, Precision
 from esam_rt.models import MODELS
 

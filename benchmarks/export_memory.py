@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.measure import in_fresh_process, seconds, status_mb
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.model import VITS, Precision, export_model
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from esam_rt.artifacts import checkpoint_of
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.errors import EsamError
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
 from esam_rt.export.checkpoints.reader import read_checkpoint

@@ -98,7 +98,7 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
 def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
     """Seconds to scale and encode a photo of 12 megapixels that lies on the host, and one that lies on the GPU; how far
     the two, scaled, lie apart."""
-    from esam_rt.engines.cuda import CudaDevice, HostBuffer
+    from esam_rt.engines.cuda.device import CudaDevice, HostBuffer
 
     image = cv2.resize(data.astronaut(), (4000, 3000), interpolation=cv2.INTER_LINEAR)
     device = CudaDevice()

@@ -82,7 +82,7 @@ def build_engine(
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
                 from esam_rt.engine_store import EngineSpec, checked, engine_set, gpu_here, runs_on
-                from esam_rt.engines.tensorrt_build import BuildOptions
+                from esam_rt.engines.tensorrt.builder import BuildOptions
                 from esam_rt.load import Placement, load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from esam_rt._version import __version__
-from esam_rt.engines.onnxruntime_libraries import missing_cuda, missing_tensorrt
-from esam_rt.engines.onnxruntime_providers import PROVIDERS
-from esam_rt.engines.tensorrt_build import INSTEAD_OF_RTX, NOT_RTX
+from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_tensorrt
+from esam_rt.engines.onnxruntime.providers import PROVIDERS
+from esam_rt.engines.tensorrt.builder import INSTEAD_OF_RTX, NOT_RTX
 from esam_rt.errors import ModelError
 from esam_rt.models import MODELS, ModelRow
 from esam_rt.storage.cache_dir import cache_folder

@@ -22,8 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from esam_rt.artifacts import GRAPHS, SILENT, ModelListener, OnnxModel, onnx_model
-from esam_rt.engines.tensorrt import Weights
-from esam_rt.engines.tensorrt_build import (
+from esam_rt.engines.tensorrt.builder import (
     LIBRARIES,
     BuildOptions,
     build_engine,
@@ -31,6 +30,7 @@ from esam_rt.engines.tensorrt_build import (
     fuses_attention,
     load_library,
 )
+from esam_rt.engines.tensorrt.trt_engine import Weights
 from esam_rt.errors import (
     DeviceError,
     EngineError,
@@ -136,7 +136,7 @@ class EngineSet:
 
 def gpu_here() -> Gpu | None:
     """The first GPU of this machine; None where there is none, or no cuda-python to ask."""
-    from esam_rt.engines.cuda_calls import name_and_capability
+    from esam_rt.engines.cuda.api import name_and_capability
 
     try:
         name, capability = name_and_capability()

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_rt.engines.tensorrt_build import load_library
+from esam_rt.engines.tensorrt.builder import load_library
 from esam_rt.errors import MissingDependencyError, OutputError
 from esam_rt.storage.atomic import output_error
 from esam_rt.storage.cache_dir import cache_folder

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from esam_rt.artifacts import SILENT, ModelListener, onnx_model
-from esam_rt.engines.cuda_array import stream_address
-from esam_rt.engines.cuda_photo import GpuPhotos
+from esam_rt.engines.cuda.array_interface import stream_address
+from esam_rt.engines.cuda.gpu_image import GpuPhotos
 from esam_rt.errors import ModelError, SettingsError, did_you_mean
 from esam_rt.memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
 from esam_rt.models import ModelRow, get_model
@@ -110,8 +110,8 @@ def load_sam(
 
 
 def _onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
-    from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-    from esam_rt.engines.onnxruntime_providers import gpu_arena, import_onnxruntime
+    from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
+    from esam_rt.engines.onnxruntime.providers import gpu_arena, import_onnxruntime
 
     on_gpu, budget_mb = placement.device != "cpu", placement.memory_mb
     batch = GPU_BATCH if on_gpu else row.decode_batch
@@ -153,8 +153,8 @@ def _provider_cache(
     library: ModuleType, graph: Path, batch: int, placement: Placement, listener: ModelListener
 ) -> Path:
     """Where the TensorRT provider keeps its engine of a graph; ModelError where it has none and may build none."""
-    from esam_rt.engines.cuda_calls import name_and_capability
-    from esam_rt.engines.onnxruntime_libraries import tensorrt_version
+    from esam_rt.engines.cuda.api import name_and_capability
+    from esam_rt.engines.onnxruntime.cuda_libraries import tensorrt_version
     from esam_rt.library_caches import provider_cache
 
     made_for = (tensorrt_version(library), *name_and_capability())
@@ -169,8 +169,8 @@ def _provider_cache(
 
 def _photos_beside(stream: Any) -> GpuPhotos:
     """What scales photos on the GPU for an engine that does not use our device."""
-    from esam_rt.engines.cuda import CudaDevice
-    from esam_rt.engines.onnxruntime_providers import GATE
+    from esam_rt.engines.cuda.device import CudaDevice
+    from esam_rt.engines.onnxruntime.providers import GATE
 
     with GATE.shared():
         return GpuPhotos(CudaDevice(stream=stream), GATE.shared)
@@ -178,10 +178,10 @@ def _photos_beside(stream: Any) -> GpuPhotos:
 
 def _tensorrt(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
     from esam_rt.engine_store import NAMES, EngineSpec, Gpu, check_trusted, engine_set, given_engines, weights_of
-    from esam_rt.engines.cuda import CudaDevice
-    from esam_rt.engines.onnxruntime_providers import import_onnxruntime
-    from esam_rt.engines.tensorrt import TensorRTEngine
-    from esam_rt.engines.tensorrt_build import load_library
+    from esam_rt.engines.cuda.device import CudaDevice
+    from esam_rt.engines.onnxruntime.providers import import_onnxruntime
+    from esam_rt.engines.tensorrt.builder import load_library
+    from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
     from esam_rt.library_caches import runtime_cache
     from esam_rt.self_test import test_once
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from esam_rt.engines.tensorrt_replay import REPLAYS
+from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.errors import SettingsError
 from esam_rt.models import ModelRow
 from esam_rt.sam import AHEAD, IMAGE_SIDE, PROMPT_SIDE
 
 if TYPE_CHECKING:
-    from esam_rt.engines.tensorrt import CallBytes, TensorRTEngine
+    from esam_rt.engines.tensorrt.trt_engine import CallBytes, TensorRTEngine
 
 MB = 1 << 20
 GPU_BATCH = 64  # prompts a decoder call on a GPU, as engines are built for

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines import Engine, Kept
-from esam_rt.engines.cuda_array import is_gpu_array
-from esam_rt.engines.cuda_photo import GpuPhoto, GpuPhotos
+from esam_rt.engines.cuda.array_interface import is_gpu_array
+from esam_rt.engines.cuda.gpu_image import GpuPhoto, GpuPhotos
 from esam_rt.errors import EngineError, InputError, OutOfMemoryError
 from esam_rt.masks import Level, MaskSet
 from esam_rt.models import ModelRow

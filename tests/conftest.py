@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from esam_rt.engines.cuda import CudaDevice
+from esam_rt.engines.cuda.device import CudaDevice
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import FakeTensorRT
 

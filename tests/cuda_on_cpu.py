@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from esam_rt.engines import compile_photo
+from esam_rt.engines.cuda import compile_image_kernel
 
 BEFORE = """
 struct Three { unsigned x, y, z; };
@@ -37,14 +37,14 @@ extern "C" void run(
 
 @functools.cache
 def place_photo() -> Callable[..., None]:
-    """place_photo of photo.cu, called with grid x, y, block x, y and its arguments; the test is skipped where there is
+    """place_photo of scale_image.cu, called with grid x, y, block x, y and its arguments; the test is skipped where there is
     no C++ compiler."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("needs a C++ compiler, which runs the kernel's source on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "photo.cpp", Path(folder) / "photo.so"
-        source.write_text(BEFORE + compile_photo.SOURCE.read_text() + AFTER)
+        source.write_text(BEFORE + compile_image_kernel.SOURCE.read_text() + AFTER)
         command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover"]
         subprocess.run([*command, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
         run = ctypes.CDLL(str(library)).run

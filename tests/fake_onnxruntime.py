@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from esam_rt.engines import cuda_calls
+from esam_rt.engines.cuda import api
 from tests.fake_cuda import FakeCuda
 
 RealSession = onnxruntime.InferenceSession
@@ -84,7 +84,7 @@ class FakeGpu:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(self.providers))
         monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
         monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2", self.register)
-        monkeypatch.setattr(cuda_calls, "cuda_python", lambda: self.cuda)
+        monkeypatch.setattr(api, "cuda_python", lambda: self.cuda)
         return self
 
     def register(self, provider: str, memory: Any, options: dict[str, str], arena: Any) -> None:

@@ -33,8 +33,8 @@ from esam_rt.engine_store import (
     remove,
     verify,
 )
-from esam_rt.engines.tensorrt_build import BuildOptions, build_engine, known_targets, load_library
-from esam_rt.engines.tensorrt_log import keeping_logger
+from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine, known_targets, load_library
+from esam_rt.engines.tensorrt.logger import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
 from esam_rt.export.configs import VIT_B
 from esam_rt.export.graphs.graph import Graph, Precision
@@ -342,7 +342,7 @@ def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
         "import os, signal, threading\n"
         "from esam_rt.cli_engines import console\n"
         "from esam_rt.cli import app\n"
-        "from esam_rt.engines import tensorrt_build\n"
+        "from esam_rt.engines.tensorrt.trt_engine import builder\n"
         "build = tensorrt_build._interrupting\n"
         "def soon(monitor):\n"
         "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
@@ -362,7 +362,7 @@ def test_two_processes_build_once(cache: Path) -> None:
     code = (
         "from esam_rt.artifacts import ModelListener\n"
         "from esam_rt.engine_store import EngineSpec, engine_set\n"
-        "from esam_rt.engines.tensorrt_build import BuildOptions\n"
+        "from esam_rt.engines.tensorrt.trt_engine.builder import BuildOptions\n"
         "from esam_rt.models import MODELS\n"
         "spec = EngineSpec('tensorrt-rtx', options=BuildOptions(('sm_75',)))\n"
         "print(len(engine_set(MODELS['tiny'], spec, listener=ModelListener(writing=print)).plan('encoder.engine')))\n"

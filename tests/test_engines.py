@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt.engines import Engine, Tensor
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.engines.onnxruntime_libraries import load_cuda
-from esam_rt.engines.onnxruntime_providers import share_memory
+from esam_rt.engines.onnxruntime.cuda_libraries import load_cuda
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.providers import share_memory
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import ExportedModel, export_model
 from esam_rt.export.checkpoints.reader import read_checkpoint
@@ -517,7 +517,7 @@ def test_works_without_torch(checkpoint: Path, tmp_path: Path) -> None:
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
         "import esam_rt.export, esam_rt.engines\n"
-        "from esam_rt.engines.onnxruntime import OnnxRuntimeEngine\n"
+        "from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine\n"
         "m = esam_rt.export.export_model('tiny', Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print([t.name for t in OnnxRuntimeEngine(m.decoder).outputs])\n"
     )

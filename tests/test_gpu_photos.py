@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.engines import compile_photo
-from esam_rt.engines.cuda import CudaDevice
-from esam_rt.engines.cuda_photo import GpuPhotos
+from esam_rt.engines.cuda import compile_image_kernel
+from esam_rt.engines.cuda.device import CudaDevice
+from esam_rt.engines.cuda.gpu_image import GpuPhotos
 from esam_rt.errors import EngineError, InputError, MissingDependencyError
 from esam_rt.sam import Geometry
 from tests.cuda_on_cpu import place_photo
@@ -178,6 +178,6 @@ def test_a_driver_that_does_not_take_the_kernel(cuda: FakeCuda, device: CudaDevi
 
 
 def test_the_compiled_kernel_is_of_its_source() -> None:
-    ptx = compile_photo.PTX.read_text()
-    assert ptx.startswith(compile_photo.header()), "run python -m esam_rt.engines.compile_photo"
+    ptx = compile_image_kernel.PTX.read_text()
+    assert ptx.startswith(compile_image_kernel.header()), "run python -m esam_rt.engines.cuda.compile_image_kernel"
     assert ".version 8.0\n.target sm_75\n" in ptx, "drivers of CUDA 12.0 and GPUs from Turing on are to take it"

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.errors import ModelError
 from esam_rt.export.checkpoints.weights import LaterArray
 from esam_rt.export.graphs import graph_writer

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from esam_rt.artifacts import onnx_model
-from esam_rt.engines.cuda import CudaDevice
-from esam_rt.engines.tensorrt import TensorRTEngine
-from esam_rt.engines.tensorrt_build import BuildOptions, build_engine
+from esam_rt.engines.cuda.device import CudaDevice
+from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine
+from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.library_caches import prune, runtime_cache, timing_cache
 from esam_rt.load import Placement, load_sam
 from esam_rt.models import MODELS

@@ -19,8 +19,8 @@ from onnx import helper
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.artifacts import OnnxModel
 from esam_rt.engine_store import EngineSet, EngineSpec, check_trusted, outdated, stored, weights_of
-from esam_rt.engines.cuda import CudaDevice
-from esam_rt.engines.tensorrt import TensorRTEngine, Weights
+from esam_rt.engines.cuda.device import CudaDevice
+from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB
@@ -116,7 +116,7 @@ def test_no_gpu_is_an_error_never_a_quiet_run_on_the_cpu(monkeypatch: pytest.Mon
         raise DeviceError("GPU 0: found no NVIDIA driver; expected one.")
 
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
-    monkeypatch.setattr("esam_rt.engines.cuda.CudaDevice", none)
+    monkeypatch.setattr("esam_rt.engines.cuda.device.CudaDevice", none)
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
         load_sam("tiny", Placement("tensorrt"))
     (tmp_path / "photo.png").write_bytes(b"")
@@ -136,10 +136,12 @@ def test_graphs_and_batches_follow_the_device(
         path = Path("graph.onnx")
         return OnnxModel(path, path, path, path, "0" * 64, ())
 
-    monkeypatch.setattr("esam_rt.engines.onnxruntime_providers.import_onnxruntime", lambda device: None)
+    monkeypatch.setattr("esam_rt.engines.onnxruntime.providers.import_onnxruntime", lambda device: None)
 
     monkeypatch.setattr("esam_rt.load.onnx_model", export)
-    monkeypatch.setattr("esam_rt.engines.onnxruntime.OnnxRuntimeEngine", lambda path, **options: asked.append(options))
+    monkeypatch.setattr(
+        "esam_rt.engines.onnxruntime.ort_engine.OnnxRuntimeEngine", lambda path, **options: asked.append(options)
+    )
     assert load_sam("vit_b", Placement(device=device)).row.decode_batch == batch
     placed = {"in_arena": False, "whole": False, "cuda_graphs": False} if device == "cuda" else {}
     assert asked == [form, *[{"device": device, "threads": None, **placed}] * 4]
@@ -161,9 +163,9 @@ def built(library: FakeTensorRTBuilder) -> list[str]:
 
 def use_library(monkeypatch: pytest.MonkeyPatch, library: FakeTensorRTBuilder) -> FakeTensorRTBuilder:
     """Have the product find this library, and its GPU."""
-    for place in ("esam_rt.engine_store", "esam_rt.engines.tensorrt_build", "esam_rt.library_caches"):
+    for place in ("esam_rt.engine_store", "esam_rt.engines.tensorrt.builder", "esam_rt.library_caches"):
         monkeypatch.setattr(f"{place}.load_library", lambda backend: library)
-    monkeypatch.setattr("esam_rt.engines.cuda_calls.cuda_python", lambda: library.cuda)
+    monkeypatch.setattr("esam_rt.engines.cuda.api.cuda_python", lambda: library.cuda)
     return library
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_rt.artifacts import onnx_model
-from esam_rt.engines.cuda import CudaDevice
-from esam_rt.engines.tensorrt import TensorRTEngine
+from esam_rt.engines.cuda.device import CudaDevice
+from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import FOOTPRINTS, MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need

@@ -13,7 +13,7 @@ from onnx.external_data_helper import set_external_data
 
 from esam_rt.artifacts import export_to, onnx_model
 from esam_rt.engine_store import EngineSpec, engine_set
-from esam_rt.engines.tensorrt_build import BuildOptions
+from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.errors import ModelError
 from esam_rt.models import MODELS, WEIGHTS
 from esam_rt.onnx_folder import given_graphs

@@ -26,11 +26,12 @@ from onnx import TensorProto, helper
 
 from esam_rt import EntitySegmenter, Settings, doctor
 from esam_rt.artifacts import ModelListener
-from esam_rt.engines import Tensor, onnxruntime_providers
-from esam_rt.engines.onnxruntime import DTYPES, OnnxRuntimeEngine
-from esam_rt.engines.onnxruntime_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
-from esam_rt.engines.onnxruntime_providers import GATE, gpu_arena
-from esam_rt.engines.onnxruntime_replay import copying, element_type
+from esam_rt.engines import Tensor
+from esam_rt.engines.onnxruntime import providers
+from esam_rt.engines.onnxruntime.cuda_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
+from esam_rt.engines.onnxruntime.ort_cuda_graphs import copying, element_type
+from esam_rt.engines.onnxruntime.ort_engine import DTYPES, OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.providers import GATE, gpu_arena
 from esam_rt.errors import (
     DeviceError,
     EngineError,
@@ -63,7 +64,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A GPU, on which nothing undefined was done in the end."""
-    monkeypatch.setattr(onnxruntime_providers, "missing_tensorrt", lambda library: None)
+    monkeypatch.setattr(providers, "missing_tensorrt", lambda library: None)
     gpu = FakeGpu().install(monkeypatch)
     yield gpu
     assert gpu.violations == []

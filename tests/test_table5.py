@@ -28,7 +28,7 @@ from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
 from esam_rt import load
 from esam_rt.doctor import Diagnosis, Finding, State
-from esam_rt.engines import cuda
+from esam_rt.engines.cuda import device
 from esam_rt.export.configs import VitDims
 from esam_rt.export.model import VITS
 from esam_rt.prompts import point_grid
@@ -92,11 +92,11 @@ def test_the_tensorrt_provider_is_measured_where_it_loads(monkeypatch: pytest.Mo
         monkeypatch.setattr(table5, "missing_tensorrt", lambda library: missing)
         return {row.name for row in table5.rows_here([])}
 
-    tensorrt, cuda = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+    tensorrt, device = "TensorrtExecutionProvider", "CUDAExecutionProvider"
     rows = {"parity onnxruntime tensorrt fp16", "ours onnxruntime tensorrt fp16"}
-    assert rows <= names([tensorrt, cuda], None)
-    assert not rows & names([tensorrt, cuda], ("needs TensorRT 10", "pip install 'tensorrt-cu12>=10,<11'"))
-    assert not rows & names([cuda], None)
+    assert rows <= names([tensorrt, device], None)
+    assert not rows & names([tensorrt, device], ("needs TensorRT 10", "pip install 'tensorrt-cu12>=10,<11'"))
+    assert not rows & names([device], None)
 
 
 def test_rows_of_a_cpu() -> None:
@@ -245,7 +245,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """ONNX Runtime's CUDA on the CPU, and fewer prompts than a GPU is given."""
     monkeypatch.setattr(table5_measure, "prompts", lambda device: point_grid(2))
     gpu = FakeGpu().install(monkeypatch)
-    monkeypatch.setattr(cuda, "CudaDevice", functools.partial(cuda.CudaDevice, runtime=gpu.cuda))
+    monkeypatch.setattr(device, "CudaDevice", functools.partial(device.CudaDevice, runtime=gpu.cuda))
     return gpu
 
 

@@ -20,10 +20,10 @@ from onnx import TensorProto, helper
 
 from esam_rt.artifacts import onnx_model
 from esam_rt.engines import Engine, Tensor
-from esam_rt.engines.cuda import CudaDevice, DeviceBuffer, HostBuffer
-from esam_rt.engines.cuda_calls import name_and_capability
-from esam_rt.engines.onnxruntime import OnnxRuntimeEngine
-from esam_rt.engines.tensorrt import DTYPES, TensorRTEngine
+from esam_rt.engines.cuda.api import name_and_capability
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer, HostBuffer
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
+from esam_rt.engines.tensorrt.trt_engine import DTYPES, TensorRTEngine
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, OutOfMemoryError
 from esam_rt.models import MODELS
 from esam_rt.sam import Engines, Sam

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esam_rt.engines.cuda import CudaDevice, CudaGraph, HostBuffer
-from esam_rt.engines.cuda_photo import GpuPhotos
-from esam_rt.engines.tensorrt import TensorRTEngine
-from esam_rt.engines.tensorrt_replay import REPLAYS
+from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, HostBuffer
+from esam_rt.engines.cuda.gpu_image import GpuPhotos
+from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
+from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
 from esam_rt.sam import AHEAD
 from tests.cuda_on_cpu import place_photo

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from esam_rt.engines.base import Tensor
-from esam_rt.engines.cuda_array import GpuArray
-from esam_rt.engines.onnxruntime_providers import GATE, Placed, open_session
+from esam_rt.engines.cuda.array_interface import GpuArray
+from esam_rt.engines.engine import Tensor
+from esam_rt.engines.onnxruntime.providers import GATE, Placed, open_session
 
 OPSET, IR_VERSION = 18, 9
 ONNX_TYPES = {

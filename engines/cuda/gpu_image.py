@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines.cuda import CudaDevice, CudaKernel, DeviceBuffer
-from esam_rt.engines.cuda_array import GpuArray
+from esam_rt.engines.cuda.array_interface import GpuArray
+from esam_rt.engines.cuda.device import CudaDevice, CudaKernel, DeviceBuffer
 from esam_rt.errors import InputError
 
 BLOCK_XY = (32, 8)  # threads of a block, a pixel each
@@ -26,7 +26,7 @@ class GpuPhotos:
 
     def __init__(self, device: CudaDevice, using: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.device, self.using = device, using
-        ptx = importlib.resources.files(__package__).joinpath("photo.ptx").read_bytes()
+        ptx = importlib.resources.files(__package__).joinpath("scale_image.ptx").read_bytes()
         self._kernel = CudaKernel(device, ptx, "place_photo")
 
     def photo(self, array: Any) -> GpuPhoto:

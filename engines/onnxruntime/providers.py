@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esam_rt.engines.onnxruntime_libraries import missing_cuda, missing_tensorrt
-from esam_rt.engines.profiles import Profile
+from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_tensorrt
+from esam_rt.engines.shape_profiles import Profile
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from esam_rt.engines.base import Tensor
-from esam_rt.engines.cuda import CudaDevice, DeviceBuffer
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
+from esam_rt.engines.engine import Tensor
 from esam_rt.errors import EngineError, OutOfMemoryError
 
 Shapes = dict[str, tuple[int, ...]]

@@ -19,12 +19,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines.base import Tensor, check_feed
-from esam_rt.engines.cuda import CudaDevice, DeviceBuffer, HostBuffer
-from esam_rt.engines.cuda_array import ALIGNMENT, is_gpu_array
-from esam_rt.engines.tensorrt_context import Call, Context, Memory
-from esam_rt.engines.tensorrt_log import keeping_logger
-from esam_rt.engines.tensorrt_replay import Replay, Replays
+from esam_rt.engines.cuda.array_interface import ALIGNMENT, is_gpu_array
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer, HostBuffer
+from esam_rt.engines.engine import Tensor, check_feed
+from esam_rt.engines.tensorrt.execution_context import Call, Context, Memory
+from esam_rt.engines.tensorrt.logger import keeping_logger
+from esam_rt.engines.tensorrt.trt_cuda_graphs import Replay, Replays
 from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:

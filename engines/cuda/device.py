@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from esam_rt.engines.cuda_array import DEFAULT_STREAMS, GpuArray, gpu_array, stream_address
-from esam_rt.engines.cuda_calls import Calls, name_and_capability
+from esam_rt.engines.cuda.api import Calls, name_and_capability
+from esam_rt.engines.cuda.array_interface import DEFAULT_STREAMS, GpuArray, gpu_array, stream_address
 from esam_rt.errors import DeviceError, EngineError, EsamError, InputError
 
 NEVER = 2**64 - 1  # bytes of unused memory at which a pool gives some back

@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
-from esam_rt.engines.cuda import CudaDevice, CudaGraph, DeviceBuffer
-from esam_rt.engines.tensorrt_context import Context, Memory
+from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, DeviceBuffer
+from esam_rt.engines.tensorrt.execution_context import Context, Memory
 
 REPLAYS = 3  # batches whose outputs may be in use at once: one is decoded, two wait for their masks
 

@@ -15,10 +15,11 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from esam_rt.engines.base import Tensor, check_feed
-from esam_rt.engines.cuda import CudaDevice
-from esam_rt.engines.cuda_array import ALIGNMENT, DEFAULT_STREAMS, is_gpu_array, stream_address
-from esam_rt.engines.onnxruntime_providers import (
+from esam_rt.engines.cuda.array_interface import ALIGNMENT, DEFAULT_STREAMS, is_gpu_array, stream_address
+from esam_rt.engines.cuda.device import CudaDevice
+from esam_rt.engines.engine import Tensor, check_feed
+from esam_rt.engines.onnxruntime.ort_cuda_graphs import Kept, Replays, bind_input
+from esam_rt.engines.onnxruntime.providers import (
     GATE,
     PROVIDERS,
     Placed,
@@ -28,8 +29,7 @@ from esam_rt.engines.onnxruntime_providers import (
     open_session,
     runtime_errors,
 )
-from esam_rt.engines.onnxruntime_replay import Kept, Replays, bind_input
-from esam_rt.engines.profiles import profile_shapes
+from esam_rt.engines.shape_profiles import profile_shapes
 from esam_rt.errors import EngineError, EsamError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
 from esam_rt.storage.onnx_files import check_graph_file
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from esam_rt.engines.profiles import Profile, profile_shapes
-from esam_rt.engines.tensorrt_log import keeping_logger
+from esam_rt.engines.shape_profiles import Profile, profile_shapes
+from esam_rt.engines.tensorrt.logger import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.storage.onnx_files import check_graph_file
 

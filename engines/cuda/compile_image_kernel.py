@@ -1,6 +1,6 @@
-"""photo.cu → photo.ptx, which drivers compile for their GPU: nobody who runs it needs a compiler.
+"""scale_image.cu → scale_image.ptx, which drivers compile for their GPU: nobody who runs it needs a compiler.
 
-    python -m esam_rt.engines.compile_photo PATH_OF_LIBNVRTC
+    python -m esam_rt.engines.cuda.compile_image_kernel PATH_OF_LIBNVRTC
 
 An old library makes a file that old drivers take: that of CUDA 12.0 is in the wheel nvidia-cuda-nvrtc-cu12 12.0.76.
 """
@@ -12,13 +12,13 @@ import hashlib
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("photo.cu")
+SOURCE = Path(__file__).with_name("scale_image.cu")
 PTX = SOURCE.with_suffix(".ptx")
 OLDEST_GPU = "compute_75"
 
 
 def header() -> str:
-    """First line of photo.ptx: of what source it was made."""
+    """First line of scale_image.ptx: of what source it was made."""
     return f"// SHA-256 of {SOURCE.name}: {hashlib.sha256(SOURCE.read_bytes()).hexdigest()}\n"
 
 

@@ -1,0 +1,1 @@
+"""CUDA: device memory, streams, graphs, arrays of other libraries."""
