@@ -34,7 +34,7 @@ from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, DecoderDims
 from esam_rt.export.graphs.graph import Graph
 from esam_rt.export.graphs.mask_decoder import add_image_side, build_decoder, build_masks
-from esam_rt.sam import IMAGE_SIDE, PROMPT_SIDE
+from esam_rt.sam.predictor import IMAGE_SIDE, PROMPT_SIDE
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]

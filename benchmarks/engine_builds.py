@@ -19,7 +19,7 @@ from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engine_store import EngineSpec, engine_set
 from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.export.model import VITS, Precision
-from esam_rt.models import MODELS
+from esam_rt.sam.models import MODELS
 
 
 def build(model: str, checkpoint: Path, spec: EngineSpec, cache: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
 from esam_rt.gallery import Gallery
 from esam_rt.load import load_sam
 from esam_rt.masks import MaskSet
-from esam_rt.sam import EncodedPhoto, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.predictor import Sam
 from esam_rt.sources import find_photos, read_photo
 from esam_rt.tracing import Trace
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.recording import Recording
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 from esam_rt.masks import MaskSet
-from esam_rt.sam import PATCH_PX, EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import PATCH_PX
 from esam_rt.superpixels import superpixels
 
 STEPS = 3  # at most so many edges of a mask move by a cell

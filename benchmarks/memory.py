@@ -26,9 +26,9 @@ from esam_rt.artifacts import onnx_model
 from esam_rt.export.model import VITS
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB, onnxruntime_need
-from esam_rt.models import MODELS
-from esam_rt.prompts import point_grid
-from esam_rt.sam import Sam
+from esam_rt.sam.models import MODELS
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
 
 

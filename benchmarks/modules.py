@@ -46,7 +46,7 @@ from esam_rt.gallery import Gallery
 from esam_rt.load import Placement, load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.mmg import multi_level_masks
-from esam_rt.sam import Sam
+from esam_rt.sam.predictor import Sam
 from esam_rt.usr import fill_gaps, new_prompts
 
 PARTS = ("modules", "growth", "kernels")

@@ -32,8 +32,9 @@ from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
 from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels, EngineOf
 from esam_rt.kernels.felzenszwalb import felzenszwalb
-from esam_rt.models import ModelRow
-from esam_rt.sam import IMAGE_SIDE, Engines, Geometry, Sam
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.models import ModelRow
+from esam_rt.sam.predictor import IMAGE_SIDE, Engines, Sam
 from esam_rt.sources import find_photos, read_photo
 
 Segment = Callable[[NDArray[np.uint8]], EntityMap]

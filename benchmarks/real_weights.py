@@ -34,9 +34,11 @@ from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
 from esam_rt.export.checkpoints.reader import read_checkpoint
 from esam_rt.export.checkpoints.weights import StoredTensor, Weights
 from esam_rt.export.model import VITS, ExportedModel, build_graphs, export_model
-from esam_rt.models import MODELS, ModelRow
-from esam_rt.prompts import point_grid
-from esam_rt.sam import EncodedPhoto, Engines, Geometry, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.models import MODELS, ModelRow
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Engines, Sam
 from esam_rt.settings import Filters
 from esam_rt.storage.hashing import sha256_of
 

@@ -23,8 +23,10 @@ from esam_rt.gallery import Gallery
 from esam_rt.kernels.bits import areas_and_boxes, pack
 from esam_rt.masks import Level, MaskSet
 from esam_rt.mmg import multi_level_masks
-from esam_rt.prompts import point_grid
-from esam_rt.sam import PROMPT_SIDE, EncodedPhoto, Engines, Geometry, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import PROMPT_SIDE, Engines, Sam
 from esam_rt.settings import Settings
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.superpixels import SuperpixelMap, superpixels

@@ -20,8 +20,8 @@ from benchmarks.table5_rows import PAPER_PROMPTS, Row
 from esam_rt import EntitySegmenter, Settings, load
 from esam_rt.export.configs import SAM_MEAN, SAM_STD
 from esam_rt.load import Placement, load_sam
-from esam_rt.prompts import point_grid
-from esam_rt.sam import Sam
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Sam
 from esam_rt.self_test import compare
 from esam_rt.settings import Filters
 

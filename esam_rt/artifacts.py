@@ -11,7 +11,7 @@ from filelock import FileLock
 from esam_rt.errors import OutputError
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
-from esam_rt.models import ModelRow
+from esam_rt.sam.models import ModelRow
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 

@@ -155,7 +155,7 @@ def export(
         from esam_rt.artifacts import checkpoint_of, export_to, onnx_model
         from esam_rt.export import AttentionForm, Precision
         from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
-        from esam_rt.models import get_model
+        from esam_rt.sam.models import get_model
 
         row = get_model(model)
         folder = None if out is None else console.path("--out", out)
@@ -223,7 +223,7 @@ def compile_kernels(
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models, and what the cache has of them."""
     from esam_rt.artifacts import exported, is_downloaded
-    from esam_rt.models import MODELS
+    from esam_rt.sam.models import MODELS
 
     rows: list[dict[str, Any]] = []
     for m in MODELS.values():

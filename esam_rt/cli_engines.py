@@ -16,8 +16,8 @@ from esam_rt.errors import EsamError, ModelError, SettingsError
 
 if TYPE_CHECKING:
     from esam_rt.artifacts import ModelListener
-    from esam_rt.models import ModelRow
     from esam_rt.onnx_folder import GivenGraphs
+    from esam_rt.sam.models import ModelRow
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
@@ -52,7 +52,7 @@ def build_engine(
     """Build the engines of a model, or of graphs that were exported: encoder, decoder, masks and logits."""
     with console.exit_codes():
         from esam_rt.export import Precision
-        from esam_rt.models import get_model
+        from esam_rt.sam.models import get_model
 
         console.check_choice("--backend", backend, BACKENDS)
         folder = None if out is None else console.path("--out", out)

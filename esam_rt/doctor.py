@@ -20,7 +20,7 @@ from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_ten
 from esam_rt.engines.onnxruntime.providers import PROVIDERS
 from esam_rt.engines.tensorrt.builder import INSTEAD_OF_RTX, NOT_RTX
 from esam_rt.errors import ModelError
-from esam_rt.models import MODELS, ModelRow
+from esam_rt.sam.models import MODELS, ModelRow
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.hashing import sha256_of
 

@@ -10,7 +10,7 @@ import requests
 from filelock import FileLock
 
 from esam_rt.errors import ModelError, OutputError
-from esam_rt.models import ModelRow, Remote
+from esam_rt.sam.models import ModelRow, Remote
 from esam_rt.storage.atomic import output_error
 from esam_rt.storage.hashing import remembered_sha256
 

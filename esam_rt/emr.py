@@ -13,7 +13,7 @@ from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.similarity import most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
-from esam_rt.sam import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.settings import Emr
 from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap

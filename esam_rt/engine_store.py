@@ -43,7 +43,7 @@ from esam_rt.errors import (
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.library_caches import timing_cache
-from esam_rt.models import ModelRow
+from esam_rt.sam.models import ModelRow
 from esam_rt.storage.atomic import output_error, write_json
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.hashing import remembered_sha256, sha256_of

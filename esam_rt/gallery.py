@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.masks import MaskSet
-from esam_rt.prompts import point_grid, scattered
-from esam_rt.sam import Geometry
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.point_grids import point_grid, scattered
 
 
 class Gallery:

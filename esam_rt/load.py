@@ -14,8 +14,8 @@ from esam_rt.engines.cuda.array_interface import stream_address
 from esam_rt.engines.cuda.gpu_image import GpuPhotos
 from esam_rt.errors import ModelError, SettingsError, did_you_mean
 from esam_rt.memory import GPU_BATCH, MARGIN, batch_within, largest_batch, onnxruntime_need, tensorrt_need
-from esam_rt.models import ModelRow, get_model
-from esam_rt.sam import Engines, Sam
+from esam_rt.sam.models import ModelRow, get_model
+from esam_rt.sam.predictor import Engines, Sam
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 DEVICES = ("cpu", "cuda", "tensorrt")

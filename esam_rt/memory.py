@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.errors import SettingsError
-from esam_rt.models import ModelRow
-from esam_rt.sam import AHEAD, IMAGE_SIDE, PROMPT_SIDE
+from esam_rt.sam.models import ModelRow
+from esam_rt.sam.predictor import AHEAD, IMAGE_SIDE, PROMPT_SIDE
 
 if TYPE_CHECKING:
     from esam_rt.engines.tensorrt.trt_engine import CallBytes, TensorRTEngine

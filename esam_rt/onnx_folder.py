@@ -12,7 +12,7 @@ from esam_rt.artifacts import GRAPHS, OnnxModel
 from esam_rt.errors import ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.load import PRECISIONS
-from esam_rt.models import MODELS, ModelRow
+from esam_rt.sam.models import MODELS, ModelRow
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, listed_files
 from esam_rt.storage.onnx_files import check_graph_file

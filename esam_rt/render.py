@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import unpack
 from esam_rt.kernels.upsample import paint
-from esam_rt.sam import CELL_PX, EncodedPhoto, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import CELL_PX
+from esam_rt.sam.predictor import Sam
 
 RIM = 1e-3  # logit of a cell whose own logit contradicts the map: it was split off, or joined by another mask
 

@@ -22,9 +22,12 @@ from esam_rt.grid import GridEntities
 from esam_rt.load import Placement, load_sam
 from esam_rt.masks import Level, MaskSet
 from esam_rt.mmg import multi_level_masks, nms
-from esam_rt.prompts import point_grid
 from esam_rt.render import render_labels
-from esam_rt.sam import EncodedPhoto, Geometry, Photo, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.images import Photo
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Settings
 from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap, reduced_hw, regions, superpixels
@@ -37,7 +40,7 @@ METHODS = ("e-sam", "amg", "sam-o", "superpixels")
 class EntitySegmenter:
     """Segments every entity of a photo. Loads its engines on construction; usable from several threads at once.
 
-    model: a name in `esam_rt.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
+    model: a name in `sam.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
     `superpixels` (as they are, scored by size; the model is loaded, but not asked). backend, device, precision,
     threads, engines, build, memory_mb, cuda_graphs, stream: see `Placement`; a loaded model stays where it is, which

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from esam_rt.engine_store import EngineSet, record_self_test
 from esam_rt.errors import EngineError
 from esam_rt.masks import MaskSet
-from esam_rt.prompts import point_grid
-from esam_rt.sam import Sam
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
 
 SIDE = 6  # of the grid of prompts

@@ -1,7 +1,7 @@
 """Settings: every number of the method, with its range and its source.
 
 "paper" marks numbers of E-SAM (its Tables 2 to 4 and section 3), "ours" those the paper leaves open, "SAM" those of
-SAM's automatic mask generation. A negative number stands for the model's own (`esam_rt.models`), since models differ
+SAM's automatic mask generation. A negative number stands for the model's own (`sam/models.py`), since models differ
 in how sure and how steady they are. A TOML file has one table a group; `--set emr.delta=0.1` changes a single number.
 """
 

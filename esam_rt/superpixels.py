@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.kernels.felzenszwalb import felzenszwalb
-from esam_rt.sam import CELL_PX, Geometry
+from esam_rt.sam.geometry import CELL_PX, Geometry
 from esam_rt.settings import Superpixels as SuperpixelSettings
 
 

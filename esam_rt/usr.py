@@ -12,7 +12,7 @@ from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.iou import best_iou
 from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.masks import MaskSet
-from esam_rt.sam import Geometry
+from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Usr
 from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap

@@ -37,8 +37,10 @@ extern "C" void run(
 
 @functools.cache
 def place_photo() -> Callable[..., None]:
-    """place_photo of scale_image.cu, called with grid x, y, block x, y and its arguments; the test is skipped where there is
-    no C++ compiler."""
+    """place_photo of scale_image.cu, called with grid x, y, block x, y and its arguments.
+
+    Skips the test if there is no C++ compiler.
+    """
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("needs a C++ compiler, which runs the kernel's source on the CPU")

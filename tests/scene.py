@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines import Tensor
-from esam_rt.models import ModelRow
-from esam_rt.sam import IMAGE_SIDE, Engines, Sam
+from esam_rt.sam.models import ModelRow
+from esam_rt.sam.predictor import IMAGE_SIDE, Engines, Sam
 
 INPUT_PX = 256
 SIDE = INPUT_PX // 4

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from esam_rt import console
-from esam_rt.models import MODELS, WEIGHTS
+from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.hashing import sha256_of
 from tests.test_cli import assert_one_error_line, call
 

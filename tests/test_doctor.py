@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from esam_rt import __version__, cli, doctor
 from esam_rt.doctor import Diagnosis, Finding, State
-from esam_rt.models import MODELS
+from esam_rt.sam.models import MODELS
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, Mod
 from esam_rt.export.configs import VIT_B
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
-from esam_rt.models import MODELS, WEIGHTS
+from esam_rt.sam.models import MODELS, WEIGHTS
 from tests.test_cli import assert_one_error_line, call
 from tests.test_vit import encoder, weights_of
 
@@ -363,7 +363,7 @@ def test_two_processes_build_once(cache: Path) -> None:
         "from esam_rt.artifacts import ModelListener\n"
         "from esam_rt.engine_store import EngineSpec, engine_set\n"
         "from esam_rt.engines.tensorrt.trt_engine.builder import BuildOptions\n"
-        "from esam_rt.models import MODELS\n"
+        "from esam_rt.sam.models import MODELS\n"
         "spec = EngineSpec('tensorrt-rtx', options=BuildOptions(('sm_75',)))\n"
         "print(len(engine_set(MODELS['tiny'], spec, listener=ModelListener(writing=print)).plan('encoder.engine')))\n"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from esam_rt import EntitySegmenter, Settings, segmenter
 from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
-from esam_rt.sam import Sam
+from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
 from tests.scene import ROW
 from tests.test_segmenter import noisy_scene

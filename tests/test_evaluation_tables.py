@@ -22,7 +22,7 @@ from esam_rt.evaluation import tables
 from esam_rt.evaluation.bootstrap import Estimate
 from esam_rt.evaluation.forest import forest
 from esam_rt.evaluation.rows import MODULES, TABLES, rows_of
-from esam_rt.sam import Sam
+from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
 from esam_rt.settings import Settings
 from tests.scene import Scene, photo_of, quadrants

@@ -16,7 +16,7 @@ from esam_rt.engines.cuda import compile_image_kernel
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.cuda.gpu_image import GpuPhotos
 from esam_rt.errors import EngineError, InputError, MissingDependencyError
-from esam_rt.sam import Geometry
+from esam_rt.sam.geometry import Geometry
 from tests.cuda_on_cpu import place_photo
 from tests.fake_cuda import FakeCuda, Result
 from tests.gpu_arrays import ByDlpack, Foreign

@@ -20,7 +20,7 @@ from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.library_caches import prune, runtime_cache, timing_cache
 from esam_rt.load import Placement, load_sam
-from esam_rt.models import MODELS
+from esam_rt.sam.models import MODELS
 from esam_rt.storage.checksummed_file import CacheFile
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import FakeTensorRT, FakeTensorRTRTX, make_plan

@@ -24,8 +24,8 @@ from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import MB
-from esam_rt.models import MODELS, ModelRow
-from esam_rt.prompts import point_grid
+from esam_rt.sam.models import MODELS, ModelRow
+from esam_rt.sam.point_grids import point_grid
 from esam_rt.self_test import SelfTest
 from tests.cuda_on_cpu import place_photo
 from tests.fake_cuda import FakeCuda

@@ -18,9 +18,9 @@ from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, SettingsError
 from esam_rt.load import Placement, load_sam
 from esam_rt.memory import FOOTPRINTS, MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
-from esam_rt.models import MODELS
-from esam_rt.prompts import point_grid
-from esam_rt.sam import Engines, Sam
+from esam_rt.sam.models import MODELS
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Engines, Sam
 from esam_rt.settings import Filters
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import FakeTensorRT, make_plan

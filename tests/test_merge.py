@@ -12,7 +12,8 @@ from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
 from esam_rt.kernels.similarity import cosine_similarity
 from esam_rt.masks import MaskSet
-from esam_rt.sam import EncodedPhoto, Geometry
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Emr
 from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap

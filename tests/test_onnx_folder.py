@@ -15,8 +15,8 @@ from esam_rt.artifacts import export_to, onnx_model
 from esam_rt.engine_store import EngineSpec, engine_set
 from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.errors import ModelError
-from esam_rt.models import MODELS, WEIGHTS
 from esam_rt.onnx_folder import given_graphs
+from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST
 from tests.test_cli import assert_one_error_line, call

@@ -44,7 +44,7 @@ from esam_rt.errors import (
 )
 from esam_rt.library_caches import provider_cache, prune
 from esam_rt.load import Placement, _photos_beside, load_sam
-from esam_rt.prompts import point_grid
+from esam_rt.sam.point_grids import point_grid
 from tests.cuda_on_cpu import place_photo
 from tests.fake_cuda import FakeCuda, Operation
 from tests.fake_onnxruntime import CPU, CUDA, TENSORRT, FakeBinding, FakeGpu, FakeSession, FakeValue, RealSession

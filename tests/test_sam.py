@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from esam_rt.errors import EngineError, InputError, OutOfMemoryError
-from esam_rt.sam import AHEAD, EncodedPhoto, Geometry, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.predictor import AHEAD, Sam
 from esam_rt.settings import Filters
 from tests.scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esam_rt.errors import EngineError
-from esam_rt.sam import Sam
+from esam_rt.sam.predictor import Sam
 from esam_rt.self_test import SIDE, self_test
 from tests.scene import ROW, FakeEngine, Scene, photo_of, quadrants
 

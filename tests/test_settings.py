@@ -11,7 +11,7 @@ import pytest
 
 from esam_rt import Settings
 from esam_rt.errors import SettingsError
-from esam_rt.models import ModelRow
+from esam_rt.sam.models import ModelRow
 from esam_rt.settings import Emr, Prompts
 
 ROW: dict[str, Any] = {

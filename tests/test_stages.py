@@ -21,9 +21,11 @@ from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
 from esam_rt.masks import Level, MaskSet
 from esam_rt.mmg import multi_level_masks
-from esam_rt.prompts import point_grid
 from esam_rt.render import render_labels
-from esam_rt.sam import EncodedPhoto, Geometry, Sam
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Emr, Mmg, Superpixels, Usr
 from esam_rt.stages import Stage
 from esam_rt.superpixels import SuperpixelMap, superpixels

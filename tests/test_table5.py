@@ -31,7 +31,7 @@ from esam_rt.doctor import Diagnosis, Finding, State
 from esam_rt.engines.cuda import device
 from esam_rt.export.configs import VitDims
 from esam_rt.export.model import VITS
-from esam_rt.prompts import point_grid
+from esam_rt.sam.point_grids import point_grid
 from esam_rt.settings import Filters
 from tests.cuda_on_cpu import place_photo
 from tests.fake_onnxruntime import FakeGpu

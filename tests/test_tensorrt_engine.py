@@ -25,8 +25,8 @@ from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer, HostBuffer
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.engines.tensorrt.trt_engine import DTYPES, TensorRTEngine
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, OutOfMemoryError
-from esam_rt.models import MODELS
-from esam_rt.sam import Engines, Sam
+from esam_rt.sam.models import MODELS
+from esam_rt.sam.predictor import Engines, Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.settings import Settings
 from tests.fake_cuda import FakeCuda, Operation, Result, Status

@@ -18,7 +18,7 @@ from esam_rt.engines.cuda.gpu_image import GpuPhotos
 from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
-from esam_rt.sam import AHEAD
+from esam_rt.sam.predictor import AHEAD
 from tests.cuda_on_cpu import place_photo
 from tests.fake_cuda import CaptureMode, FakeCuda, Status
 from tests.fake_tensorrt import FakeTensorRTRTX, make_plan

@@ -13,7 +13,7 @@ from skimage import data
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.artifacts import onnx_model
 from esam_rt.errors import ModelError, OutputError
-from esam_rt.models import MODELS, WEIGHTS
+from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.cache_dir import cache_folder
 from tests.test_segmenter import check_invariants
 

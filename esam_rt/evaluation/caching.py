@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines import Tensor
-from esam_rt.sam import IMAGE_SIDE, PROMPT_SIDE, Engines, Geometry
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.predictor import IMAGE_SIDE, PROMPT_SIDE, Engines
 from esam_rt.settings import Superpixels
 from esam_rt.superpixels import SuperpixelMap, superpixels
 

@@ -28,7 +28,8 @@ from esam_rt.evaluation.predictions import Predictions
 from esam_rt.evaluation.rows import PAPER_SECONDS, Row
 from esam_rt.evaluation.score import Scored, score
 from esam_rt.run_folder import check_same, remove
-from esam_rt.sam import Geometry, Sam
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.settings import Settings
 from esam_rt.sources.photos import read_photo

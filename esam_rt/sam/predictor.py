@@ -1,4 +1,4 @@
-"""SAM as a pair of engines: a photo is encoded once, then prompted in batches."""
+"""SAM on engines: encode an image once, then prompt it in batches."""
 
 from __future__ import annotations
 
@@ -6,101 +6,34 @@ import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines import Engine, Kept
+from esam_rt.engines import Engine
 from esam_rt.engines.cuda.array_interface import is_gpu_array
 from esam_rt.engines.cuda.gpu_image import GpuPhoto, GpuPhotos
 from esam_rt.errors import EngineError, InputError, OutOfMemoryError
 from esam_rt.masks import Level, MaskSet
-from esam_rt.models import ModelRow
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import PATCH_PX, Geometry
+from esam_rt.sam.images import Photo, _padded, check_photo
+from esam_rt.sam.mask_selection import _select
+from esam_rt.sam.models import ModelRow
+from esam_rt.sam.prompt_labels import FOREGROUND, NO_POINT, PROMPTS
 from esam_rt.settings import Filters
 
 _log = logging.getLogger("esam_rt")
-
-Photo: TypeAlias = NDArray[np.uint8] | GpuPhoto
 Used = TypeVar("Used")
-
 BATCH_FLOOR = 1  # prompts of one call
 AHEAD = 2  # batches whose masks are still to come while the next is decoded: the GPU always has one to begin with
-CELL_PX = 4  # pixels of the input a cell of the mask grid
-PATCH_PX = 16  # pixels of the input a position of the embedding
 IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
 PROMPT_SIDE = ("tokens", "images")  # the decoder's outputs for masks and logits
-NO_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # labels of SAM's points
-# Labels of one prompt, by points_per_prompt. SAM adds a padding to points without a box, to more than one as well: two
-# would take three tokens. A model of single points was trained with foreground alone.
-PROMPTS: dict[int, tuple[tuple[int, ...], ...]] = {
-    1: ((FOREGROUND,),),
-    2: ((FOREGROUND, NO_POINT), (BACKGROUND, NO_POINT), (TOP_LEFT, BOTTOM_RIGHT)),
-}
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a photo lies in the square input: scaled to the longest side, top left, padded right and below.
-
-    photo_hw, resized_hw: pixels before and after scaling. grid_hw: cells of the working grid, the last row and column
-    perhaps partly padding.
-    """
-
-    photo_hw: tuple[int, int]
-    resized_hw: tuple[int, int]
-    grid_hw: tuple[int, int]
-
-    @classmethod
-    def of(cls, photo_hw: tuple[int, int], input_px: int) -> Geometry:
-        """Geometry of a photo of photo_hw pixels for an input of input_px²."""
-        scale = input_px / max(photo_hw)
-        h, w = (min(input_px, max(1, int(side * scale + 0.5))) for side in photo_hw)
-        return cls(photo_hw, (h, w), (-(-h // CELL_PX), -(-w // CELL_PX)))
-
-    def to_input_px(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[N, 2] of [0, 1]² of the photo → pixels of the input, x before y, as SAM counts them."""
-        h, w = self.resized_hw
-        return np.asarray(points_01 * np.array([w, h], np.float32), np.float32)
-
-    def to_cell_yx(self, points_01: NDArray[np.float32]) -> NDArray[np.int32]:
-        """[N, 2] x, y of [0, 1]² → the cells that hold them, int32 [N, 2], row before column."""
-        cells = np.floor(self.to_input_px(points_01)[:, ::-1] / CELL_PX).astype(np.int32)
-        return np.clip(cells, 0, np.array(self.grid_hw, np.int32) - 1)
-
-    def from_cell_xy(self, cells_xy: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Positions on the grid (centre of the first cell at 0, 0), x before y → [0, 1]² of the photo."""
-        h, w = self.resized_hw
-        points = (np.asarray(cells_xy, np.float64) + 0.5) * CELL_PX / np.array([w, h])
-        return np.asarray(np.clip(points, 0, 1), np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedPhoto:
-    """embedding: float32 [1, C, h, w]. image_side: the encoder's other outputs, which every decoder call is fed; they
-    stay on the device."""
-
-    embedding: NDArray[np.float32]
-    geometry: Geometry
-    image_side: Mapping[str, Kept] = field(default_factory=dict)
-
-    def features_at(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
-        position = self.geometry.to_input_px(points_01) / PATCH_PX - 0.5
-        h, w = self.embedding.shape[2:]
-        position = np.clip(position, 0, np.array([w, h], np.float32) - 1)
-        low = np.floor(position).astype(np.intp)
-        high = np.minimum(low + 1, [w - 1, h - 1])
-        fx, fy = (position - low).T[:, None]
-        e = self.embedding[0]
-        top = e[:, low[:, 1], low[:, 0]] * (1 - fx) + e[:, low[:, 1], high[:, 0]] * fx
-        bottom = e[:, high[:, 1], low[:, 0]] * (1 - fx) + e[:, high[:, 1], high[:, 0]] * fx
-        return np.ascontiguousarray((top * (1 - fy) + bottom * fy).T, np.float32)
 
 
 @dataclass(frozen=True)
@@ -330,53 +263,3 @@ class Sam:
             self._after.shutdown()
         for engine in (self.engines.encoder, self.engines.decoder, self.engines.masks, self.engines.logits):
             engine.close()
-
-
-def _select(out: dict[str, NDArray[Any]], geometry: Geometry, filters: Filters, levels: tuple[Level, ...]) -> MaskSet:
-    """Sort the three masks of each prompt by area (eq. 1), filter, cut the bits to the working grid."""
-    score, area, stability = out["score"], out["area"], out["stability"]
-    rank = np.argsort(np.argsort(-area, axis=1, kind="stable"), axis=1)
-    best = np.arange(3) == np.argmax(score, axis=1)[:, None]
-    keep = (score >= filters.score_min) & (stability >= filters.stability_min) & (area >= filters.min_area)
-    keep &= np.isin(rank, levels) | best
-    row, output = np.nonzero(keep)
-    h, w = geometry.grid_hw
-    words = -(-w // 64)
-    bits = out["bits"][row, output, :h, : words * 8]  # the copy that outlives the batch
-    missing = words * 8 - bits.shape[2]
-    if missing > 0:
-        bits = np.pad(bits, ((0, 0), (0, 0), (0, missing)))
-    return MaskSet(
-        bits=np.ascontiguousarray(bits).view(np.uint64),
-        width=w,
-        area=area[row, output].astype(np.int32),
-        box_xyxy=out["box_xyxy"][row, output].astype(np.int16),
-        score=score[row, output].astype(np.float32),
-        stability=stability[row, output].astype(np.float32),
-        point=out["point"][row].astype(np.int32),
-        level=rank[row, output].astype(np.uint8),
-        output=output.astype(np.uint8),
-        best=best[row, output],
-    )
-
-
-def _padded(photo: NDArray[np.uint8], geometry: Geometry, side: int) -> NDArray[np.uint8]:
-    """The photo scaled, at the top left of a black square: uint8 [1, side, side, 3]."""
-    h, w = geometry.resized_hw
-    shrinks = max(geometry.photo_hw) > side
-    padded = np.zeros((1, side, side, 3), np.uint8)
-    padded[0, :h, :w] = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return padded
-
-
-def check_photo(image_hwc_rgb: NDArray[np.uint8]) -> None:
-    """InputError unless uint8 [H, W, 3] with at least one pixel."""
-    found = f"{getattr(image_hwc_rgb, 'dtype', type(image_hwc_rgb).__name__)} {getattr(image_hwc_rgb, 'shape', '')}"
-    if (
-        not isinstance(image_hwc_rgb, np.ndarray)
-        or image_hwc_rgb.dtype != np.uint8
-        or image_hwc_rgb.ndim != 3
-        or image_hwc_rgb.shape[2] != 3
-        or 0 in image_hwc_rgb.shape
-    ):
-        raise InputError(f"Photo: expected a NumPy array uint8 [height, width, 3] in RGB, got {found}.")

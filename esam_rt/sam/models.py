@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esam_rt.errors import SettingsError, did_you_mean
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True)

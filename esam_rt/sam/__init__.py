@@ -1,0 +1,1 @@
+"""A promptable model on engines: predictor, geometry, prompts, the table of models."""

@@ -1,0 +1,38 @@
+"""An encoded image: its embedding and what the decoder needs of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esam_rt.engines import Kept
+from esam_rt.sam.geometry import PATCH_PX, Geometry
+
+_log = logging.getLogger("esam_rt")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPhoto:
+    """embedding: float32 [1, C, h, w]. image_side: the encoder's other outputs, which every decoder call is fed; they
+    stay on the device."""
+
+    embedding: NDArray[np.float32]
+    geometry: Geometry
+    image_side: Mapping[str, Kept] = field(default_factory=dict)
+
+    def features_at(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
+        position = self.geometry.to_input_px(points_01) / PATCH_PX - 0.5
+        h, w = self.embedding.shape[2:]
+        position = np.clip(position, 0, np.array([w, h], np.float32) - 1)
+        low = np.floor(position).astype(np.intp)
+        high = np.minimum(low + 1, [w - 1, h - 1])
+        fx, fy = (position - low).T[:, None]
+        e = self.embedding[0]
+        top = e[:, low[:, 1], low[:, 0]] * (1 - fx) + e[:, low[:, 1], high[:, 0]] * fx
+        bottom = e[:, high[:, 1], low[:, 0]] * (1 - fx) + e[:, high[:, 1], high[:, 0]] * fx
+        return np.ascontiguousarray((top * (1 - fy) + bottom * fy).T, np.float32)
