@@ -24,7 +24,8 @@ from rich.table import Table
 from skimage import data
 
 from esam_rt import EntitySegmenter, Settings, __version__
-from esam_rt.load import Placement, load_sam
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 STAGES = ("encoder", "superpixels", "decoder", "mmg", "emr", "usr", "upsampling", "total")

@@ -16,9 +16,10 @@ from typing import Any
 
 from benchmarks.export_memory import write_checkpoint
 from benchmarks.measure import in_fresh_process, seconds, status_mb
-from esam_rt.engine_store import EngineSpec, engine_set
 from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.export.model import VITS, Precision
+from esam_rt.loading.engine_cache import engine_set
+from esam_rt.loading.engine_record import EngineSpec
 from esam_rt.sam.models import MODELS
 
 

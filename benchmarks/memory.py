@@ -3,8 +3,8 @@
 `python -m benchmarks.memory [--models tiny vit_b] [--checkpoint FILE] [--batches 1 4 8 16] [--precision fp32]
 [--json FILE]`. Growth of the resident set, of a process of its own for each row, from the imported libraries to the
 loaded engines, to the encoder's first peak, and to that of all after three photos, which fill the grid, and of which
-all prompts pass the score filter. Without a checkpoint SAM's ViTs have random weights. The table of `esam_rt.memory`
-has these figures.
+all prompts pass the score filter. Without a checkpoint SAM's ViTs have random weights. The table of
+`loading.memory_budget` has these figures.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import onnxruntime  # noqa: F401  (what importing takes is not the engines')
 from skimage import data
 
 from benchmarks.measure import in_fresh_process, status_mb
-from esam_rt.artifacts import onnx_model
 from esam_rt.export.model import VITS
-from esam_rt.load import Placement, load_sam
-from esam_rt.memory import MB, onnxruntime_need
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
+from esam_rt.loading.memory_budget import MB, onnxruntime_need
+from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam

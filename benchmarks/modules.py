@@ -43,7 +43,8 @@ from benchmarks.superpixels import Image, at_size, photos
 from esam_rt import Settings, __version__
 from esam_rt.emr import refine_entities
 from esam_rt.gallery import Gallery
-from esam_rt.load import Placement, load_sam
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.mmg import multi_level_masks
 from esam_rt.sam.predictor import Sam

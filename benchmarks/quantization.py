@@ -22,13 +22,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from skimage import data
 
-from esam_rt.artifacts import OnnxModel, onnx_model
 from esam_rt.evaluation.caching import EngineOf
-from esam_rt.load import load_sam
+from esam_rt.loading.engine_check import EVERYTHING, IOU_MIN, compare
+from esam_rt.loading.loader import load_sam
+from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.self_test import EVERYTHING, IOU_MIN, compare
 from esam_rt.sources.photos import find_photos, read_photo
 from esam_rt.storage.atomic import write_json
 

@@ -17,12 +17,14 @@ from skimage import data
 
 from benchmarks.measure import forget_peak, in_fresh_process, seconds, status_mb
 from benchmarks.table5_rows import PAPER_PROMPTS, Row
-from esam_rt import EntitySegmenter, Settings, load
+from esam_rt import EntitySegmenter, Settings
 from esam_rt.export.configs import SAM_MEAN, SAM_STD
-from esam_rt.load import Placement, load_sam
+from esam_rt.loading import onnxruntime_loader
+from esam_rt.loading.engine_check import compare
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.self_test import compare
 from esam_rt.settings import Filters
 
 CPU_PROMPTS = 256
@@ -125,7 +127,7 @@ def prepare(side: tuple[str, ...], job: Job) -> None:
 def our_sam(side: tuple[str, ...], job: Job) -> Sam:
     """The model on a backend. side: backend, device, precision, and perhaps a variant."""
     if side[3:] == ("fused",):
-        load.GPU_ATTENTION = "fused"
+        onnxruntime_loader.GPU_ATTENTION = "fused"
     placement = Placement(*side[:3], cuda_graphs=side[3:] == ("graphs",))
     return load_sam(job.model, placement, checkpoint_of(job))
 

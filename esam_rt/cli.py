@@ -152,9 +152,10 @@ def export(
 ) -> None:
     """Turn a checkpoint into ONNX files, without PyTorch: encoder, decoder, masks and logits."""
     with console.exit_codes():
-        from esam_rt.artifacts import checkpoint_of, export_to, onnx_model
         from esam_rt.export import AttentionForm, Precision
         from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
+        from esam_rt.loading.checkpoints import checkpoint_of
+        from esam_rt.loading.onnx_cache import export_to, onnx_model
         from esam_rt.sam.models import get_model
 
         row = get_model(model)
@@ -222,7 +223,8 @@ def compile_kernels(
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models, and what the cache has of them."""
-    from esam_rt.artifacts import exported, is_downloaded
+    from esam_rt.loading.checkpoints import is_downloaded
+    from esam_rt.loading.onnx_cache import exported
     from esam_rt.sam.models import MODELS
 
     rows: list[dict[str, Any]] = []
@@ -248,7 +250,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show versions, providers and caches, what is missing and the command that brings it."""
-    from esam_rt.doctor import State, diagnose
+    from esam_rt.loading.doctor import State, diagnose
 
     colours = {State.OK: "green", State.ABSENT: "yellow", State.BAD: "red"}
     diagnosis = diagnose()

@@ -15,8 +15,8 @@ from esam_rt import console
 from esam_rt.errors import EsamError, ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from esam_rt.artifacts import ModelListener
-    from esam_rt.onnx_folder import GivenGraphs
+    from esam_rt.loading.events import ModelListener
+    from esam_rt.loading.exported_folder import GivenGraphs
     from esam_rt.sam.models import ModelRow
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
@@ -69,8 +69,8 @@ def build_engine(
         start, untried = time.perf_counter(), "that takes one of these GPUs"
         with console.Steps(shown=console.stderr.is_terminal and not quiet and not as_json) as steps:
             if backend == "onnxruntime":
-                from esam_rt.artifacts import onnx_model
-                from esam_rt.load import Placement
+                from esam_rt.loading.execution import Placement
+                from esam_rt.loading.onnx_cache import onnx_model
 
                 if any((target, folder, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
                     raise SettingsError(
@@ -81,9 +81,11 @@ def build_engine(
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
-                from esam_rt.engine_store import EngineSpec, checked, engine_set, gpu_here, runs_on
                 from esam_rt.engines.tensorrt.builder import BuildOptions
-                from esam_rt.load import Placement, load_sam
+                from esam_rt.loading.engine_cache import engine_set, gpu_here
+                from esam_rt.loading.engine_record import EngineSpec, checked, runs_on
+                from esam_rt.loading.execution import Placement
+                from esam_rt.loading.loader import load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
                 options = BuildOptions(
@@ -113,7 +115,7 @@ def _given(
 ) -> GivenGraphs:
     """The graphs of --onnx; SettingsError or ModelError where other options want others."""
     from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
-    from esam_rt.onnx_folder import given_graphs
+    from esam_rt.loading.exported_folder import given_graphs
 
     if backend == "onnxruntime":
         raise SettingsError(f"--onnx {folder}: ONNX Runtime runs graphs themselves, expected a backend of TensorRT.")
@@ -133,8 +135,8 @@ def _given(
 
 def _weights(row: ModelRow, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
     """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
-    from esam_rt.artifacts import checkpoint_of
     from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
+    from esam_rt.loading.checkpoints import checkpoint_of
 
     if given is not None and checkpoint is None:
         ships = row.checkpoint and checkpoint_sha256(row.checkpoint)
@@ -170,7 +172,8 @@ def _print_built(result: dict[str, Any], untried: str, seconds: float) -> None:
 def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the engines in the cache."""
     with console.exit_codes():
-        from esam_rt.engine_store import checked, outdated, stored
+        from esam_rt.loading.engine_cache import outdated, stored
+        from esam_rt.loading.engine_record import checked
 
         rows: list[dict[str, Any]] = []
         for folder in stored():
@@ -201,7 +204,7 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 def verify_engines() -> None:
     """Compare every engine in the cache with its hash."""
     with console.exit_codes():
-        from esam_rt.engine_store import stored, verify
+        from esam_rt.loading.engine_cache import stored, verify
 
         broken = 0
         for folder in stored():
@@ -222,8 +225,8 @@ def prune_engines(
 ) -> None:
     """Remove engines that no run will use any more: damaged, or of other versions of the library or the exporter."""
     with console.exit_codes():
-        from esam_rt.engine_store import outdated, remove, stored, verify
-        from esam_rt.library_caches import prune
+        from esam_rt.loading.engine_cache import outdated, remove, stored, verify
+        from esam_rt.loading.library_caches import prune
 
         freed = 0
         for folder in stored():

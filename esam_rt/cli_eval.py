@@ -175,7 +175,8 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
     from esam_rt.evaluation import tables
-    from esam_rt.load import Placement, load_sam
+    from esam_rt.loading.execution import Placement
+    from esam_rt.loading.loader import load_sam
 
     run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
     placement = Placement(

@@ -24,8 +24,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from esam_rt.artifacts import ModelListener
 from esam_rt.errors import INTERRUPTED, EsamError, SettingsError, did_you_mean
+from esam_rt.loading.events import ModelListener
 
 if TYPE_CHECKING:
     from esam_rt.settings import Settings

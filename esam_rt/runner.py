@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt._version import __version__
-from esam_rt.artifacts import SILENT, ModelListener
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
 from esam_rt.frames import Frame
+from esam_rt.loading.events import SILENT, ModelListener
 from esam_rt.pipeline import overlapped
 from esam_rt.run.trace_writer import Profile
 from esam_rt.run_folder import (

@@ -13,13 +13,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.artifacts import SILENT, ModelListener
 from esam_rt.emr import refine_entities
 from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import EngineError, SettingsError, did_you_mean
 from esam_rt.gallery import Gallery
 from esam_rt.grid import GridEntities
-from esam_rt.load import Placement, load_sam
+from esam_rt.loading.events import SILENT, ModelListener
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
 from esam_rt.masks import Level, MaskSet
 from esam_rt.mmg import multi_level_masks, nms
 from esam_rt.render import render_labels

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from esam_rt import download
-from esam_rt.artifacts import ModelListener, checkpoint_of, export_to, exported, onnx_model
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.graphs import graph_writer as export_files
+from esam_rt.loading import download
+from esam_rt.loading.checkpoints import checkpoint_of
+from esam_rt.loading.events import ModelListener
+from esam_rt.loading.onnx_cache import export_to, exported, onnx_model
 from esam_rt.sam.models import MODELS, WEIGHTS, Remote
 from esam_rt.storage import hashing
 from esam_rt.storage.hashing import sha256_of
@@ -219,7 +221,9 @@ def test_what_a_killed_export_left_is_removed(folder: Path) -> None:
 
 def test_two_processes_export_once(folder: Path) -> None:
     code = (
-        "from esam_rt.artifacts import ModelListener, onnx_model; from esam_rt.sam.models import MODELS\n"
+        "from esam_rt.loading.events import ModelListener\n"
+        "from esam_rt.loading.onnx_cache import onnx_model\n"
+        "from esam_rt.sam.models import MODELS\n"
         "onnx_model(MODELS['tiny'], listener=ModelListener(writing=print))\n"
     )
     command = [sys.executable, "-c", code]

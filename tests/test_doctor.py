@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from esam_rt import __version__, cli, doctor
-from esam_rt.doctor import Diagnosis, Finding, State
+from esam_rt import __version__, cli
+from esam_rt.loading import doctor
+from esam_rt.loading.doctor import Diagnosis, Finding, State
 from esam_rt.sam.models import MODELS
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from esam_rt import download
-from esam_rt.download import fetch_checkpoint
 from esam_rt.errors import ModelError, OutputError
+from esam_rt.loading import download
+from esam_rt.loading.download import fetch_checkpoint
 from esam_rt.sam.models import MODELS, ModelRow, Remote
 
 CONTENT = bytes(range(256)) * 4000
@@ -199,7 +199,7 @@ def test_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
     code = (
         "import sys; from dataclasses import replace; from pathlib import Path\n"
-        "from esam_rt.download import fetch_checkpoint; from esam_rt.sam.models import MODELS, Remote\n"
+        "from esam_rt.loading.download import fetch_checkpoint; from esam_rt.sam.models import MODELS, Remote\n"
         "row = replace(MODELS['vit_b'], remote=Remote(sys.argv[1], int(sys.argv[2]), sys.argv[3]))\n"
         "print(fetch_checkpoint(row, Path(sys.argv[4])))\n"
     )

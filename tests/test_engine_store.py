@@ -18,27 +18,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from esam_rt import engine_store, runner
-from esam_rt.artifacts import ModelListener, onnx_model
-from esam_rt.engine_store import (
-    NAMES,
-    SIDECAR,
-    EngineSet,
-    EngineSpec,
-    Gpu,
-    checked,
-    engine_set,
-    given_engines,
-    outdated,
-    remove,
-    verify,
-)
+from esam_rt import runner
 from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine, known_targets, load_library
 from esam_rt.engines.tensorrt.logger import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
 from esam_rt.export.configs import VIT_B
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
+from esam_rt.loading import engine_cache
+from esam_rt.loading.engine_cache import engine_set, given_engines, outdated, remove, verify
+from esam_rt.loading.engine_record import NAMES, SIDECAR, EngineSet, EngineSpec, Gpu, checked
+from esam_rt.loading.events import ModelListener
+from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS, WEIGHTS
 from tests.test_cli import assert_one_error_line, call
 from tests.test_vit import encoder, weights_of
@@ -278,7 +269,7 @@ def test_a_library_of_another_environment_is_no_reason_to_prune(
 
 def test_what_is_being_built_is_not_pruned(engines: EngineSet) -> None:
     (engines.folder / SIDECAR).unlink()
-    with engine_store._locked(engines.folder):
+    with engine_cache._locked(engines.folder):
         result = call("engines", "prune")
     assert "being built" in result.stdout.replace("\n", " ")
     assert engines.folder.exists()
@@ -286,7 +277,7 @@ def test_what_is_being_built_is_not_pruned(engines: EngineSet) -> None:
 
 def test_of_other_versions(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outdated(engines.folder) is None
-    monkeypatch.setattr(engine_store, "EXPORTER_VERSION", "next")
+    monkeypatch.setattr(engine_cache, "EXPORTER_VERSION", "next")
     assert outdated(engines.folder) == f"built of graphs of version {engines.sidecar['exporter_version']}, this is next"
     change(engines.folder, backend_version="1.0.0")
     assert f"built with tensorrt-rtx 1.0.0, installed is {rtx.__version__}" == outdated(engines.folder)
@@ -342,7 +333,7 @@ def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
         "import os, signal, threading\n"
         "from esam_rt.cli_engines import console\n"
         "from esam_rt.cli import app\n"
-        "from esam_rt.engines.tensorrt.trt_engine import builder\n"
+        "from esam_rt.engines.tensorrt import builder\n"
         "build = tensorrt_build._interrupting\n"
         "def soon(monitor):\n"
         "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
@@ -360,9 +351,9 @@ def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
 
 def test_two_processes_build_once(cache: Path) -> None:
     code = (
-        "from esam_rt.artifacts import ModelListener\n"
-        "from esam_rt.engine_store import EngineSpec, engine_set\n"
-        "from esam_rt.engines.tensorrt.trt_engine.builder import BuildOptions\n"
+        "from esam_rt.loading.events import ModelListener\n"
+        "from esam_rt.loading.engine_record import EngineSpec; from esam_rt.loading.engine_cache import engine_set\n"
+        "from esam_rt.engines.tensorrt.builder import BuildOptions\n"
         "from esam_rt.sam.models import MODELS\n"
         "spec = EngineSpec('tensorrt-rtx', options=BuildOptions(('sm_75',)))\n"
         "print(len(engine_set(MODELS['tiny'], spec, listener=ModelListener(writing=print)).plan('encoder.engine')))\n"

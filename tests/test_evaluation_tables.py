@@ -64,7 +64,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> list[Sam]:
         loaded[-1].row = replace(loaded[-1].row, name=model)
         return loaded[-1]
 
-    monkeypatch.setattr("esam_rt.load.load_sam", load)
+    monkeypatch.setattr("esam_rt.loading.loader.load_sam", load)
     return loaded
 
 
@@ -132,7 +132,7 @@ def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: l
         return sam
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("esam_rt.load.load_sam", load)
+        patch.setattr("esam_rt.loading.loader.load_sam", load)
         again = call(*arguments(data, "--row", "a:emr.delta=0.1", "--row", "b:emr.delta=0.2", "--resume", "--json"))
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["results"] == whole["results"]

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esam_rt.artifacts import onnx_model
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
-from esam_rt.library_caches import prune, runtime_cache, timing_cache
-from esam_rt.load import Placement, load_sam
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.library_caches import prune, runtime_cache, timing_cache
+from esam_rt.loading.loader import load_sam
+from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.storage.checksummed_file import CacheFile
 from tests.fake_cuda import FakeCuda
@@ -184,7 +185,7 @@ def test_timings_are_of_a_gpu_and_a_version(cache: Path) -> None:
 def test_building_for_a_run_keeps_them(library: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_library(monkeypatch, library)
     command = ("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32", "--quiet")
-    monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
     assert call(*command).exit_code == 0
     timed = len(library.timed)
     assert timed > 400
@@ -251,7 +252,7 @@ def test_a_cache_that_cannot_be_written_stops_no_run(tmp_path: Path, caplog: pyt
 def test_a_run_with_tensorrt_rtx_compiles_once(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     library: Any = FakeRTXBuilder(FakeCuda())
     use_library(monkeypatch, library)
-    monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
     image = np.zeros((64, 64, 3), np.uint8)
     for _ in range(2):
         sam = load_sam("tiny", Placement("tensorrt-rtx"))

@@ -17,16 +17,20 @@ import pytest
 from onnx import helper
 
 from esam_rt import EntitySegmenter, Settings
-from esam_rt.artifacts import OnnxModel
-from esam_rt.engine_store import EngineSet, EngineSpec, check_trusted, outdated, stored, weights_of
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
-from esam_rt.load import Placement, load_sam
-from esam_rt.memory import MB
+from esam_rt.loading.engine_cache import outdated, stored
+from esam_rt.loading.engine_check import SelfTest
+from esam_rt.loading.engine_record import EngineSet, EngineSpec
+from esam_rt.loading.engine_trust import check_trusted
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
+from esam_rt.loading.memory_budget import MB
+from esam_rt.loading.onnx_cache import OnnxModel
+from esam_rt.loading.stripped_weights import weights_of
 from esam_rt.sam.models import MODELS, ModelRow
 from esam_rt.sam.point_grids import point_grid
-from esam_rt.self_test import SelfTest
 from tests.cuda_on_cpu import place_photo
 from tests.fake_cuda import FakeCuda
 from tests.fake_tensorrt import FakeTensorRT, make_plan, without_weights
@@ -138,7 +142,7 @@ def test_graphs_and_batches_follow_the_device(
 
     monkeypatch.setattr("esam_rt.engines.onnxruntime.providers.import_onnxruntime", lambda device: None)
 
-    monkeypatch.setattr("esam_rt.load.onnx_model", export)
+    monkeypatch.setattr("esam_rt.loading.onnxruntime_loader.onnx_model", export)
     monkeypatch.setattr(
         "esam_rt.engines.onnxruntime.ort_engine.OnnxRuntimeEngine", lambda path, **options: asked.append(options)
     )
@@ -163,8 +167,9 @@ def built(library: FakeTensorRTBuilder) -> list[str]:
 
 def use_library(monkeypatch: pytest.MonkeyPatch, library: FakeTensorRTBuilder) -> FakeTensorRTBuilder:
     """Have the product find this library, and its GPU."""
-    for place in ("esam_rt.engine_store", "esam_rt.engines.tensorrt.builder", "esam_rt.library_caches"):
-        monkeypatch.setattr(f"{place}.load_library", lambda backend: library)
+    places = ("loading.engine_cache", "loading.stripped_weights", "loading.library_caches", "engines.tensorrt.builder")
+    for place in places:
+        monkeypatch.setattr(f"esam_rt.{place}.load_library", lambda backend: library)
     monkeypatch.setattr("esam_rt.engines.cuda.api.cuda_python", lambda: library.cuda)
     return library
 
@@ -290,7 +295,7 @@ def test_what_the_self_test_needs_is_missed_before_anything_is_built(
 
 
 def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esam_rt.self_test.IOU_MIN", 1.1)
+    monkeypatch.setattr("esam_rt.loading.engine_check.IOU_MIN", 1.1)
     result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
     assert result.exit_code == 3
     assert_one_error_line(result, "Self-test", "--no-fusion")
@@ -429,7 +434,7 @@ def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPat
         return SelfTest(1, 1.0, 0.0)
 
     tests: list[Any] = []
-    monkeypatch.setattr("esam_rt.self_test.self_test", count)
+    monkeypatch.setattr("esam_rt.loading.engine_check.self_test", count)
     for _ in range(2):
         EntitySegmenter("tiny", backend="tensorrt").close()
     assert len(tests) == 1
@@ -454,7 +459,7 @@ def test_cuda_graphs_are_tested_apart(library: FakeTensorRTBuilder, monkeypatch:
 def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     placement = Placement("tensorrt", precision="fp32", memory_mb=60)
     load_sam("tiny", placement).close()
-    monkeypatch.setattr("esam_rt.self_test.IOU_MIN", 1.1)
+    monkeypatch.setattr("esam_rt.loading.engine_check.IOU_MIN", 1.1)
     with pytest.raises(EngineError, match=r"Self-test: .* This was with CUDA graphs; try without\."):
         load_sam("tiny", replace(placement, cuda_graphs=True))
     load_sam("tiny", placement).close()
@@ -465,7 +470,7 @@ def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: p
 
 def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """No call finds the memory at its end, although 64 prompts would."""
-    monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
     need = need_of(fake_sam(FakeCuda(), 64), overlaps=True)
     cuda = use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda(memory=need(40)))).cuda
     with caplog.at_level(logging.WARNING):
@@ -479,7 +484,7 @@ def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 
 def test_a_budget_on_a_gpu(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esam_rt.self_test.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
     need = need_of(fake_sam(FakeCuda(), 64))
     for batch in (7, 64):
         with_budget = Placement("tensorrt", precision="fp32", memory_mb=-(-need(batch) // MB))

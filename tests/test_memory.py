@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esam_rt.artifacts import onnx_model
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, SettingsError
-from esam_rt.load import Placement, load_sam
-from esam_rt.memory import FOOTPRINTS, MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.loader import load_sam
+from esam_rt.loading.memory_budget import FOOTPRINTS, MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
+from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Engines, Sam

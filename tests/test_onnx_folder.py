@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx.external_data_helper import set_external_data
 
-from esam_rt.artifacts import export_to, onnx_model
-from esam_rt.engine_store import EngineSpec, engine_set
 from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.errors import ModelError
-from esam_rt.onnx_folder import given_graphs
+from esam_rt.loading.engine_cache import engine_set
+from esam_rt.loading.engine_record import EngineSpec
+from esam_rt.loading.exported_folder import given_graphs
+from esam_rt.loading.onnx_cache import export_to, onnx_model
 from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST

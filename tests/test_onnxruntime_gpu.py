@@ -24,8 +24,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from esam_rt import EntitySegmenter, Settings, doctor
-from esam_rt.artifacts import ModelListener
+from esam_rt import EntitySegmenter, Settings
 from esam_rt.engines import Tensor
 from esam_rt.engines.onnxruntime import providers
 from esam_rt.engines.onnxruntime.cuda_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
@@ -42,8 +41,12 @@ from esam_rt.errors import (
     OutputError,
     SettingsError,
 )
-from esam_rt.library_caches import provider_cache, prune
-from esam_rt.load import Placement, _photos_beside, load_sam
+from esam_rt.loading import doctor
+from esam_rt.loading.events import ModelListener
+from esam_rt.loading.execution import Placement
+from esam_rt.loading.library_caches import provider_cache, prune
+from esam_rt.loading.loader import load_sam
+from esam_rt.loading.onnxruntime_loader import _photos_beside
 from esam_rt.sam.point_grids import point_grid
 from tests.cuda_on_cpu import place_photo
 from tests.fake_cuda import FakeCuda, Operation

@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 from transformers import SamModel
 
-from esam_rt.load import load_sam
+from esam_rt.loading.loader import load_sam
 from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
 from tests.checkpoints import mobile_sam_state_dict, sam_state_dict, save_pth, whole_vit_b

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from esam_rt.errors import EngineError
+from esam_rt.loading.engine_check import SIDE, self_test
 from esam_rt.sam.predictor import Sam
-from esam_rt.self_test import SIDE, self_test
 from tests.scene import ROW, FakeEngine, Scene, photo_of, quadrants
 
 PHOTO = photo_of(quadrants()[0])

@@ -26,11 +26,11 @@ from benchmarks.real_weights import pytorch_model
 from benchmarks.reference import random_sam
 from benchmarks.table5_measure import Job
 from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
-from esam_rt import load
-from esam_rt.doctor import Diagnosis, Finding, State
 from esam_rt.engines.cuda import device
 from esam_rt.export.configs import VitDims
 from esam_rt.export.model import VITS
+from esam_rt.loading import loader, onnxruntime_loader
+from esam_rt.loading.doctor import Diagnosis, Finding, State
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.settings import Filters
 from tests.cuda_on_cpu import place_photo
@@ -282,12 +282,12 @@ def test_ours_on_the_cpu(small: Job) -> None:
 
 @pytest.mark.parametrize("variant", [(), ("graphs",), ("fused",)])
 def test_ours_on_a_gpu(small: Job, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, variant: tuple[str, ...]) -> None:
-    monkeypatch.setattr(load, "GPU_ATTENTION", "concat")  # which `fused` changes, in a process of its own
+    monkeypatch.setattr(loader, "GPU_ATTENTION", "concat")  # which `fused` changes, in a process of its own
     figures = table5_measure.ours(("onnxruntime", "cuda", "fp32", *variant), small)
     assert figures["amg"] > 0 and figures["decoder"] > 0 and figures["prompts"] == 4
     assert gpu.violations == []
     assert any(session.is_graphed for session in gpu.sessions) == (variant == ("graphs",))
-    assert (variant[0] if variant == ("fused",) else "concat") == load.GPU_ATTENTION
+    assert (variant[0] if variant == ("fused",) else "concat") == onnxruntime_loader.GPU_ATTENTION
 
 
 def test_photos_on_a_gpu(small: Job, gpu: FakeGpu) -> None:

@@ -18,13 +18,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from esam_rt.artifacts import onnx_model
 from esam_rt.engines import Engine, Tensor
 from esam_rt.engines.cuda.api import name_and_capability
 from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer, HostBuffer
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.engines.tensorrt.trt_engine import DTYPES, TensorRTEngine
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, OutOfMemoryError
+from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.predictor import Engines, Sam
 from esam_rt.segmenter import EntitySegmenter

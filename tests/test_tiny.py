@@ -11,8 +11,8 @@ import pytest
 from skimage import data
 
 from esam_rt import EntitySegmenter, Settings
-from esam_rt.artifacts import onnx_model
 from esam_rt.errors import ModelError, OutputError
+from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.cache_dir import cache_folder
 from tests.test_segmenter import check_invariants
@@ -76,7 +76,7 @@ def test_a_whole_cache_is_not_locked(cache: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("esam_rt.artifacts.FileLock", refuse)
+    monkeypatch.setattr("esam_rt.loading.onnx_cache.FileLock", refuse)
     assert onnx_model(MODELS["tiny"]) == files
     files.decoder.unlink()
     with pytest.raises(OutputError, match="Permission denied"):

@@ -74,7 +74,7 @@ def test_wheel_runs_away_from_the_repository(wheel: Path, tmp_path: Path) -> Non
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import esam_rt.cli, esam_rt.doctor, esam_rt.engines.engine, esam_rt.export
+import esam_rt.cli, esam_rt.loading.doctor, esam_rt.engines.engine, esam_rt.export
 assert all(m.__file__.startswith(sys.argv[1]) for n, m in sys.modules.items() if n.startswith("esam_rt")), sys.modules
 """
     command = [sys.executable, "-P", "-c", script, str(tmp_path / "site")]

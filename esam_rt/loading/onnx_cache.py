@@ -1,8 +1,7 @@
-"""The cache of checkpoints and exported models: made once, checked before each use."""
+"""The cache of exported ONNX graphs: made once, checked before each use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from filelock import FileLock
 from esam_rt.errors import OutputError
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
+from esam_rt.loading.checkpoints import checkpoint_of
+from esam_rt.loading.events import SILENT, ModelListener
 from esam_rt.sam.models import ModelRow
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
@@ -28,31 +29,6 @@ class OnnxModel:
     logits: Path
     checkpoint_sha256: str
     files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class ModelListener:
-    """What to tell while a model is fetched (bytes there, bytes of the whole), while its graphs or engines are written
-    (name of each file), and while an engine is built (phases of the library)."""
-
-    downloaded: Callable[[int, int], None] | None = None
-    writing: Callable[[str], None] | None = None
-    building: Callable[[str], None] | None = None
-
-
-SILENT = ModelListener()
-
-
-def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: ModelListener = SILENT) -> Path:
-    """The checkpoint of a model: the one given, else the one that ships, else the published one, downloaded if needed.
-
-    Errors as of `fetch_checkpoint`.
-    """
-    if given := checkpoint or row.checkpoint:
-        return given
-    from esam_rt.download import fetch_checkpoint  # 0.1 s and 16 MB that no other run needs
-
-    return fetch_checkpoint(row, cache_folder() / "checkpoints", listener.downloaded)
 
 
 def onnx_model(
@@ -105,16 +81,6 @@ def export_to(
 
     form = AttentionForm(attention) if attention else None
     return export_model(row.name, checkpoint, folder, Precision(precision), form, listener.writing).files
-
-
-def is_downloaded(row: ModelRow) -> bool:
-    """Whether the cache has a file of the published checkpoint's name and size."""
-    if row.remote is None:
-        return False
-    try:
-        return (cache_folder() / "checkpoints" / row.remote.file_name).stat().st_size == row.remote.size_bytes
-    except OSError:
-        return False
 
 
 def exported(row: ModelRow) -> list[str]:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engine_store import EngineSet, record_self_test
 from esam_rt.errors import EngineError
+from esam_rt.loading.engine_cache import record_self_test
+from esam_rt.loading.engine_record import EngineSet
 from esam_rt.masks import MaskSet
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam

@@ -8,10 +8,10 @@ from typing import Any
 
 import onnx
 
-from esam_rt.artifacts import GRAPHS, OnnxModel
 from esam_rt.errors import ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
-from esam_rt.load import PRECISIONS
+from esam_rt.loading.execution import PRECISIONS
+from esam_rt.loading.onnx_cache import GRAPHS, OnnxModel
 from esam_rt.sam.models import MODELS, ModelRow
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, listed_files
