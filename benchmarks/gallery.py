@@ -25,9 +25,9 @@ from rich.table import Table
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.evaluation import MaskTruth, PhotoMatches, average_precision, match_photo, read_truth
 from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
-from esam_rt.gallery import Gallery
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
+from esam_rt.method.gallery import Gallery
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources import find_photos, read_photo

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from benchmarks.recording import Recording
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 from esam_rt.masks import MaskSet
+from esam_rt.method.superpixels import superpixels
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import PATCH_PX
-from esam_rt.superpixels import superpixels
 
 STEPS = 3  # at most so many edges of a mask move by a cell
 SCORE_SPREAD = 0.01

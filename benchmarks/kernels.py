@@ -14,8 +14,6 @@ from pycocotools import mask as coco_mask
 
 from benchmarks.recording import Recording
 from benchmarks.superpixels import parameters
-from esam_rt.emr import _votes
-from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import areas_and_boxes, unpack
 from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.dedup import leaders
@@ -30,6 +28,8 @@ from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
+from esam_rt.method.emr import _votes
+from esam_rt.method.grid_entities import GridEntities
 from esam_rt.stages import Stage
 from tests.kernels import oracles
 

@@ -41,14 +41,14 @@ from benchmarks.measure import peak_growth_mb, quartiles, seconds
 from benchmarks.recording import Recording, recorded
 from benchmarks.superpixels import Image, at_size, photos
 from esam_rt import Settings, __version__
-from esam_rt.emr import refine_entities
-from esam_rt.gallery import Gallery
 from esam_rt.loading.execution import Placement
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
-from esam_rt.mmg import multi_level_masks
+from esam_rt.method.emr import refine_entities
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.predictor import Sam
-from esam_rt.usr import fill_gaps, new_prompts
 
 PARTS = ("modules", "growth", "kernels")
 MODULES = ("mmg", "emr", "usr")

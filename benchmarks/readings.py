@@ -11,13 +11,14 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt import emr, mmg, segmenter
-from esam_rt.grid import GridEntities
+from esam_rt import segmenter
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.masks import MaskSet
-from esam_rt.mmg import MultiLevelMasks
+from esam_rt.method import emr, mmg
+from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.mmg import MultiLevelMasks
+from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.settings import Mmg, Usr
-from esam_rt.superpixels import SuperpixelMap
 
 SAM_NMS = 0.7
 Patches = tuple[tuple[Any, str, Callable[..., Any]], ...]

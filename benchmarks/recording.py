@@ -17,20 +17,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.emr import refine_entities
 from esam_rt.evaluation.caching import EngineOf
-from esam_rt.gallery import Gallery
 from esam_rt.kernels.bits import areas_and_boxes, pack
 from esam_rt.masks import Level, MaskSet
-from esam_rt.mmg import multi_level_masks
+from esam_rt.method.emr import refine_entities
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.superpixels import SuperpixelMap, superpixels
+from esam_rt.method.usr import new_prompts
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import PROMPT_SIDE, Engines, Sam
 from esam_rt.settings import Settings
 from esam_rt.storage.cache_dir import cache_folder
-from esam_rt.superpixels import SuperpixelMap, superpixels
-from esam_rt.usr import new_prompts
 
 INPUT_PX = 1024
 OUTPUTS = 3

@@ -13,17 +13,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.emr import refine_entities
 from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import EngineError, SettingsError, did_you_mean
-from esam_rt.gallery import Gallery
-from esam_rt.grid import GridEntities
 from esam_rt.loading.events import SILENT, ModelListener
 from esam_rt.loading.execution import Placement
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import Level, MaskSet
-from esam_rt.mmg import multi_level_masks, nms
-from esam_rt.render import render_labels
+from esam_rt.method.emr import refine_entities
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.mmg import multi_level_masks, nms
+from esam_rt.method.render import render_labels
+from esam_rt.method.superpixels import SuperpixelMap, reduced_hw, regions, superpixels
+from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import Photo
@@ -31,9 +33,7 @@ from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Settings
 from esam_rt.stages import Stage
-from esam_rt.superpixels import SuperpixelMap, reduced_hw, regions, superpixels
 from esam_rt.tracing import Trace
-from esam_rt.usr import fill_gaps, new_prompts
 
 METHODS = ("e-sam", "amg", "sam-o", "superpixels")
 

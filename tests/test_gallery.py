@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.gallery import Gallery
 from esam_rt.masks import MaskSet
+from esam_rt.method.gallery import Gallery
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid, scattered
 

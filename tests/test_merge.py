@@ -7,16 +7,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from esam_rt.emr import _merge
-from esam_rt.gallery import Gallery
-from esam_rt.grid import GridEntities
 from esam_rt.kernels.similarity import cosine_similarity
 from esam_rt.masks import MaskSet
+from esam_rt.method.emr import _merge
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Emr
 from esam_rt.stages import Stage
-from esam_rt.superpixels import SuperpixelMap
 from tests.kernels.oracles import dense_encompassing, dense_pair_similarity, dense_top_k, dense_touching_pairs
 
 GRID = (32, 64)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from esam_rt import EntityMap, EntitySegmenter, Settings, segmenter
 from esam_rt.errors import EngineError, InputError, SettingsError
-from esam_rt.mmg import multi_level_masks
+from esam_rt.method.mmg import multi_level_masks
 from esam_rt.segmenter import METHODS
 from esam_rt.stages import Stage
 from tests.scene import SIDE, Scene, photo_of, quadrants

@@ -15,21 +15,21 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from esam_rt import EntityMap, Settings
-from esam_rt.emr import _votes, refine_entities
 from esam_rt.errors import InputError
-from esam_rt.gallery import Gallery
-from esam_rt.grid import GridEntities
 from esam_rt.masks import Level, MaskSet
-from esam_rt.mmg import multi_level_masks
-from esam_rt.render import render_labels
+from esam_rt.method.emr import _votes, refine_entities
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.render import render_labels
+from esam_rt.method.superpixels import SuperpixelMap, superpixels
+from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Emr, Mmg, Superpixels, Usr
 from esam_rt.stages import Stage
-from esam_rt.superpixels import SuperpixelMap, superpixels
-from esam_rt.usr import fill_gaps, new_prompts
 from tests.kernels.oracles import dense_cover, dense_without_fragments
 from tests.scene import ROW, SIDE, Scene, photo_of, quadrants
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines import Tensor
+from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import IMAGE_SIDE, PROMPT_SIDE, Engines
 from esam_rt.settings import Superpixels
-from esam_rt.superpixels import SuperpixelMap, superpixels
 
 Key = tuple[bytes, bytes]
 """A prompt: its points and labels."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.gallery import Gallery
-from esam_rt.grid import GridEntities, sources_of
 from esam_rt.kernels.dedup import leaders
 from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.similarity import most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.grid_entities import GridEntities, sources_of
+from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.settings import Emr
 from esam_rt.stages import Stage
-from esam_rt.superpixels import SuperpixelMap
 
 
 def refine_entities(

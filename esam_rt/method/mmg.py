@@ -11,8 +11,8 @@ from esam_rt.kernels.iou import best_iou
 from esam_rt.kernels.mask_means import mask_means
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.masks import Level, MaskSet
+from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.settings import Mmg
-from esam_rt.superpixels import SuperpixelMap
 
 
 @dataclass(frozen=True, eq=False)

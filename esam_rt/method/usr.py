@@ -6,16 +6,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import areas_and_boxes, unpack
 from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.iou import best_iou
 from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.masks import MaskSet
+from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Usr
 from esam_rt.stages import Stage
-from esam_rt.superpixels import SuperpixelMap
 
 
 def new_prompts(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.grid import GridEntities
 from esam_rt.kernels.bits import unpack
 from esam_rt.kernels.upsample import paint
+from esam_rt.method.grid_entities import GridEntities
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import CELL_PX
 from esam_rt.sam.predictor import Sam
