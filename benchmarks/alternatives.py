@@ -23,7 +23,7 @@ from esam_rt.evaluation.job import EvalOptions, prepare
 from esam_rt.evaluation.rows import Row
 from esam_rt.evaluation.tables import MARKDOWN, RowSegmenter, run_table
 from esam_rt.loading.loader import load_sam
-from esam_rt.runner import RunOptions
+from esam_rt.run.run_options import RunOptions
 
 
 def segmenter_of(row: Row) -> type[RowSegmenter]:

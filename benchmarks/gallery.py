@@ -30,7 +30,8 @@ from esam_rt.masks import MaskSet
 from esam_rt.method.gallery import Gallery
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.predictor import Sam
-from esam_rt.sources import find_photos, read_photo
+from esam_rt.sources.decode import read_photo
+from esam_rt.sources.photo_files import find_photos
 from esam_rt.tracing import Trace
 
 COLUMNS = ("fine_prompts", "all_prompts", "identical_percent", "changed_pixels_percent", "AP")

@@ -35,7 +35,8 @@ from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.models import ModelRow
 from esam_rt.sam.predictor import IMAGE_SIDE, Engines, Sam
-from esam_rt.sources import find_photos, read_photo
+from esam_rt.sources.decode import read_photo
+from esam_rt.sources.photo_files import find_photos
 
 Segment = Callable[[NDArray[np.uint8]], EntityMap]
 

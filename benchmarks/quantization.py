@@ -29,7 +29,8 @@ from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.sources.photos import find_photos, read_photo
+from esam_rt.sources.decode import read_photo
+from esam_rt.sources.photo_files import find_photos
 from esam_rt.storage.atomic import write_json
 
 MODES = ("int8", "fp8")

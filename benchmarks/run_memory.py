@@ -26,7 +26,8 @@ from skimage import data
 
 from benchmarks.measure import in_fresh_process, status_mb
 from esam_rt import Settings, __version__
-from esam_rt.runner import RunOptions, Segmenter, open_segmenter, run_photos
+from esam_rt.run.folder_run import run_photos
+from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 
 KINDS = {"JPEG": (".jpg", 1), "JPEG, turned by EXIF": (".jpg", 6), "PNG": (".png", 1)}
 SIDES = ((480, 640), (1080, 1920), (2000, 3000), (3000, 4000))  # of the folder's photos, pixels

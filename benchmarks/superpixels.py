@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.settings import Superpixels
-from esam_rt.sources import read_photo
+from esam_rt.sources.decode import read_photo
 
 PHOTOS_OF_SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry")
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -17,7 +17,7 @@ from esam_rt.cli_engines import build_engine, engines_app
 from esam_rt.cli_eval import evaluate
 
 if TYPE_CHECKING:
-    from esam_rt.runner import RunSummary
+    from esam_rt.run.run_options import RunSummary
 
 TABLE_5 = {  # rows of E-SAM's Table 5, and the two stages that it counts within others
     "encoder": "encoder",
@@ -93,7 +93,8 @@ def run(
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
     with console.exit_codes():
         from esam_rt.kernels import warmup
-        from esam_rt.runner import RunOptions, Segmenter, open_segmenter, run_photos
+        from esam_rt.run.folder_run import run_photos
+        from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 
         options = RunOptions(
             sources=tuple(console.path("SOURCE", source) for source in sources),

@@ -86,7 +86,7 @@ def evaluate(
     with console.exit_codes():
         from esam_rt.evaluation import job
         from esam_rt.evaluation.rows import TIMED, rows_of
-        from esam_rt.runner import RunOptions
+        from esam_rt.run.run_options import RunOptions
         from esam_rt.storage.locks import kept_from_others
 
         folder = console.path("--out", out)
@@ -145,7 +145,7 @@ def evaluate(
 def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     """Segment, where there are no finished results, score, write and print; the exit code."""
     from esam_rt.evaluation import job
-    from esam_rt.runner import RunOptions, Segmenter, open_segmenter
+    from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 
     def open_and_show(options: RunOptions) -> Segmenter:
         with console.Steps(shown) as steps:

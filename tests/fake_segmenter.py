@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.runner import RunOptions
+from esam_rt.run.run_options import RunOptions
 from esam_rt.stages import Stage
 
 STAGES = ("encoder", "decoder", "superpixels", "mmg", "emr", "usr", "upsampling")

@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from esam_rt import runner
 from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine, known_targets, load_library
 from esam_rt.engines.tensorrt.logger import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
@@ -30,6 +29,7 @@ from esam_rt.loading.engine_cache import engine_set, given_engines, outdated, re
 from esam_rt.loading.engine_record import NAMES, SIDECAR, EngineSet, EngineSpec, Gpu, checked
 from esam_rt.loading.events import ModelListener
 from esam_rt.loading.onnx_cache import onnx_model
+from esam_rt.run import folder_run
 from esam_rt.sam.models import MODELS, WEIGHTS
 from tests.test_cli import assert_one_error_line, call
 from tests.test_vit import encoder, weights_of
@@ -334,11 +334,11 @@ def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
         "from esam_rt.cli_engines import console\n"
         "from esam_rt.cli import app\n"
         "from esam_rt.engines.tensorrt import builder\n"
-        "build = tensorrt_build._interrupting\n"
+        "build = builder._interrupting\n"
         "def soon(monitor):\n"
         "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    return build(monitor)\n"
-        "tensorrt_build._interrupting = soon\n"
+        "builder._interrupting = soon\n"
         "app()\n"
     )
     arguments = ["build-engine", "tiny", "--target", "sm_80", "--out", str(tmp_path / "engines")]
@@ -564,7 +564,7 @@ def test_gpus_that_tensorrt_rtx_does_not_run_on() -> None:
 
 
 def test_a_run_records_the_library() -> None:
-    versions = runner._versions()
+    versions = folder_run._versions()
     assert rtx.__version__ in (versions.get("tensorrt-rtx"), versions.get("tensorrt-rtx-cu13"))
 
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esam_rt import Settings, runner
+from esam_rt import Settings
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
-from esam_rt.runner import RunOptions, RunSummary, run_photos
+from esam_rt.run import folder_run
+from esam_rt.run.folder_run import run_photos
+from esam_rt.run.run_options import RunOptions, RunSummary
 from esam_rt.storage.atomic import TEMPORARY
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
@@ -212,7 +214,7 @@ def test_interrupt_between_a_photos_files_does_it_again(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("esam_rt.runner.write_overlay", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("esam_rt.run.folder_run.write_overlay", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(photos, out).exit_code == 130
     assert files(out / "labels") == {"a.png"}
     assert run(photos, out, resume=True).done == 3
@@ -578,7 +580,7 @@ def test_out_of_memory_names_the_photo(photos: Path, out: Path) -> None:
 def test_out_of_memory_outside_the_segmenter(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    monkeypatch.setattr(f"esam_rt.runner.{part}", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(f"esam_rt.run.folder_run.{part}", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
     summary = run(photos, out)
     assert summary.exit_code == 4
     assert "a.png" in summary.error
@@ -590,7 +592,9 @@ def test_full_disk(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, nam
     run(photos, out, limit=1)
     with monkeypatch.context() as patch:
         if name == ".json":  # entities.json and run.json, at the end
-            patch.setattr("esam_rt.runner.write_coco", lambda *a: (_ for _ in ()).throw(OutputError("disk is full")))
+            patch.setattr(
+                "esam_rt.run.folder_run.write_coco", lambda *a: (_ for _ in ()).throw(OutputError("disk is full"))
+            )
         else:
             fill_disk(patch, name)
         summary = run(photos, out, resume=True)
@@ -652,17 +656,17 @@ def test_large_photos_go_alone(photos: Path, out: Path, monkeypatch: pytest.Monk
     order: list[str] = []
 
     def tell(module: str, name: str, number: int) -> None:
-        wrapped = getattr(runner, name)
+        wrapped = getattr(folder_run, name)
 
         def told(*arguments: Any, **options: Any) -> Any:
             order.append(f"{module} {arguments[number]}")
             return wrapped(*arguments, **options)
 
-        monkeypatch.setattr(runner, name, told)
+        monkeypatch.setattr(folder_run, name, told)
 
     tell("read", "read_photo", 1)
     tell("write", "write_labels", 1)
-    monkeypatch.setattr(runner, "OVERLAPPED_PIXELS", 1)
+    monkeypatch.setattr(folder_run, "OVERLAPPED_PIXELS", 1)
     assert run(photos, out, FakeSegmenter(lambda number: order.append(f"segment {number}"))).done == 3
     each = zip(["a.png", "b.jpg", "sub/c.png"], ["a", "b", "sub/c"], range(3), strict=True)
     assert order == [step for name, stem, i in each for step in (f"read {name}", f"segment {i}", f"write {stem}")]

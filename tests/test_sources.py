@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from esam_rt.errors import InputError
-from esam_rt.sources import find_photos, read_photo
+from esam_rt.sources.decode import read_photo
+from esam_rt.sources.photo_files import find_photos
 
 Rgb = NDArray[np.uint8]
 

@@ -22,18 +22,13 @@ from pycocotools.coco import COCO
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError, OutputError
-from esam_rt.frames import Frame
-from esam_rt.writers import (
-    PhotoRecord,
-    draw_overlay,
-    output_stems,
-    write_coco,
-    write_labels,
-    write_overlay,
-    write_report,
-    write_report_photo,
-)
-from esam_rt.writers.record import SUFFIXES
+from esam_rt.sinks.coco_json import write_coco
+from esam_rt.sinks.html_report import write_report, write_report_photo
+from esam_rt.sinks.label_maps import write_labels
+from esam_rt.sinks.output_names import SUFFIXES, output_stems
+from esam_rt.sinks.overlays import draw_overlay, write_overlay
+from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sources.frame import Frame
 
 TIMES = {"encoder": 0.25, "decoder": 1.5, "mmg": 0.0625}
 RUN: dict[str, Any] = {

@@ -22,9 +22,10 @@ from esam_rt.evaluation.predictions import PREDICTIONS, Predictions, read_predic
 from esam_rt.evaluation.report import write_report
 from esam_rt.evaluation.score import Scored, score
 from esam_rt.evaluation.truth import Truth, read_truth
-from esam_rt.run_folder import earlier_run, make_folder, remove_run
-from esam_rt.runner import Listener, RunOptions, RunSummary, Segmenter, open_segmenter, run_photos
-from esam_rt.sources.photos import PhotoFile, find_photos
+from esam_rt.run.folder_run import run_photos
+from esam_rt.run.output_folder import earlier_run, make_folder, remove_run
+from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
+from esam_rt.sources.photo_files import PhotoFile, find_photos
 from esam_rt.storage.atomic import write_json
 
 SCORES, REPORT, PROGRAM = "scores.json", "report.html", "esam-rt eval"

@@ -17,9 +17,9 @@ from esam_rt.errors import InputError
 from esam_rt.evaluation.common import TruePhoto, describe, read_json, read_label_map
 from esam_rt.evaluation.names import Names
 from esam_rt.evaluation.rle import dense_mask, read_mask
-from esam_rt.run_folder import PHOTOS, RUN
+from esam_rt.run.output_folder import PHOTOS, RUN
+from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.storage.jsonl import read_lines
-from esam_rt.writers import PhotoRecord
 
 PREDICTIONS = "predictions"  # the run of an `esam-rt eval`, in its folder
 FORMS = "COCO results, entities.json, the folder of a run or of label maps"

@@ -28,10 +28,11 @@ from esam_rt.evaluation.predictions import label_map
 from esam_rt.evaluation.regions import RegionScores, contingency, covering
 from esam_rt.evaluation.rle import dense_mask
 from esam_rt.evaluation.score import Scored
-from esam_rt.sources import read_photo
+from esam_rt.sinks.overlays import jpeg, shrink, tint
+from esam_rt.sinks.palette import entity_colours
+from esam_rt.sources.decode import read_photo
 from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_text
-from esam_rt.writers.overlay import entity_colours, jpeg, shrink, tint
 
 if TYPE_CHECKING:
     from esam_rt.evaluation.job import Plan, Result

@@ -28,12 +28,13 @@ from esam_rt.evaluation.predictions import Predictions
 from esam_rt.evaluation.rows import PAPER_SECONDS, Row
 from esam_rt.evaluation.score import Scored, score
 from esam_rt.method.superpixels import SuperpixelMap
-from esam_rt.run_folder import check_same, remove
+from esam_rt.run.output_folder import remove
+from esam_rt.run.resume import check_same
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.settings import Settings
-from esam_rt.sources.photos import read_photo
+from esam_rt.sources.decode import read_photo
 from esam_rt.storage.atomic import write_json, write_text
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.tracing import Trace

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from esam_rt._version import __version__
+from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.storage.atomic import atomic_path
-from esam_rt.writers.record import PhotoRecord
 
 
 def write_coco(out: Path, records: Iterable[PhotoRecord]) -> Path:

@@ -1,4 +1,4 @@
-"""Overlays: the photo with each entity tinted in a colour of its own and outlined."""
+"""Photos with their entities drawn over them."""
 
 from __future__ import annotations
 
@@ -10,36 +10,15 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.frames import Frame
+from esam_rt.sinks.palette import _outlines, entity_colours
+from esam_rt.sources.frame import Frame
 from esam_rt.storage.atomic import write_bytes
 
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
-
 _FILL = 112  # share of the colour in a tinted pixel, of 256
 _LINE = 235  # share of white in an outline, of 256
 _RIM = 120  # share of black beside an outline, of 256: it keeps white lines readable on bright photos
 _STRIP_PIXELS = 1 << 18  # worked on at a time: temporaries stay small
-_ADJACENCY_SIDE = 1024  # colours are chosen on a map of this size: neighbours that do not show there need no contrast
-_GAP = 3  # pixels of that map that may lie between neighbours
-
-
-def entity_colours(result: EntityMap) -> NDArray[np.uint8]:
-    """uint8 RGB [N + 1, 3], row i for label i (row 0 is black), clearly different for entities that touch or nearly do.
-
-    Entities are coloured in order, each with the least used of the hues that differ enough from its neighbours'.
-    """
-    chosen = np.full(len(result) + 1, -1)
-    used = np.zeros(len(_HUES))
-    neighbours = _neighbours(result.labels, len(result))
-    for label in range(1, len(result) + 1):
-        taken = chosen[neighbours[label]]
-        difference = _DIFFERENCE[:, taken[taken >= 0]].min(axis=1, initial=np.inf)
-        enough = difference >= min(_CLEAR, difference.max())
-        chosen[label] = np.where(enough, used, np.inf).argmin()
-        used[chosen[label]] += 1
-    colours: NDArray[np.uint8] = _HUES[chosen]
-    colours[0] = 0
-    return colours
 
 
 def draw_overlay(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> NDArray[np.uint8]:
@@ -111,45 +90,3 @@ def jpeg(image_hwc_rgb: NDArray[np.uint8], quality: int) -> bytes:
     """The image as a JPEG file."""
     image = np.ascontiguousarray(image_hwc_rgb)
     return bytes(simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB", colorsubsampling="420"))
-
-
-def _outlines(labels: NDArray[np.uint16], thickness: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """bool [H, W] twice: lines along the borders of entities and, beside them, their rims; both inside entities."""
-    inside = labels > 0
-    # Larger than a neighbour: one side of every border, and never the side without an entity.
-    line = (labels > np.asarray(cv2.erode(labels, _CROSS))).view(np.uint8)
-    if thickness > 1:
-        line[:] = cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness)))
-    rim_size = 2 * max(1, thickness // 2) + 1
-    rim = np.asarray(cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim_size, rim_size))))
-    return (line > 0) & inside, (rim > line) & inside
-
-
-def _neighbours(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]:
-    """For each label from 0 to `count`, the labels that touch it or are at most `_GAP` sampled pixels away."""
-    step = -(-max(labels.shape) // _ADJACENCY_SIDE)
-    sampled = labels[::step, ::step].astype(np.int64)
-    pairs = [np.zeros(0, np.int64)]
-    for shift in range(1, _GAP + 2):
-        for a, b in ((sampled[:, :-shift], sampled[:, shift:]), (sampled[:-shift], sampled[shift:])):
-            border = (a != b) & (a > 0) & (b > 0)
-            pairs.append(np.unique(a[border] * (count + 1) + b[border]))
-    one, other = np.divmod(np.concatenate(pairs), count + 1)
-    both = np.unique(np.concatenate([one * (count + 1) + other, other * (count + 1) + one]))
-    one, other = np.divmod(both, count + 1)
-    return np.split(other.astype(np.intp), np.searchsorted(one, np.arange(1, count + 1)))
-
-
-def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Vivid colours, uint8 RGB [K, 3], and the CIELAB distance of each two [K, K]."""
-    hue = np.arange(18) * 0.618034 % 1 * 360
-    hsv = np.stack([hue, np.tile([0.8, 0.55, 0.95], 6), np.tile([1, 1, 0.8], 6)], axis=1).astype(np.float32)
-    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)[0]
-    difference = np.linalg.norm(lab[:, None] - lab[None], axis=2)
-    return np.round(rgb[0] * 255).astype(np.uint8), difference.astype(np.float32)
-
-
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-_HUES, _DIFFERENCE = _hues()
-_CLEAR = 45.0  # CIELAB units: red and orange are 60 apart, neighbouring greens 20

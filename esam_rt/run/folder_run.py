@@ -8,54 +8,48 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
-from esam_rt.frames import Frame
-from esam_rt.loading.events import SILENT, ModelListener
-from esam_rt.pipeline import overlapped
-from esam_rt.run.trace_writer import Profile
-from esam_rt.run_folder import (
+from esam_rt.run.output_folder import (
     ERRORS,
     FOLDERS,
     PHOTOS,
     PROFILE,
     RUN,
-    Place,
-    check_photos,
-    check_same,
     earlier_run,
     make_folder,
     remove,
     remove_halves,
     remove_run,
 )
-from esam_rt.settings import Settings
-from esam_rt.sources.photos import PhotoFile, find_photos, pixel_count, read_photo
+from esam_rt.run.overlap import overlapped
+from esam_rt.run.resume import Place, check_photos, check_same
+from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
+from esam_rt.run.trace_writer import Profile
+from esam_rt.sinks.coco_json import write_coco
+from esam_rt.sinks.html_report import write_report, write_report_photo
+from esam_rt.sinks.label_maps import write_labels
+from esam_rt.sinks.output_names import output_stems
+from esam_rt.sinks.overlays import write_overlay
+from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sinks.sink_table import WRITERS
+from esam_rt.sources.decode import pixel_count, read_photo
+from esam_rt.sources.frame import Frame
+from esam_rt.sources.photo_files import PhotoFile, find_photos
 from esam_rt.storage.atomic import write_json
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
 from esam_rt.tracing import Trace
-from esam_rt.writers import (
-    WRITERS,
-    PhotoRecord,
-    output_stems,
-    write_coco,
-    write_labels,
-    write_overlay,
-    write_report,
-    write_report_photo,
-)
 
 # Up to this size one photo is read and another written while a third is segmented; larger ones go alone, which
 # bounds what is held (benchmarks/run_memory.py).
@@ -64,111 +58,6 @@ PACKAGES = (
     *("numpy", "numba", "scikit-image", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu"),
     *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings"),
 )
-
-
-class Segmenter(AbstractContextManager["Segmenter"], Protocol):
-    """What a run needs of `EntitySegmenter`."""
-
-    def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
-        """Entities of a photo uint8 [H, W, 3], RGB, upright."""
-        ...
-
-    def model_info(self) -> dict[str, Any]:
-        """Name and hash of the model, backend and device."""
-        ...
-
-
-class Listener(Protocol):
-    """Told how a run goes; every photo that begins is then done or failed, in that order, unless the run stops.
-    `photo_done` comes from the thread that writes, when the next photo may have begun."""
-
-    def begun(self, total: int, done: int) -> None:
-        """There are `total` photos, of which `done` were done before."""
-        ...
-
-    def photo_begun(self, name: str) -> None:
-        """A photo's turn has come to be segmented."""
-        ...
-
-    def photo_done(self) -> None:
-        """Its files are whole."""
-        ...
-
-    def photo_failed(self, message: str) -> None:
-        """It cannot be used, and why."""
-        ...
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """sources: photos and folders. photos: those to segment, where they are not all that `find_photos` finds in
-    `sources`. out: folder for the results. write: names of `WRITERS`. limit: first so many photos.
-    max_pixels: larger photos are refused. resume, overwrite: what to do with an earlier run in `out`. profile: also
-    write a trace of what ran when."""
-
-    sources: Sequence[Path]
-    out: Path
-    settings: Settings = field(default_factory=Settings)
-    model: str = "tiny"
-    checkpoint: Path | None = None
-    method: str = "e-sam"
-    backend: str = "onnxruntime"
-    device: str | None = None
-    precision: str | None = None
-    engines: Path | None = None
-    build: bool = True
-    threads: int | None = None
-    memory_mb: int | None = None
-    cuda_graphs: bool = False
-    write: Sequence[str] = WRITERS
-    limit: int | None = None
-    max_pixels: int = 200_000_000
-    resume: bool = False
-    overwrite: bool = False
-    profile: bool = False
-    photos: Sequence[PhotoFile] | None = None
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """done, failed: photos of this run; done_before: of the run that it resumed; left: not looked at. entities,
-    mean_times_s (seconds a photo, by stage): of all photos done. error: why the run stopped early, else empty."""
-
-    out: Path
-    look_at: Path
-    done: int
-    done_before: int
-    failed: int
-    left: int
-    entities: int
-    mean_times_s: dict[str, float]
-    exit_code: int
-    error: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dict for `--json`."""
-        return asdict(self) | {"out": str(self.out), "look_at": str(self.look_at)}
-
-
-def open_segmenter(options: RunOptions, listener: ModelListener = SILENT) -> Segmenter:
-    """The product's own segmenter; `listener` is told while its model is fetched and exported."""
-    from esam_rt.segmenter import EntitySegmenter
-
-    return EntitySegmenter(
-        options.model,
-        settings=options.settings,
-        method=options.method,
-        backend=options.backend,
-        device=options.device,
-        precision=options.precision,
-        engines=options.engines,
-        build=options.build,
-        threads=options.threads,
-        memory_mb=options.memory_mb,
-        cuda_graphs=options.cuda_graphs,
-        checkpoint=options.checkpoint,
-        listener=listener,
-    )
 
 
 def run_photos(

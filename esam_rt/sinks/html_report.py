@@ -19,11 +19,12 @@ from PIL import Image
 
 from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
-from esam_rt.frames import Frame
+from esam_rt.sinks.overlays import jpeg, shrink, tint
+from esam_rt.sinks.palette import entity_colours
+from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sources.frame import Frame
 from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_bytes, write_text
-from esam_rt.writers.overlay import entity_colours, jpeg, shrink, tint
-from esam_rt.writers.record import PhotoRecord
 
 _PHOTO_SIDE = 1600  # pixels; a label map of this size is some 30 KB
 _THUMB_SIDE = 480
@@ -93,7 +94,7 @@ def write_report(out: Path, records: Iterable[PhotoRecord], run: Mapping[str, An
         "details": "".join(_setting(key, value) for key, value in _flat(run).items()),
         "cards": "\n".join(cards),
     }
-    template = resources.files(__package__).joinpath("report.html").read_text("utf-8")
+    template = resources.files(__package__).joinpath("run_report.html").read_text("utf-8")
     path = out / "report" / "index.html"
     # One pass: a photo whose name looks like a place of the template stays a name.
     write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template))

@@ -1,0 +1,1 @@
+"""Sinks: where entities go. Each file appears whole or not at all."""
