@@ -19,9 +19,10 @@ from rich.progress import Progress
 
 from benchmarks.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, Settings
-from esam_rt.evaluation.job import EvalOptions, prepare
-from esam_rt.evaluation.rows import Row
-from esam_rt.evaluation.tables import MARKDOWN, RowSegmenter, run_table
+from esam_rt.evaluation.evaluate import prepare
+from esam_rt.evaluation.paper_tables.table_rows import Row
+from esam_rt.evaluation.paper_tables.tables import MARKDOWN, RowSegmenter, run_table
+from esam_rt.evaluation.plan import EvalOptions
 from esam_rt.loading.loader import load_sam
 from esam_rt.run.run_options import RunOptions
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.evaluation import MaskTruth, PhotoMatches, average_precision, match_photo, read_truth
-from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
+from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.method.gallery import Gallery

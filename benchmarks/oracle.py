@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
-from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels, EngineOf
+from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels, EngineOf
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.models import ModelRow

@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from skimage import data
 
-from esam_rt.evaluation.caching import EngineOf
+from esam_rt.evaluation.paper_tables.decode_cache import EngineOf
 from esam_rt.loading.engine_check import EVERYTHING, IOU_MIN, compare
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model

@@ -29,8 +29,8 @@ from PIL import Image
 
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.errors import EsamError
+from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
-from esam_rt.export.checkpoints.reader import read_checkpoint
 from esam_rt.export.checkpoints.weights import StoredTensor, Weights
 from esam_rt.export.model import VITS, ExportedModel, build_graphs, export_model
 from esam_rt.loading.checkpoints import checkpoint_of

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.evaluation.caching import EngineOf
+from esam_rt.evaluation.paper_tables.decode_cache import EngineOf
 from esam_rt.kernels.bits import areas_and_boxes, pack
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import refine_entities

@@ -16,8 +16,8 @@ from esam_rt.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from esam_rt.evaluation.job import Plan, Result
-    from esam_rt.evaluation.rows import Row
+    from esam_rt.evaluation.paper_tables.table_rows import Row
+    from esam_rt.evaluation.plan import Plan, Result
 
 BSDS = "bsds:"  # may stand before a folder of BSDS500's ground truth
 
@@ -84,8 +84,9 @@ def evaluate(
 ) -> None:
     """Measure quality: segment photos, or take finished results, and compare with ground truth."""
     with console.exit_codes():
-        from esam_rt.evaluation import job
-        from esam_rt.evaluation.rows import TIMED, rows_of
+        from esam_rt.evaluation import evaluate as evaluation
+        from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
+        from esam_rt.evaluation.plan import EvalOptions
         from esam_rt.run.run_options import RunOptions
         from esam_rt.storage.locks import kept_from_others
 
@@ -107,7 +108,7 @@ def evaluate(
             cuda_graphs=cuda_graphs,
             max_pixels=console.pixels(max_megapixels),
         )
-        options = job.EvalOptions(
+        options = EvalOptions(
             truth=console.path("--gt", gt.removeprefix(BSDS)),
             out=folder,
             images=None if images is None else console.path("--images", images),
@@ -134,7 +135,7 @@ def evaluate(
             raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
         shown = console.stderr.is_terminal and not quiet and not as_json
         with kept_from_others(folder):
-            plan = job.prepare(options)
+            plan = evaluation.prepare(options)
             if wanted:
                 title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
                 _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
@@ -144,7 +145,8 @@ def evaluate(
 
 def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     """Segment, where there are no finished results, score, write and print; the exit code."""
-    from esam_rt.evaluation import job
+    from esam_rt.evaluation import evaluate as evaluation
+    from esam_rt.evaluation.plan import REPORT
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 
     def open_and_show(options: RunOptions) -> Segmenter:
@@ -155,26 +157,26 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     exit_code = 0
     if plan.options.predictions is None:
         with console.PhotoBar(shown) as bar:
-            summary = job.segment(plan, bar, open_and_show)
+            summary = evaluation.segment(plan, bar, open_and_show)
         if summary.error:
             console.print_error(f"{summary.error}; {summary.left} photos left: run again with --resume")
             return summary.exit_code
         exit_code = summary.exit_code
     result = _score(plan, shown)
-    record = job.write(result)
+    record = evaluation.write(result)
     if as_json:
         del record["photos"]  # scores.json has them
         typer.echo(json.dumps(record | {"out": str(out), "exit_code": exit_code}))
     elif not quiet:
         _print(result)
-        line = f"{len(result.scored.photos)} photos scored. Look at {(out / job.REPORT).resolve()}"
+        line = f"{len(result.scored.photos)} photos scored. Look at {(out / REPORT).resolve()}"
         console.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
     return exit_code
 
 
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
-    from esam_rt.evaluation import tables
+    from esam_rt.evaluation.paper_tables import tables
     from esam_rt.loading.execution import Placement
     from esam_rt.loading.loader import load_sam
 
@@ -210,16 +212,16 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
 
 
 def _score(plan: Plan, shown: bool) -> Result:
-    from esam_rt.evaluation import job
+    from esam_rt.evaluation import evaluate as evaluation
 
     with console.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
-        return job.evaluate(plan, lambda photo: bar.photo_done())
+        return evaluation.evaluate(plan, lambda photo: bar.photo_done())
 
 
 def _print(result: Result) -> None:
     """A row a metric."""
-    from esam_rt.evaluation.figures import shown, shown_difference, shown_range
+    from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown_range
 
     head = ["", "score", "95 % interval"]
     table = Table(*head, *(["against", "difference", "95 % interval"] if result.theirs else []), box=None)

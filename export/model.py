@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
-from esam_rt.export.checkpoints.reader import read_checkpoint
+from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
 from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
 from esam_rt.export.exporter_version import EXPORTER_VERSION

@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import SamModel
 
 from esam_rt.errors import ModelError
+from esam_rt.export.checkpoints.checkpoint_reader import checkpoint_files, read_checkpoint
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
-from esam_rt.export.checkpoints.reader import checkpoint_files, read_checkpoint
 from esam_rt.export.checkpoints.safetensors_file import read_safetensors
 from esam_rt.export.checkpoints.torch_file import read_torch
 from esam_rt.export.checkpoints.weights import Weights
@@ -480,7 +480,7 @@ def test_safetensors_cut_or_flipped_anywhere(tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from esam_rt.export.checkpoints.reader import read_checkpoint
+from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
 
 def peak_mb():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1024

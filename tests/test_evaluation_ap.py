@@ -28,8 +28,8 @@ from esam_rt.evaluation import (
     read_truth,
     resamples,
 )
-from esam_rt.evaluation.matching import RECALLS
-from esam_rt.evaluation.rle import dense_mask
+from esam_rt.evaluation.metrics.matching import RECALLS
+from esam_rt.evaluation.truth.rle import dense_mask
 from tests import ap_fixture, ap_oracle
 
 # To every digit what pycocotools 2.0.11, faster-coco-eval 1.8.0 (C++) and tests/ap_oracle.py give.

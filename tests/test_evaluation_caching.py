@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from esam_rt import EntitySegmenter, Settings, segmenter
-from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
+from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
 from tests.scene import ROW

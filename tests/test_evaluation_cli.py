@@ -20,9 +20,10 @@ from typer.testing import CliRunner, Result
 
 from esam_rt import cli
 from esam_rt.errors import DeviceError
-from esam_rt.evaluation import job
-from esam_rt.evaluation.job import EvalOptions, prepare
-from esam_rt.evaluation.report import _true_labels
+from esam_rt.evaluation import evaluate
+from esam_rt.evaluation.evaluate import prepare
+from esam_rt.evaluation.plan import EvalOptions
+from esam_rt.evaluation.reports.eval_report import _true_labels
 from tests.fake_segmenter import FakeSegmenter
 
 H, W = 20, 30
@@ -189,8 +190,8 @@ def test_two_evaluations_at_once_do_not_share_a_folder(
         others.append(call(*arguments, "--limit", "1", "--overwrite"))
         return right(*scored)
 
-    right = job.score
-    monkeypatch.setattr(job, "score", score)
+    right = evaluate.score
+    monkeypatch.setattr(evaluate, "score", score)
     assert call(*arguments).exit_code == 0
     assert_one_error_line(others[0], 2, "another run is writing there")
     assert len(scores(data / "out")["photos"]) == 4

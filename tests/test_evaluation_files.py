@@ -19,8 +19,8 @@ from scipy.io import savemat
 
 from esam_rt.errors import InputError
 from esam_rt.evaluation import MaskTruth, RegionTruth, TruePhoto, label_map, read_predictions, read_truth
-from esam_rt.evaluation.names import Names
-from esam_rt.evaluation.rle import dense_mask, read_mask, runs_of
+from esam_rt.evaluation.photo_names import Names
+from esam_rt.evaluation.truth.rle import dense_mask, read_mask, runs_of
 
 H, W = 12, 16
 MASK = np.zeros((H, W), bool)

@@ -18,10 +18,10 @@ from typer.testing import CliRunner, Result
 
 from esam_rt import cli
 from esam_rt.errors import EngineError, SettingsError
-from esam_rt.evaluation import tables
-from esam_rt.evaluation.bootstrap import Estimate
-from esam_rt.evaluation.forest import forest
-from esam_rt.evaluation.rows import MODULES, TABLES, rows_of
+from esam_rt.evaluation.metrics.bootstrap import Estimate
+from esam_rt.evaluation.paper_tables import tables
+from esam_rt.evaluation.paper_tables.table_rows import MODULES, TABLES, rows_of
+from esam_rt.evaluation.reports.interval_plot import forest
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
 from esam_rt.settings import Settings

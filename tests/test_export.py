@@ -22,7 +22,7 @@ from safetensors.torch import save_file as save_torch
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import ExportedModel, export_model
-from esam_rt.export.checkpoints.reader import read_checkpoint
+from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
 from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import DecoderDims, TinyDims
 from esam_rt.export.exporter_version import EXPORTER_VERSION

@@ -8,15 +8,11 @@ The scoring functions take masks and label maps and need no files:
     estimates(RegionScores(regions), resamples(len(regions), 1000, seed=0))["covering"]
 """
 
-from esam_rt.evaluation.bootstrap import Estimate, differences, estimates, resamples
-from esam_rt.evaluation.boundaries import boundary, match_boundaries
-from esam_rt.evaluation.bsds_truth import RegionTruth
-from esam_rt.evaluation.coco_truth import MaskTruth
-from esam_rt.evaluation.common import TruePhoto
-from esam_rt.evaluation.matching import PhotoMatches, match_photo
-from esam_rt.evaluation.precision import AveragePrecision, average_precision
-from esam_rt.evaluation.predictions import Predictions, label_map, read_predictions
-from esam_rt.evaluation.regions import (
+from esam_rt.evaluation.metrics.average_precision import AveragePrecision, average_precision
+from esam_rt.evaluation.metrics.bootstrap import Estimate, differences, estimates, resamples
+from esam_rt.evaluation.metrics.boundaries import boundary, match_boundaries
+from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.metrics.region_scores import (
     PhotoRegions,
     RegionScores,
     compare,
@@ -25,7 +21,11 @@ from esam_rt.evaluation.regions import (
     rand_index,
     variation_of_information,
 )
-from esam_rt.evaluation.truth import read_truth
+from esam_rt.evaluation.predictions import Predictions, label_map, read_predictions
+from esam_rt.evaluation.truth.bsds_truth import RegionTruth
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
+from esam_rt.evaluation.truth.ground_truth import read_truth
+from esam_rt.evaluation.truth.true_photo import TruePhoto
 
 __all__ = [
     "AveragePrecision",

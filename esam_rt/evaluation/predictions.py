@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError
-from esam_rt.evaluation.common import TruePhoto, describe, read_json, read_label_map
-from esam_rt.evaluation.names import Names
-from esam_rt.evaluation.rle import dense_mask, read_mask
+from esam_rt.evaluation.photo_names import Names
+from esam_rt.evaluation.truth.rle import dense_mask, read_mask
+from esam_rt.evaluation.truth.true_photo import TruePhoto, describe, read_json, read_label_map
 from esam_rt.run.output_folder import PHOTOS, RUN
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.storage.jsonl import read_lines

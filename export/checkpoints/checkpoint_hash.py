@@ -12,6 +12,6 @@ def checkpoint_sha256(checkpoint: Path) -> str:
     """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read."""
     if not checkpoint.is_dir():
         return remembered_sha256(checkpoint)
-    from esam_rt.export.checkpoints.reader import checkpoint_files
+    from esam_rt.export.checkpoints.checkpoint_reader import checkpoint_files
 
     return hashlib.sha256("".join(map(remembered_sha256, checkpoint_files(checkpoint))).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esam_rt.evaluation.bootstrap import Estimate
+from esam_rt.evaluation.metrics.bootstrap import Estimate
 
 
 def shown(metric: str, value: float | None) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from esam_rt.evaluation.bsds_truth import RegionTruth
-from esam_rt.evaluation.coco_truth import MaskTruth
-from esam_rt.evaluation.common import TruePhoto
-from esam_rt.evaluation.matching import PhotoMatches, match_photo
-from esam_rt.evaluation.precision import AveragePrecision, average_precision
+from esam_rt.evaluation.metrics.average_precision import AveragePrecision, average_precision
+from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.metrics.region_scores import PhotoRegions, RegionScores, compare
 from esam_rt.evaluation.predictions import Predictions
-from esam_rt.evaluation.regions import PhotoRegions, RegionScores, compare
-from esam_rt.evaluation.truth import Truth
+from esam_rt.evaluation.truth.bsds_truth import RegionTruth
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
+from esam_rt.evaluation.truth.ground_truth import Truth
+from esam_rt.evaluation.truth.true_photo import TruePhoto
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from esam_rt.errors import InputError
-from esam_rt.evaluation.common import TruePhoto, read_label_map
+from esam_rt.evaluation.truth.true_photo import TruePhoto, read_label_map
 
 _MAP = re.compile(r"(?P<photo>.+)_(?P<annotator>\d+)\.png")
 _NOT_MAT = (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, MatReadError)

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from esam_rt.evaluation.bootstrap import Estimate
+from esam_rt.evaluation.metrics.bootstrap import Estimate
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _GAP = 720, 190, 70, 46, 24, 12  # pixels
 _STYLE = (

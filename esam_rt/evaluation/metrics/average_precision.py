@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, RECALLS, SIZES, PhotoMatches
+from esam_rt.evaluation.metrics.matching import IOU_THRESHOLDS, MAX_DETECTIONS, RECALLS, SIZES, PhotoMatches
 from esam_rt.kernels.interpolated_precision import IGNORED, RIGHT, WRONG, interpolate_precision
 
 METRICS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from esam_rt.evaluation.bsds_truth import RegionTruth, read_bsds
-from esam_rt.evaluation.coco_truth import MaskTruth, read_coco
+from esam_rt.evaluation.truth.bsds_truth import RegionTruth, read_bsds
+from esam_rt.evaluation.truth.coco_truth import MaskTruth, read_coco
 
 Truth = MaskTruth | RegionTruth
 

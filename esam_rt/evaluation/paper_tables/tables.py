@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from esam_rt._version import __version__
 from esam_rt.errors import InputError, SettingsError
-from esam_rt.evaluation.bootstrap import Estimate, differences, estimates, resamples
-from esam_rt.evaluation.bsds_truth import RegionTruth
-from esam_rt.evaluation.caching import CachingEngines, CachingSuperpixels
-from esam_rt.evaluation.common import TruePhoto
-from esam_rt.evaluation.figures import shown, shown_difference, shown_range
-from esam_rt.evaluation.forest import forest
-from esam_rt.evaluation.job import Plan
+from esam_rt.evaluation.metrics.bootstrap import Estimate, differences, estimates, resamples
+from esam_rt.evaluation.metrics.score import Scored, score
+from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
+from esam_rt.evaluation.paper_tables.table_rows import PAPER_SECONDS, Row
+from esam_rt.evaluation.plan import Plan
 from esam_rt.evaluation.predictions import Predictions
-from esam_rt.evaluation.rows import PAPER_SECONDS, Row
-from esam_rt.evaluation.score import Scored, score
+from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown_range
+from esam_rt.evaluation.reports.interval_plot import forest
+from esam_rt.evaluation.truth.bsds_truth import RegionTruth
+from esam_rt.evaluation.truth.true_photo import TruePhoto
 from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.run.output_folder import remove
 from esam_rt.run.resume import check_same

@@ -17,17 +17,17 @@ from pycocotools import mask as coco_mask
 
 from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
-from esam_rt.evaluation import plot
-from esam_rt.evaluation.bootstrap import Estimate
-from esam_rt.evaluation.coco_truth import MaskTruth
-from esam_rt.evaluation.common import TruePhoto
-from esam_rt.evaluation.figures import shown, shown_difference, shown_range
-from esam_rt.evaluation.matching import IOU_THRESHOLDS, RECALLS
-from esam_rt.evaluation.precision import AveragePrecision
+from esam_rt.evaluation.metrics.average_precision import AveragePrecision
+from esam_rt.evaluation.metrics.bootstrap import Estimate
+from esam_rt.evaluation.metrics.matching import IOU_THRESHOLDS, RECALLS
+from esam_rt.evaluation.metrics.region_scores import RegionScores, contingency, covering
+from esam_rt.evaluation.metrics.score import Scored
 from esam_rt.evaluation.predictions import label_map
-from esam_rt.evaluation.regions import RegionScores, contingency, covering
-from esam_rt.evaluation.rle import dense_mask
-from esam_rt.evaluation.score import Scored
+from esam_rt.evaluation.reports import plots
+from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown_range
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
+from esam_rt.evaluation.truth.rle import dense_mask
+from esam_rt.evaluation.truth.true_photo import TruePhoto
 from esam_rt.sinks.overlays import jpeg, shrink, tint
 from esam_rt.sinks.palette import entity_colours
 from esam_rt.sources.decode import read_photo
@@ -35,7 +35,7 @@ from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_text
 
 if TYPE_CHECKING:
-    from esam_rt.evaluation.job import Plan, Result
+    from esam_rt.evaluation.plan import Plan, Result
 
 _SIDE = 640  # pixels of a picture's longer side
 _GREY = 200  # of a photo that is not at hand
@@ -75,7 +75,7 @@ def write_report(path: Path, result: Result, record: Mapping[str, Any]) -> Path:
         "rows": "\n".join(_row(scored, i) for i in range(len(scored.photos))),
         "record": html.escape(json.dumps({k: v for k, v in record.items() if k != "photos"}, indent=1)),
     }
-    template = resources.files(__package__).joinpath("report.html").read_text("utf-8")
+    template = resources.files(__package__).joinpath("eval_report.html").read_text("utf-8")
     # One pass: a photo whose name looks like a place of the template stays a name.
     write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template))
     return path
@@ -131,7 +131,7 @@ def _plot(result: Result) -> str:
             recall, precision = (values[side] or 0 for side in sides)
             points.append((recall, precision, photo.name))
         recall, precision = (result.metrics[side].value or 0 for side in sides)
-        return plot.scatter(points, (recall, precision))
+        return plots.scatter(points, (recall, precision))
     lines = []
     for which, style, suffix in ((scored, "", ""), (result.other, " other", " (against)")):
         if which is not None and isinstance(which.scores, AveragePrecision):
@@ -139,7 +139,7 @@ def _plot(result: Result) -> str:
             curves = {f"IoU {iou:g}": by_iou[iou == IOU_THRESHOLDS][0] for iou in (0.5, 0.75)}
             curves["mean of all IoU"] = by_iou.mean(axis=0)
             lines += [(name + suffix, line, f"c{i}{style}") for i, (name, line) in enumerate(curves.items())]
-    return plot.curves([line for line in lines if np.isfinite(line[1]).all()], RECALLS)
+    return plots.curves([line for line in lines if np.isfinite(line[1]).all()], RECALLS)
 
 
 def _comparison(result: Result, index: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.evaluation.boundaries import boundary, match_boundaries
+from esam_rt.evaluation.metrics.boundaries import boundary, match_boundaries
 
 METRICS = (
     *("covering", "covering_best", "covering_reverse"),

@@ -1,11 +1,11 @@
-"""What `esam-rt eval` does: find the photos, segment them or read finished results, score, write."""
+"""Runs an evaluation: find the photos, segment or read predictions, score, write."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,72 +13,21 @@ from typing import Any
 
 from esam_rt._version import __version__
 from esam_rt.errors import InputError, SettingsError
-from esam_rt.evaluation.bootstrap import LEVEL, Estimate, differences, estimates, resamples
-from esam_rt.evaluation.bsds_truth import RegionTruth
-from esam_rt.evaluation.coco_truth import MaskTruth
-from esam_rt.evaluation.common import TruePhoto, photo_size
-from esam_rt.evaluation.names import Names
+from esam_rt.evaluation.metrics.bootstrap import LEVEL, differences, estimates, resamples
+from esam_rt.evaluation.metrics.score import score
+from esam_rt.evaluation.photo_names import Names
+from esam_rt.evaluation.plan import PROGRAM, REPORT, SCORES, EvalOptions, Plan, Result
 from esam_rt.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
-from esam_rt.evaluation.report import write_report
-from esam_rt.evaluation.score import Scored, score
-from esam_rt.evaluation.truth import Truth, read_truth
+from esam_rt.evaluation.reports.eval_report import write_report
+from esam_rt.evaluation.truth.bsds_truth import RegionTruth
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
+from esam_rt.evaluation.truth.ground_truth import read_truth
+from esam_rt.evaluation.truth.true_photo import TruePhoto, photo_size
 from esam_rt.run.folder_run import run_photos
 from esam_rt.run.output_folder import earlier_run, make_folder, remove_run
 from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.sources.photo_files import PhotoFile, find_photos
 from esam_rt.storage.atomic import write_json
-
-SCORES, REPORT, PROGRAM = "scores.json", "report.html", "esam-rt eval"
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """truth: COCO's JSON, or a folder of BSDS500's. pngs: of panoptic ground truth. images: folder of the photos.
-    predictions: finished results; without them, `run` says how the photos are segmented. against: other results to
-    compare with. limit: first so many photos, by id. partial: score the photos there are. worst: photos shown in the
-    report."""
-
-    truth: Path
-    out: Path
-    images: Path | None = None
-    pngs: Path | None = None
-    predictions: Path | None = None
-    against: Path | None = None
-    run: RunOptions = field(default_factory=lambda: RunOptions((), Path()))
-    limit: int | None = None
-    partial: bool = False
-    resamples: int = 1000
-    seed: int = 0
-    worst: int = 12
-    resume: bool = False
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is to be scored. files: photos on disk by image id, also those beyond --limit; empty without --images."""
-
-    options: EvalOptions
-    truth: Truth
-    photos: Sequence[TruePhoto]
-    files: Mapping[int, PhotoFile]
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """metrics: with intervals. theirs, difference: with --against, of the other results and ours minus theirs."""
-
-    plan: Plan
-    predictions: Predictions
-    scored: Scored
-    metrics: Mapping[str, Estimate]
-    theirs: Mapping[str, Estimate] = field(default_factory=dict)
-    difference: Mapping[str, Estimate] = field(default_factory=dict)
-    other: Scored | None = None
-
-    def empty(self) -> int:
-        """Photos in which nothing was found."""
-        return sum(not self.predictions.detections(photo) for photo in self.scored.photos)
 
 
 def prepare(options: EvalOptions) -> Plan:

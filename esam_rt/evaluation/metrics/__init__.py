@@ -1,0 +1,1 @@
+"""Metrics: AP, covering, boundaries, intervals."""

@@ -1,0 +1,1 @@
+"""The tables of E-SAM's paper."""

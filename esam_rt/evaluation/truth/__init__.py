@@ -1,0 +1,1 @@
+"""Ground truth: COCO, panoptic, EntitySeg, BSDS500."""
