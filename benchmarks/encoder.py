@@ -35,7 +35,7 @@ from esam_rt.export.graphs.graph_writer import write_graph
 from esam_rt.export.graphs.tinyvit import build_tinyvit_encoder
 from esam_rt.export.graphs.vit import build_vit_encoder
 from esam_rt.export.model import VITS, AttentionForm, Precision
-from tests.tinyvit_torch import TinyVit
+from tests.support.tinyvit_torch import TinyVit
 
 EAGER, SDPA = "pytorch eager", "pytorch sdpa"
 PHOTO_HW_PX = (768, 1024)

@@ -21,7 +21,7 @@ from esam_rt.export.model import VITS, Precision, export_model
 def write_checkpoint(model: str, path: Path) -> int:
     """A checkpoint with SAM's names; returns its size in bytes."""
     from benchmarks.reference import random_sam
-    from tests.checkpoints import sam_state_dict, save_pth
+    from tests.support.checkpoints import sam_state_dict, save_pth
 
     save_pth(path, sam_state_dict(random_sam(VITS[model])))
     return path.stat().st_size

@@ -20,7 +20,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path may hold any bytes
     try:
-        from esam_rt.cli import app
+        from esam_rt.cli.app import app
 
         app()
     except KeyboardInterrupt:

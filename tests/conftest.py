@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from esam_rt.engines.cuda.device import CudaDevice
-from tests.fake_cuda import FakeCuda
-from tests.fake_tensorrt import FakeTensorRT
+from tests.support.fake_cuda import FakeCuda
+from tests.support.fake_tensorrt import FakeTensorRT
 
 # A job in a shell's background begins with Ctrl-C ignored, and so would all processes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

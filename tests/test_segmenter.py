@@ -18,7 +18,7 @@ from esam_rt.errors import EngineError, InputError, SettingsError
 from esam_rt.method.mmg import multi_level_masks
 from esam_rt.segmenter import METHODS
 from esam_rt.stages import Stage
-from tests.scene import SIDE, Scene, photo_of, quadrants
+from tests.support.scene import SIDE, Scene, photo_of, quadrants
 
 SWITCHES = list(itertools.product((False, True), repeat=3))
 

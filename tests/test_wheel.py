@@ -47,7 +47,7 @@ def test_wheel_has_every_file_of_the_package_once(wheel: Path) -> None:
     assert len(names) == len(set(names))
     expected = {f"{package}/{name}" for package, folder in PACKAGES.items() for name in sources(folder)}
     assert {name for name in names if ".dist-info/" not in name} == expected
-    assert {"esam_rt/export/__init__.py", "esam_rt/engines/base.py", "esam_rt/py.typed"} <= expected
+    assert {"esam_rt/export/__init__.py", "esam_rt/engines/engine.py", "esam_rt/py.typed"} <= expected
 
 
 def test_wheel_carries_the_default_model(wheel: Path) -> None:
@@ -74,7 +74,7 @@ def test_wheel_runs_away_from_the_repository(wheel: Path, tmp_path: Path) -> Non
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import esam_rt.cli, esam_rt.loading.doctor, esam_rt.engines.engine, esam_rt.export
+import esam_rt.cli.app, esam_rt.loading.doctor, esam_rt.engines.engine, esam_rt.export
 assert all(m.__file__.startswith(sys.argv[1]) for n, m in sys.modules.items() if n.startswith("esam_rt")), sys.modules
 """
     command = [sys.executable, "-P", "-c", script, str(tmp_path / "site")]
@@ -97,5 +97,5 @@ def test_sdist_has_what_the_build_and_the_tests_need(built: Path) -> None:
     with tarfile.open(path) as t:
         members = t.getmembers()
     names = {m.name.partition("/")[2] for m in members}
-    assert {"export/__init__.py", "engines/base.py", "esam_rt/py.typed", "tests/test_wheel.py", "LICENSE"} <= names
+    assert {"export/__init__.py", "engines/engine.py", "esam_rt/py.typed", "tests/test_wheel.py", "LICENSE"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith((".venv", "demo-output", "dist"))]

@@ -18,7 +18,8 @@ from PIL import Image
 from skimage import data
 from typer.testing import CliRunner
 
-from esam_rt import EntitySegmenter, Settings, cli
+from esam_rt import EntitySegmenter, Settings
+from esam_rt.cli import app
 from esam_rt.kernels import code_cache, warmup
 from esam_rt.kernels.jit import KERNELS, Kernel
 from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
@@ -103,10 +104,10 @@ def test_run_compiles_beside_loading_the_model(tmp_path: Path, monkeypatch: pyte
     begun = []
     monkeypatch.setattr(warmup, "begin", lambda modules, with_process: begun.append((modules, with_process)))
     Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "photo.png")
-    said = CliRunner().invoke(cli.app, ["run", str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
+    said = CliRunner().invoke(app.app, ["run", str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
     assert said.exit_code == 1 and not begun
     arguments = ["run", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--method", "superpixels"]
-    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    assert CliRunner().invoke(app.app, arguments).exit_code == 0
     assert begun == [(warmup.OF_METHOD["superpixels"], True)]
 
 
@@ -126,7 +127,7 @@ def test_the_command_compiles_what_the_cache_lacks(tmp_path: Path) -> None:
 
 
 def test_the_command_says_how_many_and_where(few: Path) -> None:
-    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    said = CliRunner().invoke(app.app, ["compile-kernels"])
     assert (said.exit_code, said.stderr) == (0, "")
     assert said.stdout.startswith(f"2 kernels in {few / 'kernels'}")
     assert ", 2 of them compiled now, in " in said.stdout
@@ -134,7 +135,7 @@ def test_the_command_says_how_many_and_where(few: Path) -> None:
 
 def test_the_command_fails_where_nothing_can_be_written(few: Path) -> None:
     few.write_text("a file")
-    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    said = CliRunner().invoke(app.app, ["compile-kernels"])
     assert (said.exit_code, said.stdout) == (1, "")
     assert said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
     assert str(few) in said.stderr and "ESAM_RT_CACHE" in said.stderr
@@ -142,11 +143,11 @@ def test_the_command_fails_where_nothing_can_be_written(few: Path) -> None:
 
 def test_a_cache_that_cannot_be_searched_is_said_in_one_line(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_below(few, monkeypatch)
-    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    said = CliRunner().invoke(app.app, ["compile-kernels"])
     assert (said.exit_code, said.stdout) == (1, ""), said.exception
     assert said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
     assert str(few) in said.stderr and "Permission denied" in said.stderr
-    said = CliRunner().invoke(cli.app, ["models"])
+    said = CliRunner().invoke(app.app, ["models"])
     assert (said.exit_code, said.stderr) == (0, ""), said.exception
 
 
@@ -169,7 +170,7 @@ def test_the_command_fails_where_the_sources_cannot_be_read(few: Path, monkeypat
     monkeypatch.setattr("esam_rt.kernels.code_cache.SOURCES", [])
     module = load_module(few.parent / "mine.py", SOURCE, monkeypatch)
     monkeypatch.setattr(warmup, "KERNELS", [module.doubled])
-    said = CliRunner().invoke(cli.app, ["compile-kernels"])
+    said = CliRunner().invoke(app.app, ["compile-kernels"])
     assert said.exit_code == 1
     assert "mine: cannot be cached" in said.stderr
 

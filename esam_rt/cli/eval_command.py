@@ -1,0 +1,242 @@
+"""The command `eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from esam_rt.cli import option_types, output, progress
+from esam_rt.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esam_rt.evaluation.paper_tables.table_rows import Row
+    from esam_rt.evaluation.plan import Plan, Result
+
+BSDS = "bsds:"  # may stand before a folder of BSDS500's ground truth
+
+GroundTruth = Annotated[
+    str,
+    typer.Option(
+        "--gt",
+        metavar="FILE|DIR",
+        help="COCO's JSON (instances, panoptic, EntitySeg), or a folder of BSDS500's annotators (or bsds:DIR).",
+    ),
+]
+
+
+def evaluate(
+    gt: GroundTruth,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the photos. With BSDS500: DIR/images.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Finished results in place of segmenting: COCO results, entities.json, a run's folder."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Other results over the same photos, to measure the difference.")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")] = "esam-rt-eval",
+    pngs: Annotated[
+        Path | None, typer.Option(help="PNGs of panoptic ground truth. Default: beside the JSON, by its name.")
+    ] = None,
+    model: option_types.Model = "tiny",
+    checkpoint: option_types.Checkpoint = None,
+    method: option_types.Method = "e-sam",
+    preset: option_types.Preset = "paper",
+    config: option_types.Config = None,
+    changes: option_types.Changes = None,
+    backend: option_types.Backend = "onnxruntime",
+    device: option_types.Device = None,
+    precision: option_types.Precision = None,
+    engines: option_types.Engines = None,
+    no_build: option_types.NoBuild = False,
+    threads: option_types.Threads = None,
+    memory: option_types.Memory = None,
+    cuda_graphs: option_types.CudaGraphs = False,
+    limit: option_types.Limit = None,
+    max_megapixels: option_types.MaxMegapixels = 200.0,
+    partial: Annotated[bool, typer.Option("--partial", help="Score the photos there are, where some are missing.")] = (
+        False
+    ),
+    table: Annotated[
+        str | None,
+        typer.Option(help="The paper's table 1, 2, 3, 4 or 5, all of them, or superpixels, in place of one method."),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--row", metavar="NAME:SETTING=VALUE[,…]", help="A row of your own; may be repeated."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples, for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    worst: Annotated[int, typer.Option(min=0, help="Photos shown in the report.")] = 12,
+    resume: option_types.Resume = False,
+    overwrite: option_types.Overwrite = False,
+    quiet: option_types.Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Measure quality: segment photos, or take finished results, and compare with ground truth."""
+    with output.exit_codes():
+        from esam_rt.evaluation import evaluate as evaluation
+        from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
+        from esam_rt.evaluation.plan import EvalOptions
+        from esam_rt.run.run_options import RunOptions
+        from esam_rt.storage.locks import kept_from_others
+
+        folder = option_types.path("--out", out)
+        run = RunOptions(
+            sources=(),
+            out=folder,
+            model=model,
+            checkpoint=checkpoint,
+            method=method,
+            settings=option_types.settings_of(preset, config, changes),
+            backend=backend,
+            device=device,
+            precision=precision,
+            engines=engines,
+            build=not no_build,
+            threads=threads,
+            memory_mb=memory,
+            cuda_graphs=cuda_graphs,
+            max_pixels=option_types.pixels(max_megapixels),
+        )
+        options = EvalOptions(
+            truth=option_types.path("--gt", gt.removeprefix(BSDS)),
+            out=folder,
+            images=None if images is None else option_types.path("--images", images),
+            pngs=pngs,
+            predictions=predictions,
+            against=against,
+            run=run,
+            limit=limit,
+            partial=partial,
+            resamples=resamples,
+            seed=seed,
+            worst=worst,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        wanted = rows_of(table, rows or [])
+        if wanted and (predictions is not None or against is not None):
+            raise SettingsError("--table and --row segment by themselves; leave out --predictions and --against.")
+        if wanted and method != "e-sam":
+            raise SettingsError(
+                f"--method {method}: each row of a table has its own; write --row NAME:method={method}."
+            )
+        if gt.startswith(BSDS) and not options.truth.is_dir():
+            raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
+        shown = output.stderr.is_terminal and not quiet and not as_json
+        with kept_from_others(folder):
+            plan = evaluation.prepare(options)
+            if wanted:
+                title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
+                _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
+            else:
+                raise typer.Exit(_method(plan, shown, quiet, as_json))
+
+
+def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
+    """Segment, where there are no finished results, score, write and print; the exit code."""
+    from esam_rt.evaluation import evaluate as evaluation
+    from esam_rt.evaluation.plan import REPORT
+    from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
+
+    def open_and_show(options: RunOptions) -> Segmenter:
+        with progress.Steps(shown) as steps:
+            return open_segmenter(options, steps.listener())
+
+    out = plan.options.out
+    exit_code = 0
+    if plan.options.predictions is None:
+        with progress.PhotoBar(shown) as bar:
+            summary = evaluation.segment(plan, bar, open_and_show)
+        if summary.error:
+            output.print_error(f"{summary.error}; {summary.left} photos left: run again with --resume")
+            return summary.exit_code
+        exit_code = summary.exit_code
+    result = _score(plan, shown)
+    record = evaluation.write(result)
+    if as_json:
+        del record["photos"]  # scores.json has them
+        typer.echo(json.dumps(record | {"out": str(out), "exit_code": exit_code}))
+    elif not quiet:
+        _print(result)
+        line = f"{len(result.scored.photos)} photos scored. Look at {(out / REPORT).resolve()}"
+        output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+    return exit_code
+
+
+def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
+    """Run the rows and print them."""
+    from esam_rt.evaluation.paper_tables import tables
+    from esam_rt.loading.execution import Placement
+    from esam_rt.loading.loader import load_sam
+
+    run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
+    placement = Placement(
+        run.backend, run.device, run.precision, run.threads, run.engines, run.build, run.memory_mb, run.cuda_graphs
+    )
+    with progress.Steps(shown) as steps:
+        sam = load_sam(run.model, placement, run.checkpoint, steps.listener())
+    with progress.PhotoBar(shown) as bar:
+        bar.begun(len(plan.photos), 0)
+        title = f"{title}: {run.model}, {truth.parent.name}/{truth.name}, {len(plan.photos)} photos"
+        result = tables.run_table(plan, rows, sam, title, lambda photo: bar.photo_done(), timed=timed)
+    sam.close()
+    if as_json:
+        typer.echo((out / tables.TABLE).read_text("utf-8").rstrip("\n"))
+    elif not quiet:
+        lines = tables.filled(result, run.model)
+        titles = [name for name in lines[0] if name != tables.GAIN_INTERVAL]  # 80 columns hold the others
+        table = Table(*map(escape, titles), box=None, title=escape(title))
+        for column in table.columns:
+            column.no_wrap = True
+        for line in lines:
+            table.add_row(*(escape(line[name]) for name in titles))
+        output.stdout.print(table)
+        if result.seconds:
+            table = Table("stage", "s, median", "paper", box=None, title="Seconds of a photo (Table 5)")
+            for line in tables.timing(result, run.model):
+                table.add_row(*line.values())
+            output.stdout.print(table)
+        where = f"{len(plan.photos)} photos. Look at {(out / tables.PLOT).resolve()}"
+        output.stdout.print(where, soft_wrap=True, highlight=False, markup=False)
+
+
+def _score(plan: Plan, shown: bool) -> Result:
+    from esam_rt.evaluation import evaluate as evaluation
+
+    with progress.PhotoBar(shown) as bar:
+        bar.begun(len(plan.photos), 0)
+        return evaluation.evaluate(plan, lambda photo: bar.photo_done())
+
+
+def _print(result: Result) -> None:
+    """A row a metric."""
+    from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown_range
+
+    head = ["", "score", "95 % interval"]
+    table = Table(*head, *(["against", "difference", "95 % interval"] if result.theirs else []), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, e in result.metrics.items():
+        cells = [name, shown(name, e.value), shown_range(name, e)]
+        if result.theirs:
+            d = result.difference[name]
+            cells += [shown(name, result.theirs[name].value), shown_difference(name, d), shown_range(name, d)]
+        table.add_row(*cells)
+    output.stdout.print(table)
+    if result.empty():
+        line = f"In {result.empty()} of {len(result.scored.photos)} photos nothing was found."
+        output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+    if result.scored.overlapping:
+        line = f"In {result.scored.overlapping} photos masks overlap; E-SAM's AP^e is one of masks that do not."
+        output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)

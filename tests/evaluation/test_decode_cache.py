@@ -1,0 +1,89 @@
+"""Engines that remember a photo's prompts give what the engines give."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esam_rt import EntitySegmenter, Settings, segmenter
+from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
+from esam_rt.sam.predictor import Sam
+from esam_rt.segmenter import METHODS
+from tests.support.scene import ROW
+from tests.test_segmenter import noisy_scene
+
+CHANGES: list[dict[str, object]] = [
+    {},
+    {"emr.gallery": "exact"},
+    {"emr.votes": 3, "mmg.theta_o": 0.5},
+    {"filters.score_min": 0.8},
+    {"filters.stability_offset": 0.5},
+    {"usr.enabled": False},
+    {},
+]
+
+
+def test_many_settings_and_methods_over_photos_decode_each_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = [noisy_scene(seed) for seed in (1, 2)]
+    variants = [(change, "e-sam") for change in CHANGES] + [({}, method) for method in METHODS]
+    expected = {
+        (seed, v): EntitySegmenter(scene.sam(), settings=settings_of(change), method=method)(photo)
+        for seed, (scene, photo) in enumerate(photos)
+        for v, (change, method) in enumerate(variants)
+    }
+    pixels = CachingSuperpixels()
+    monkeypatch.setattr(segmenter, "superpixels", pixels)
+    for seed, (scene, photo) in enumerate(photos):
+        engines = scene.engines()
+        seen: Counter[bytes] = Counter()
+        encoded = 0
+        decode, encode = engines.decoder.infer, engines.encoder.infer
+
+        def counting(
+            feed: Mapping[str, Any], keep: Collection[str] = (), decode: Any = decode, seen: Any = seen
+        ) -> dict[str, Any]:
+            seen.update(point.tobytes() for point in feed["points_xy_px"])
+            return decode(feed, keep)  # type: ignore[no-any-return]
+
+        def counting_photos(feed: Mapping[str, Any], keep: Collection[str] = (), encode: Any = encode) -> Any:
+            nonlocal encoded
+            encoded += 1
+            return encode(feed, keep)
+
+        engines.decoder.infer, engines.encoder.infer = counting, counting_photos  # type: ignore[method-assign]
+        cache = CachingEngines(engines)
+        sam = Sam(ROW, cache.engines(), "0" * 64)
+        pixels.clear()
+        for v, (change, method) in enumerate(variants):
+            result = EntitySegmenter(sam, settings=settings_of(change), method=method)(photo)
+            np.testing.assert_array_equal(result.labels, expected[seed, v].labels)
+            np.testing.assert_array_equal(result.score, expected[seed, v].score)
+        assert encoded == 1
+        once = sum(count == 1 for count in seen.values())
+        assert len(seen) > 1000
+        assert once < len(seen), "another offset needs other masks"
+        cache.clear()
+        before = sum(seen.values())
+        EntitySegmenter(sam, settings=settings_of({}))(photo)
+        assert sum(seen.values()) > before, "cleared"
+        assert encoded == 2
+
+
+def test_a_second_run_decodes_nothing() -> None:
+    scene, photo = noisy_scene(4)
+    engines = scene.engines()
+    cache = CachingEngines(engines)
+    sam = Sam(ROW, cache.engines(), "0" * 64)
+    first = EntitySegmenter(sam, settings=settings_of({}))(photo)
+    for engine in (engines.encoder, engines.decoder, engines.masks, engines.logits):
+        engine._function = None  # type: ignore[attr-defined]
+    again = EntitySegmenter(sam, settings=settings_of({}))(photo)
+    np.testing.assert_array_equal(first.labels, again.labels)
+
+
+def settings_of(change: Mapping[str, object]) -> Settings:
+    return Settings.preset("fast").with_overrides(change)

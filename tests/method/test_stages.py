@@ -1,0 +1,461 @@
+"""Front end, superpixels and the three modules, each on its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tracemalloc
+from typing import cast
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from esam_rt import EntityMap, Settings
+from esam_rt.errors import InputError
+from esam_rt.masks import Level, MaskSet
+from esam_rt.method.emr import _votes, refine_entities
+from esam_rt.method.gallery import Gallery
+from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.render import render_labels
+from esam_rt.method.superpixels import SuperpixelMap, superpixels
+from esam_rt.method.usr import fill_gaps, new_prompts
+from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.point_grids import point_grid
+from esam_rt.sam.predictor import Sam
+from esam_rt.settings import Emr, Mmg, Superpixels, Usr
+from esam_rt.stages import Stage
+from tests.kernels.oracles import dense_cover, dense_without_fragments
+from tests.support.scene import ROW, SIDE, Scene, photo_of, quadrants
+
+GRID = (16, 64)
+GEOMETRY = Geometry(photo_hw=(64, 256), resized_hw=(64, 256), grid_hw=GRID)
+
+
+def strip(*spans: tuple[int, int]) -> NDArray[np.bool_]:
+    """Full-height masks over columns a…b of the grid."""
+    masks = np.zeros((len(spans), *GRID), bool)
+    for mask, (a, b) in zip(masks, spans, strict=True):
+        mask[:, a:b] = True
+    return masks
+
+
+def pixel_strips(edges: list[int]) -> SuperpixelMap:
+    """Superpixels of full height between the column edges."""
+    labels = np.searchsorted(np.array(edges[1:]), np.arange(GRID[1]), side="right")
+    centres = [((a + b) / 2 / GRID[1], 0.5) for a, b in itertools.pairwise(edges)]
+    area = np.diff(edges) / GRID[1]
+    return SuperpixelMap(np.tile(labels.astype(np.int32), (GRID[0], 1)), area, np.array(centres, np.float32))
+
+
+def test_point_grid_is_centred_and_row_by_row() -> None:
+    points = point_grid(4)
+    assert points.shape == (16, 2)
+    np.testing.assert_allclose(
+        points[:5], [[0.125, 0.125], [0.375, 0.125], [0.625, 0.125], [0.875, 0.125], [0.125, 0.375]]
+    )
+    coarse, fine = ({tuple(p) for p in point_grid(n)} for n in (32, 64))
+    assert not coarse & fine
+
+
+@pytest.mark.parametrize(
+    ("photo_hw", "resized_hw", "grid_hw"),
+    [
+        ((480, 640), (384, 512), (96, 128)),
+        ((640, 480), (512, 384), (128, 96)),
+        ((100, 100), (512, 512), (128, 128)),
+        ((1, 5000), (1, 512), (1, 128)),
+        ((333, 1000), (170, 512), (43, 128)),
+        ((1, 1), (512, 512), (128, 128)),
+    ],
+)
+def test_geometry(photo_hw: tuple[int, int], resized_hw: tuple[int, int], grid_hw: tuple[int, int]) -> None:
+    g = Geometry.of(photo_hw, 512)
+    assert (g.resized_hw, g.grid_hw) == (resized_hw, grid_hw)
+    cells = g.to_cell_yx(np.array([[0, 0], [1, 1], [0.5, 0.5]], np.float32))
+    assert cells[0].tolist() == [0, 0]
+    assert (cells[1] < grid_hw).all()
+    centre = np.array([[grid_hw[1] // 2, grid_hw[0] // 2]])
+    assert g.to_cell_yx(g.from_cell_xy(centre))[0].tolist() == centre[0, ::-1].tolist()
+
+
+def test_features_are_sampled_bilinearly() -> None:
+    embedding = np.random.default_rng(0).normal(size=(1, 5, 16, 16)).astype(np.float32)
+    photo = EncodedPhoto(embedding, Geometry.of((192, 256), 256))
+    points = np.array([[0.5, 0.5], [0, 0], [1, 1], [(3 + 0.5) / 16, (2 + 0.5) / 12]], np.float32)
+    got = photo.features_at(points)
+    e = embedding[0]
+    np.testing.assert_allclose(got[3], e[:, 2, 3], atol=1e-5)
+    np.testing.assert_allclose(got[0], e[:, 5:7, 7:9].mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(got[1], e[:, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(got[2], (e[:, 11, 15] + e[:, 12, 15]) / 2, atol=1e-5)
+
+
+def test_decoding_sorts_levels_by_area_and_filters() -> None:
+    maps = quadrants()
+    scene = Scene.of_label_maps(maps[::-1], score=(0.95, 0.97, 0.80))  # output 0 is the smallest, output 2 the object
+    sam = scene.sam()
+    filters = Settings().completed(ROW.own_settings()).filters
+    photo = sam.encode(photo_of(maps[0]))
+    masks = sam.decode(photo, point_grid(16), 100, filters)
+    assert masks.grid_hw == (SIDE, SIDE)
+    assert not (masks.level == Level.OBJECT)[masks.output == 2].any(), "an object below the score filter is dropped"
+    assert (masks.score >= 0.88).all()
+    assert masks.point.min() == 100
+    assert set(masks.output[masks.best]) == {1}
+    dense = masks.to_dense()
+    np.testing.assert_array_equal(masks.area, dense.sum((1, 2)))
+    for i in range(0, len(masks), 17):
+        y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.point[i] - 100][None])[0]
+        truth = maps[::-1][masks.output[i]]
+        np.testing.assert_array_equal(dense[i], truth == truth[y, x])
+    unstable = sam.decode(photo, point_grid(16), 0, dataclasses.replace(filters, stability_offset=5))
+    assert len(unstable) == 0
+
+
+def test_superpixels_follow_the_photo() -> None:
+    truth = quadrants()[2]
+    photo = photo_of(truth, scale=8)
+    geometry = Geometry.of(photo.shape[:2], 256)
+    pixels = superpixels(photo, geometry, Superpixels())
+    assert pixels.labels_hw.shape == (SIDE, SIDE)
+    assert pixels.area.sum() == pytest.approx(1)
+    for k in np.unique(pixels.labels_hw):
+        assert len(np.unique(truth[pixels.labels_hw == k])) == 1, "a superpixel crosses a boundary of the truth"
+    cells = geometry.to_cell_yx(pixels.centroid_01)
+    ys, xs = np.nonzero(pixels.labels_hw == 0)
+    np.testing.assert_allclose(cells[0], [ys.mean(), xs.mean()], atol=1)
+
+
+def test_density_is_high_where_superpixels_are_small() -> None:
+    density = pixel_strips([0, 40, 60, 64]).density_map(0.9)
+    assert density[0, 0] == 0
+    assert density[0, 50] == pytest.approx(0.9 * (1 - 20 / 40))
+    assert density[0, 63] == pytest.approx(0.9 * (1 - 4 / 40))
+
+
+def test_mmg_keeps_objects_that_match_the_best_level_and_parts_in_dense_regions() -> None:
+    # Objects: two nearly equal (the better stays), and one that no best mask resembles.
+    objects = MaskSet.from_dense(strip((0, 30), (0, 29), (30, 60)), score=[0.9, 0.95, 0.99], level=[0, 0, 0])
+    parts = MaskSet.from_dense(strip((0, 20), (0, 13), (60, 64), (61, 64)), score=[0.9, 0.8, 0.9, 0.8], level=[1] * 4)
+    best = np.r_[[True, True, False], [False] * 4]
+    joined = MaskSet.concatenate([objects, parts])
+    coarse = MaskSet(**{**joined.__dict__, "best": best})
+    levels = multi_level_masks(coarse, pixel_strips([0, 40, 60, 64]), Mmg(theta_o=0.8))
+    assert levels.object.score.tolist() == pytest.approx([0.95])
+    # IoU 13/20 = 0.65 > 0.5 in the sparse region; 3/4 < 0.81 in the dense one.
+    assert levels.part.box_xyxy[:, 0].tolist() == [0, 60, 61]
+    assert len(levels.subpart) == 0
+
+
+def test_votes_follow_equation_6() -> None:
+    dense = strip((0, 40), (0, 20), (0, 40), (0, 20), (0, 10), (40, 64))
+    fine = MaskSet.from_dense(
+        dense,
+        score=[0.90, 0.95, 0.85, 0.99, 0.9, 0.8],
+        point=[0, 0, 1, 1, 2, 3],
+        level=[0, 1, 0, 1, 2, 0],
+    )
+    fine = MaskSet(**{**fine.__dict__, "best": np.array([False, True, False, True, True, True])})
+    votes = _votes(fine, 5, Emr())
+    # 0: 0.95 - 0.90 < tau, its object; 1: 0.99 - 0.85 ≥ tau, its best; 2: no object passed; 4: nothing passed.
+    assert votes.tolist() == [0, 3, 4, 5, -1]
+
+
+def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) -> GridEntities:
+    """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight or more an object."""
+    objects = MaskSet.from_dense(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
+    embedding = np.zeros((1, 2, 16, 16), np.float32)
+    embedding[0] = features[:, None, :]
+    photo = EncodedPhoto(embedding, GEOMETRY)
+    pixels = pixel_strips(list(range(0, 65, 2)))
+    gallery = Gallery(1, GEOMETRY, lambda points_01: MaskSet.from_dense(strip(gallery_span)))
+    return refine_entities(objects, gallery, photo, pixels, Emr(), 4)
+
+
+def test_similar_neighbours_merge_when_the_gallery_shows_them_as_one() -> None:
+    same = np.zeros((2, 16), np.float32)
+    same[0, :10], same[1, 10:] = 1, 1  # the left 40 columns look alike, the right ones differ
+    merged = merge_fixture((0, 41), same)
+    assert merged.area.tolist() == [40 * 16, 16 * 16]
+    assert merged.score[0] == pytest.approx((0.9 + 0.6) / 2)
+    assert merged.sources[0] == ((0, 0), (1, 0))
+    assert len(merge_fixture((0, 64), same)) == 3, "a gallery mask much larger than the pair does not show one entity"
+    assert len(merge_fixture((0, 30), same)) == 3, "a gallery mask that leaves half of one out does not either"
+
+
+def test_dissimilar_neighbours_stay_apart() -> None:
+    differ = np.zeros((2, 16), np.float32)
+    differ[0, :5], differ[1, 5:10], differ[0, 10:] = 1, 1, -1
+    assert len(merge_fixture((0, 41), differ)) == 3
+
+
+def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_sources() -> None:
+    objects = MaskSet.from_dense(
+        strip((20, 44), (0, 30), (10, 40), (50, 64)), score=[0.7, 0.9, 0.8, 0.6], point=[5, 6, 7, 8]
+    )
+
+    def decode(points_01: NDArray[np.float32]) -> MaskSet:
+        return MaskSet.from_dense(strip(*[(0, 44)] * len(points_01)), point=np.arange(len(points_01)))
+
+    photo = EncodedPhoto(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
+    entities = refine_entities(objects, Gallery(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
+    assert [sorted(sources) for sources in entities.sources] == [[(5, 0), (6, 0), (7, 0)], [(8, 0)]]
+    assert entities.area.tolist() == [44 * 16, 14 * 16]
+
+
+def test_remaining_superpixels_become_prompts() -> None:
+    entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 30))), Stage.EMR, 4)
+    pixels = pixel_strips([0, 16, 28, 44, 60, 64])
+    parts = MaskSet.from_dense(strip((26, 46), (24, 64)))
+    points = new_prompts(entities, pixels, parts, GEOMETRY, Usr(), 4)
+    # 28…44 lies in the smaller part, 44…60 and 60…64 in the larger one: two prompts, at the parts' centroids.
+    np.testing.assert_allclose(sorted(points[:, 0] * 64), [36, 44], atol=0.51)
+    points = new_prompts(entities, pixels, MaskSet.empty(*GRID), GEOMETRY, Usr(), 4)
+    np.testing.assert_allclose(sorted(points[:, 0] * 64), [37, 52, 62], atol=0.51)
+
+
+def test_a_prompt_lies_inside_its_region() -> None:
+    ring = np.ones((1, *GRID), bool)
+    ring[0, 4:12, 8:56] = False
+    entities = GridEntities.by_score(MaskSet.from_dense(~ring), Stage.EMR, 4)
+    pixels = SuperpixelMap(np.zeros(GRID, np.int32), np.ones(1), np.full((1, 2), 0.5, np.float32))
+    usr = Usr(outside=0.1)
+    (point,) = new_prompts(entities, pixels, MaskSet.empty(*GRID), GEOMETRY, usr, 4)
+    y, x = GEOMETRY.to_cell_yx(point[None])[0]
+    assert ring[0, y, x]
+
+
+def patchwork(seed: int) -> tuple[GridEntities, SuperpixelMap, MaskSet]:
+    """Entities, superpixels of any shape that fill the grid, and part masks of a few of them each."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(GRID)
+    seeds = rng.integers(0, GRID, (40, 2))
+    labels = np.hypot(*(np.stack([y, x])[:, None] - seeds.T[:, :, None, None])).argmin(0).astype(np.int32)
+    labels[(y + x) % 23 == 0] = 40  # a superpixel of stripes, whose centroid may lie outside
+    area = np.bincount(labels.ravel(), minlength=41) / labels.size
+    pixels = SuperpixelMap(labels, area, np.zeros((41, 2), np.float32))
+
+    def some(least: int, most: int) -> NDArray[np.bool_]:
+        return np.isin(labels, rng.choice(41, rng.integers(least, most), replace=False))
+
+    objects = MaskSet.from_dense(np.array([some(1, 6) for _ in range(5)]), score=rng.random(5))
+    noise = rng.random((30, *GRID)) < 0.01
+    parts = MaskSet.from_dense(np.array([some(1, 9) for _ in range(30)]) ^ noise, score=rng.random(30))
+    return GridEntities.by_score(objects, Stage.EMR, 4), pixels, parts
+
+
+def dense_of(entities: GridEntities) -> NDArray[np.bool_]:
+    return entities.labels() == np.arange(1, len(entities) + 1)[:, None, None]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("inside", [0.6, 0.95])
+def test_prompts_are_those_of_the_definition(seed: int, inside: float) -> None:
+    entities, pixels, parts = patchwork(seed)
+    dense, free = parts.to_dense(), ~dense_of(entities).any(0)
+
+    def middle(region: NDArray[np.bool_]) -> tuple[float, float]:
+        ys, xs = np.nonzero(region)
+        if region[round(ys.mean()), round(xs.mean())]:
+            return float(xs.mean()), float(ys.mean())
+        depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        iy, ix = np.unravel_index(depth.argmax(), depth.shape)
+        return float(ix), float(iy)
+
+    points = set()
+    for k in range(41):
+        region = (pixels.labels_hw == k) & free
+        if region.sum() > 0.5 * (pixels.labels_hw == k).sum() and region.sum() >= 4:
+            holders = [m for m in dense if (m & region).sum() >= inside * region.sum()]
+            points.add(middle(min(holders, key=lambda m: int(m.sum())) if holders else region))
+    expected = GEOMETRY.from_cell_xy(np.array(sorted(points)).reshape(-1, 2))
+    assert len(expected) > 4
+    np.testing.assert_array_equal(new_prompts(entities, pixels, parts, GEOMETRY, Usr(inside=inside), 4), expected)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rho", [0.05, 0.3])
+def test_gaps_are_filled_as_defined(seed: int, rho: float) -> None:
+    entities, _, additional = patchwork(seed)
+    dense, more = list(dense_of(entities)), additional.to_dense()
+    sources, stage = [list(s) for s in entities.sources], list(entities.stage)
+    taken = dense_cover(more, additional.score, np.any(dense, axis=0), 4)
+    for i in taken:
+        iou = [(m & more[i]).sum() / (m | more[i]).sum() for m in dense]
+        new = more[i] & ~np.any(dense, axis=0)
+        if iou[best := int(np.argmax(iou))] > rho:
+            dense[best] = dense[best] | new
+            sources[best].append((i, 0))
+        else:
+            dense.append(new)
+            sources.append([(i, 0)])
+            stage.append(Stage.USR)
+    whole = dense_without_fragments(np.array(dense), 4)
+    kept = np.flatnonzero(whole.sum((1, 2)) >= 4)
+    filled = fill_gaps(entities, additional, Usr(rho=rho, gain_min=0.0), 4)
+    np.testing.assert_array_equal(dense_of(filled), whole[kept])
+    assert filled.sources == tuple(tuple(sources[k]) for k in kept)
+    assert filled.stage.tolist() == [stage[k] for k in kept]
+    assert len(taken) > 3 and (rho < 0.3 or len(filled) > len(entities))
+
+
+def test_gaps_are_filled_by_few_masks() -> None:
+    entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 20))), Stage.EMR, 4)
+    additional = MaskSet.from_dense(
+        strip((10, 34), (36, 64), (40, 50), (19, 21), (0, 20)),
+        score=[0.9, 0.8, 0.99, 0.99, 0.99],
+        point=[5, 6, 7, 8, 9],
+    )
+    filled = fill_gaps(entities, additional, Usr(), 4)
+    # 36…64 covers most and is new; 10…34 overlaps the entity by 10/34 > rho and joins it; the others cover too little.
+    assert [(int(b[0]), int(b[2])) for b in filled.box_xyxy] == [(0, 34), (36, 64)]
+    assert filled.stage.tolist() == [Stage.EMR, Stage.USR]
+    assert filled.sources == (((0, 0), (5, 0)), ((6, 0),))
+    assert filled.score.tolist() == pytest.approx([1.0, 0.8])
+
+
+def test_entity_map_measures_and_orders() -> None:
+    labels = np.zeros((6, 10), np.int64)
+    labels[0:2, 0:3], labels[3, 4:8], labels[5, 9] = 1, 3, 4
+    result = EntityMap.from_labels(labels, np.array([0.5, 0.99, 0.9, 0.5]), np.array([1, 1, 2, 1]))
+    assert result.score.tolist() == pytest.approx([0.9, 0.5, 0.5])  # label 2 is empty
+    assert result.area.tolist() == [4, 6, 1]
+    assert result.box_xyxy.tolist() == [[4, 3, 8, 4], [0, 0, 3, 2], [9, 5, 10, 6]]
+    np.testing.assert_allclose(result.centroid_xy[0], [5.5, 3])
+    assert result.labels[3, 5] == 1 and result.labels[5, 9] == 3
+    assert [int(m.sum()) for m in result.masks()] == [4, 6, 1]
+    with pytest.raises(IndexError):
+        result.mask(3)
+    rgb, segments = result.to_panoptic()
+    assert rgb[3, 5].tolist() == [1, 0, 0]
+    assert [s["area"] for s in segments] == [4, 6, 1]
+    coco = result.to_coco(image_id=7, first_id=3)
+    assert [a["id"] for a in coco] == [3, 4, 5]
+    assert coco[0]["bbox"] == [4, 3, 4, 1]
+
+
+def test_entities_of_one_score_are_ordered_by_area_then_by_label() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.permutation(40) + 1, rng.integers(1, 4, 40))[None]
+    score = rng.integers(0, 3, 40) / 2
+    area = np.bincount(labels[0], minlength=41)[1:]
+    expected = sorted(range(40), key=lambda i: (-score[i], -area[i], i))
+    result = EntityMap.from_labels(labels, score, np.zeros(40, int))
+    assert [int(labels[result.mask(k)][0]) - 1 for k in range(40)] == expected
+
+
+@pytest.mark.parametrize(("label", "dtype"), [(4, np.uint16), (4, np.int64), (70_000, np.int32), (-1, np.int32)])
+def test_labels_without_a_score_are_refused(label: int, dtype: type[np.integer]) -> None:
+    labels = np.zeros((70, 3), dtype)
+    labels[64:] = label
+    with pytest.raises(InputError, match=f"found label {label}, expected 0 to 3"):
+        EntityMap.from_labels(labels, np.ones(3), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("count", [65_535, 65_536])
+def test_more_entities_than_labels_are_refused(count: int) -> None:
+    labels, score = np.arange(1, count + 1).reshape(1, -1), np.ones(70_000)  # the others are empty
+    if count > 65_535:
+        with pytest.raises(InputError, match="found 65536 entities, expected at most 65535"):
+            EntityMap.from_labels(labels, score, np.zeros(70_000, int))
+    else:
+        assert len(EntityMap.from_labels(labels, score, np.zeros(70_000, int))) == count
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (1, 300), (300, 1), (64, 9), (65, 70), (131, 40)])
+def test_entity_map_measures_as_label_by_label(shape: tuple[int, int], dtype: type[np.integer]) -> None:
+    rng, count = np.random.default_rng(0), 7
+    noise = rng.integers(0, count + 1, shape)
+    stripes = np.indices(shape).sum(0) // 5 % count  # the last label is empty
+    for labels in (noise, stripes, np.zeros(shape, int), np.full(shape, count)):
+        result = EntityMap.from_labels(labels.astype(dtype), np.linspace(1, 0.5, count), np.zeros(count, int))
+        present = [label for label in range(1, count + 1) if (labels == label).any()]
+        assert len(result) == len(present)
+        for i, label in enumerate(present):
+            ys, xs = np.nonzero(labels == label)
+            assert (result.mask(i) == (labels == label)).all()
+            assert result.area[i] == len(ys)
+            assert result.box_xyxy[i].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            assert result.centroid_xy[i].tolist() == np.float32([xs.sum() / len(xs), ys.sum() / len(ys)]).tolist()
+
+
+def test_entity_map_of_many_entities_needs_little_memory() -> None:
+    side, count = 1024, 16_384
+    cell = np.arange(side) // 8
+    labels = (cell[:, None] * (side // 8) + cell + 1).astype(np.uint16)
+    tracemalloc.start()
+    try:
+        result = EntityMap.from_labels(labels, np.ones(count), np.zeros(count, int), in_place=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(result) == count and (result.area == 64).all()
+    assert peak < 400 * count  # with rows and columns of each label, 16,000 bytes
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (37, 23)])
+def test_run_lengths_are_those_of_pycocotools(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for labels in (rng.integers(0, 4, shape), np.ones(shape, int), rng.integers(0, 4, shape).cumsum(0) // 9 % 4):
+        result = EntityMap.from_labels(labels, np.array([0.9, 0.8, 0.7]), np.zeros(3, int))
+        for i, annotation in enumerate(result.to_coco()):
+            rle = coco_mask.encode(np.asfortranarray(result.mask(i), np.uint8))
+            assert annotation["segmentation"] == {"size": list(shape), "counts": rle["counts"].decode()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rendering_matches_whole_fields(seed: int) -> None:
+    """Soft logits: each entity's field on the whole grid, none's is the negated highest; the pixel's largest wins."""
+    rng = np.random.default_rng(seed)
+    geometry = Geometry.of((200, 256), 256)
+    h, w = geometry.grid_hw
+    logits = np.stack([cv2.GaussianBlur(rng.normal(size=(h, w)), (0, 0), 4) * 20 for _ in range(6)]).astype(np.float32)
+    owner = logits.argmax(0)
+    dense = np.stack([(owner == e) & (logits[e] > 0) for e in range(6)])
+    dense[5] |= dense[4]  # an entity made of two masks, and cells that were taken from their own
+    dense[4] = False
+    objects = MaskSet.from_dense(dense[[0, 1, 2, 3, 5]], point=[0, 1, 2, 3, 5])
+    sources = (((0, 0),), ((1, 0),), ((2, 0),), ((3, 0),), ((5, 0), (4, 0)))
+    entities = GridEntities(
+        objects.bits, w, objects.area, objects.box_xyxy, objects.score, np.zeros(5, np.uint8), sources
+    )
+    points = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+    class Answers:
+        def logits(self, photo: object, points_01: NDArray[np.float32], output: object) -> NDArray[np.float32]:
+            return logits[(points_01[:, 0] // 2).astype(int)]
+
+    photo = EncodedPhoto(np.zeros((1, 1, 16, 16), np.float32), geometry)
+    labels = render_labels(entities, cast(Sam, Answers()), photo, points)
+
+    raw = [logits[[p for p, _ in s]].max(0) for s in sources]
+    fields = []
+    for field, mask, box in zip(raw, objects.to_dense(), objects.box_xyxy, strict=True):
+        signed = np.where(mask, np.maximum(field, 1e-3), np.minimum(field, -1e-3))
+        outside = np.ones((h, w), bool)
+        outside[max(0, box[1] - 1) : box[3] + 1, max(0, box[0] - 1) : box[2] + 1] = False
+        signed[outside] = -1
+        fields.append(signed)
+    planes = np.stack([-np.max(fields, 0), *fields]).astype(np.float64)
+    y = np.clip((np.arange(200) + 0.5) / 4 - 0.5, 0, h - 1)
+    x = np.clip((np.arange(256) + 0.5) / 4 - 0.5, 0, w - 1)
+    iy, ix = np.floor(y).astype(int), np.floor(x).astype(int)
+    jy, jx = np.minimum(iy + 1, h - 1), np.minimum(ix + 1, w - 1)
+    fy, fx = (y - iy)[:, None], (x - ix)[None]
+    upper = planes[:, iy][:, :, ix] * (1 - fx) + planes[:, iy][:, :, jx] * fx
+    lower = planes[:, jy][:, :, ix] * (1 - fx) + planes[:, jy][:, :, jx] * fx
+    values = upper * (1 - fy) + lower * fy
+    for e, mask in enumerate(objects.to_dense()):
+        around = mask[iy][:, ix] | mask[iy][:, jx] | mask[jy][:, ix] | mask[jy][:, jx]
+        values[e + 1][~around] = -np.inf
+    second, first = np.sort(values, axis=0)[-2:]
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.95
+    np.testing.assert_array_equal(labels[clear], values.argmax(0)[clear])
