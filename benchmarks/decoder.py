@@ -33,8 +33,8 @@ from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, OURS, Naming
 from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, DecoderDims
 from esam_rt.export.graphs.graph import Graph
-from esam_rt.export.graphs.mask_decoder import add_image_side, build_decoder, build_masks
-from esam_rt.sam.predictor import IMAGE_SIDE, PROMPT_SIDE
+from esam_rt.export.graphs.mask_decoder import add_image_features, build_decoder, build_masks
+from esam_rt.sam.predictor import IMAGE_FEATURES, PROMPT_FEATURES
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]
@@ -108,7 +108,7 @@ def export(network: Network, folder: Path) -> tuple[Path, Path, Path]:
     shape = [1, dims.width, dims.embedding_cells, dims.embedding_cells]
     side = Graph("side")
     side.output(side.op("Identity", side.input("given", np.float32, shape)), "embedding", np.float32, shape)
-    add_image_side(side, dims, weights)
+    add_image_features(side, dims, weights)
     graphs = (build_decoder(dims, weights), build_masks(dims, weights), side)
     decoder, masks, photo = (write(graph, folder / f"{graph.name}.onnx") for graph in graphs)
     return decoder, masks, photo
@@ -122,7 +122,7 @@ class Ours:
             decoder, masks, side = export(network, Path(folder))
             self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, masks))
             with OnnxRuntimeEngine(side, threads=threads) as engine:
-                self._side = engine.infer({"given": embedding}, keep=IMAGE_SIDE)
+                self._side = engine.infer({"given": embedding}, keep=IMAGE_FEATURES)
         del self._side["embedding"]
         self._dims = network.dims
 
@@ -132,7 +132,7 @@ class Ours:
         xy[:, 0] = points
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
-        prompts = self._decoder.infer({**self._side, "points_xy_px": xy, "labels": labels}, keep=PROMPT_SIDE)
+        prompts = self._decoder.infer({**self._side, "points_xy_px": xy, "labels": labels}, keep=PROMPT_FEATURES)
         score = prompts.pop("score")
         cells = self._dims.embedding_cells
         asked = {

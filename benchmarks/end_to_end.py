@@ -24,7 +24,7 @@ from rich.table import Table
 from skimage import data
 
 from esam_rt import EntitySegmenter, Settings, __version__
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     presets = [a.only] if a.only else ["fast", "paper"]
-    sam = load_sam("tiny", Placement(threads=a.threads))
+    sam = load_sam("tiny", ExecutionConfig(threads=a.threads))
     segmenters = {p: EntitySegmenter(sam, settings=Settings.preset(p)) for p in presets}
     photos = [getattr(data, name)() for name in PHOTOS]
     times: dict[str, dict[str, list[float]]] = {p: defaultdict(list) for p in presets}

@@ -45,8 +45,8 @@ class RecordedGallery(EntitySegmenter):
 
     def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
         gallery = super()._gallery(photo, trace)
-        decode, points_01 = gallery._decode, gallery._points_01
-        index_of = {tuple(point): i for i, point in enumerate(points_01.tolist())}
+        decode, points_norm_xy = gallery._decode, gallery._points_01
+        index_of = {tuple(point): i for i, point in enumerate(points_norm_xy.tolist())}
 
         def answer(wanted_01: NDArray[np.float32]) -> MaskSet:
             self.asked += len(wanted_01)

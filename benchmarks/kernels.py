@@ -57,13 +57,13 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
     s, pixels = recording.settings, recording.pixels
     masks = some(recording.coarse)
     m = masks.bits, masks.box_xyxy, masks.area
-    dense, order = masks.to_dense(), masks.by_score()
+    dense, order = masks.to_bool(), masks.by_score()
     fine = some(recording.fine)
-    f, dense_fine = (fine.bits, fine.box_xyxy, fine.area), fine.to_dense()
+    f, dense_fine = (fine.bits, fine.box_xyxy, fine.area), fine.to_bool()
     objects = recording.coarse.at_level(Level.OBJECT)
     kept = greedy_nms(objects.bits, objects.box_xyxy, objects.area, objects.by_score(), s.mmg.theta_o)[:60]
     objects = objects.select(kept)
-    o, dense_objects = (objects.bits, objects.box_xyxy, objects.area), objects.to_dense()
+    o, dense_objects = (objects.bits, objects.box_xyxy, objects.area), objects.to_bool()
     entities = GridEntities.by_score(objects, Stage.EMR, s.filters.min_area)
     e, dense_entities = (entities.bits, entities.box_xyxy, entities.area), unpack(entities.bits, entities.width)
     every_pair = np.argwhere(np.triu(np.ones((len(entities), len(entities)), bool), 1))
@@ -75,19 +75,19 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
     votes = _votes(gallery.masks, points, s.emr)
     all_fine = gallery.masks
     rank = np.argsort(np.argsort(-all_fine.score, kind="stable"))
-    dense_all_fine = all_fine.to_dense()
+    dense_all_fine = all_fine.to_bool()
     labels = pixels.labels_hw
     need = 0.95 * np.bincount(labels.ravel(), minlength=len(pixels))
     pairs = touching_pairs(labels + 1)
-    features = recording.photo.features_at(pixels.centroid_01)
+    features = recording.photo.features_at(pixels.centroid_norm_xy)
     nearest = most_similar(features, s.emr.top_k)
-    y, x = recording.photo.geometry.to_cell_yx(pixels.centroid_01).T
+    y, x = recording.photo.geometry.to_cell_yx(pixels.centroid_norm_xy).T
     owner = labels[y, x]
     few = pairs[:most]
     nothing = np.zeros(masks.grid_hw, bool)
     runs, fine_runs = _run_lengths(dense), _run_lengths(dense_fine)
     noisy = dense ^ (rng.random(dense.shape) < 0.002)
-    noisy_bits = MaskSet.from_dense(noisy).bits
+    noisy_bits = MaskSet.from_bool(noisy).bits
     scale = parameters(recording.image)
 
     table = [
@@ -185,8 +185,8 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
             "without_fragments",
             lambda: without_fragments(noisy_bits, 16),
             {
-                "SciPy": lambda: MaskSet.from_dense(oracles.dense_without_fragments(noisy, 16)).bits,
-                "OpenCV": lambda: MaskSet.from_dense(_opencv_without_fragments(noisy, 16)).bits,
+                "SciPy": lambda: MaskSet.from_bool(oracles.dense_without_fragments(noisy, 16)).bits,
+                "OpenCV": lambda: MaskSet.from_bool(_opencv_without_fragments(noisy, 16)).bits,
             },
         ),
         Row(

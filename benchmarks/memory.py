@@ -23,7 +23,7 @@ from skimage import data
 
 from benchmarks.measure import in_fresh_process, status_mb
 from esam_rt.export.model import VITS
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.memory_budget import MB, onnxruntime_need
 from esam_rt.loading.onnx_cache import onnx_model
@@ -42,7 +42,7 @@ def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> 
     """One row, in this process."""
     image = cv2.resize(data.astronaut(), (1024, 1024))
     before = status_mb("VmRSS")
-    loaded = load_sam(model, Placement(precision=precision), checkpoint)
+    loaded = load_sam(model, ExecutionConfig(precision=precision), checkpoint)
     row: dict[str, Any] = {"model": model, "precision": precision, "batch": batch}
     row["loaded_mb"] = round(status_mb("VmHWM") - before)
     sam = Sam(replace(loaded.row, decode_batch=batch), loaded.engines, loaded.checkpoint_sha256)

@@ -41,7 +41,7 @@ from benchmarks.measure import peak_growth_mb, quartiles, seconds
 from benchmarks.recording import Recording, recorded
 from benchmarks.superpixels import Image, at_size, photos
 from esam_rt import Settings, __version__
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.method.emr import refine_entities
@@ -235,11 +235,11 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6.5), layout="constrained")
     prompts = [5120 * t for t in TIMES]
     for (way, r), style in zip(record["growth"].items(), ("-o", "--s"), strict=True):
-        for key, colour in zip((*MODULES, "all"), ("tab:blue", "tab:orange", "tab:green", "black"), strict=True):
+        for key, color in zip((*MODULES, "all"), ("tab:blue", "tab:orange", "tab:green", "black"), strict=True):
             by_size = [r["times"][str(t)]["s"][key]["median"] for t in TIMES]
             name = "all" if key == "all" else key.upper()
             label = f"{name}, {way} (exponent {r['exponent'][key]['median']:.2f})"
-            left.loglog(prompts, by_size, style, color=colour, label=label, markersize=5)
+            left.loglog(prompts, by_size, style, color=color, label=label, markersize=5)
             if key == "all" and way == "busier":
                 linear = [by_size[0] * t for t in TIMES]
                 left.loglog(prompts, linear, ":", color="grey", label="linear")
@@ -257,8 +257,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
     found = record["kernels"][::-1]
     for y, r in enumerate(found):
         t = r["times_ours"]
-        colour = "tab:blue" if r["side"] == "NumPy" else "tab:orange"
-        right.barh(y, t["median"], color=colour, height=0.7)
+        color = "tab:blue" if r["side"] == "NumPy" else "tab:orange"
+        right.barh(y, t["median"], color=color, height=0.7)
         right.plot([t["low"], t["high"]], [y, y], color="black", linewidth=1.5)
         right.text(
             max(t["high"], t["median"]) * 1.15,
@@ -294,7 +294,7 @@ def main() -> None:
     if a.plot and not {"growth", "kernels"} <= set(a.parts):
         parser.error("--plot needs the parts growth and kernels")
     cv2.setNumThreads(1)
-    sam = load_sam("tiny", Placement(threads=1))
+    sam = load_sam("tiny", ExecutionConfig(threads=1))
     found = list(photos(a.photos).items())[:: a.every]
     some = found[:: max(1, len(found) // a.some)][: a.some]
     record = measure(sam, found, some, a)

@@ -33,8 +33,8 @@ from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
 from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels, EngineOf
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.models import ModelRow
-from esam_rt.sam.predictor import IMAGE_SIDE, Engines, Sam
+from esam_rt.sam.models import ModelSpec
+from esam_rt.sam.predictor import IMAGE_FEATURES, Engines, Sam
 from esam_rt.sources.decode import read_photo
 from esam_rt.sources.photo_files import find_photos
 
@@ -42,7 +42,7 @@ Segment = Callable[[NDArray[np.uint8]], EntityMap]
 
 INPUT_PX = 1024
 SIDE = INPUT_PX // 4
-ROW = ModelRow("simulated", "a model that knows the truth", "none", INPUT_PX, 0.88, 0.95, 1.0, 64)
+ROW = ModelSpec("simulated", "a model that knows the truth", "none", INPUT_PX, 0.88, 0.95, 1.0, 64)
 SHARPNESS = 4.0  # logits a cell across a boundary
 FIELDS = 64  # different ways in which boundaries waver
 MODULES = ("mmg", "emr", "usr")
@@ -101,7 +101,7 @@ class SimulatedSam:
         return Engines(*map(EngineOf, (self._encode, self._decode, self._upscale, self._draw)))
 
     def _encode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        return {"embedding": self.embedding} | dict.fromkeys(IMAGE_SIDE)
+        return {"embedding": self.embedding} | dict.fromkeys(IMAGE_FEATURES)
 
     def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """The tokens are the prompts' cells, `images` stays empty."""

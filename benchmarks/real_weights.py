@@ -36,7 +36,7 @@ from esam_rt.export.model import VITS, ExportedModel, build_graphs, export_model
 from esam_rt.loading.checkpoints import checkpoint_of
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.models import MODELS, ModelRow
+from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Engines, Sam
 from esam_rt.settings import Filters
@@ -84,7 +84,7 @@ def encode(sam: Sam, path: Path) -> EncodedPhoto:
     return sam.encode(np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR)))
 
 
-def hash_check(row: ModelRow, checkpoint: Path) -> tuple[bool, str]:
+def hash_check(row: ModelSpec, checkpoint: Path) -> tuple[bool, str]:
     """The published file?"""
     if row.remote is None:
         raise SkippedError(f"{row.name} has no published checkpoint")
@@ -172,12 +172,12 @@ def relative_error(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> 
 
 
 def scores_of(
-    sam: Sam, photo: EncodedPhoto, points_01: NDArray[np.float32], labels: NDArray[np.int64] | None
+    sam: Sam, photo: EncodedPhoto, points_norm_xy: NDArray[np.float32], labels: NDArray[np.int64] | None
 ) -> NDArray[np.float32]:
     """Scores [N, 3] in the order of the model's outputs, nothing filtered but empty masks (NaN)."""
     everything = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=1)
-    masks = sam.decode(photo, points_01, 0, everything, labels=labels)
-    scores = np.full((len(points_01), 3), np.nan, np.float32)
+    masks = sam.decode(photo, points_norm_xy, 0, everything, labels=labels)
+    scores = np.full((len(points_norm_xy), 3), np.nan, np.float32)
     scores[masks.point, masks.output] = masks.score
     return scores
 
@@ -231,7 +231,7 @@ def box_iou(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
 
 
 @contextmanager
-def loaded(row: ModelRow, files: ExportedModel, checkpoint: Path) -> Iterator[Sam]:
+def loaded(row: ModelSpec, files: ExportedModel, checkpoint: Path) -> Iterator[Sam]:
     """The model's engines on the CPU."""
     engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.masks, files.logits)]
     sam = Sam(row, Engines(*engines), "" if checkpoint.is_dir() else sha256_of(checkpoint))

@@ -28,7 +28,7 @@ from esam_rt.method.usr import new_prompts
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid
-from esam_rt.sam.predictor import PROMPT_SIDE, Engines, Sam
+from esam_rt.sam.predictor import PROMPT_FEATURES, Engines, Sam
 from esam_rt.settings import Settings
 from esam_rt.storage.cache_dir import cache_folder
 
@@ -54,9 +54,9 @@ class Recording:
         """As the segmenter makes it; decodes by looking up."""
         index_of = {tuple(point): i for i, point in enumerate(point_grid(self.settings.prompts.fine_side).tolist())}
 
-        def decode(points_01: NDArray[np.float32]) -> MaskSet:
+        def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
             place = np.full(len(index_of), -1, np.int32)
-            place[[index_of[tuple(point)] for point in points_01.tolist()]] = np.arange(len(points_01))
+            place[[index_of[tuple(point)] for point in points_norm_xy.tolist()]] = np.arange(len(points_norm_xy))
             found = self.fine.select(place[self.fine.point] >= 0)
             return replace(found, point=place[found.point])
 
@@ -74,7 +74,7 @@ class EnlargedSam(Sam):
         """The embedding is enlarged too."""
         photo = self._own.encode(image_hwc_rgb)
         enlarged = _doubled(photo.embedding[0].transpose(1, 2, 0)).transpose(2, 0, 1)[None]
-        return EncodedPhoto(enlarged, Geometry.of(image_hwc_rgb.shape[:2], INPUT_PX), photo.image_side)
+        return EncodedPhoto(enlarged, Geometry.of(image_hwc_rgb.shape[:2], INPUT_PX), photo.image_features)
 
 
 def _doubled(values_hwc: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,11 +86,11 @@ def _enlarged(engines: Engines) -> Engines:
     """Engines that take points in pixels of INPUT_PX, and whose masks and logits are of its grid."""
 
     def decode(feed: Mapping[str, Any]) -> dict[str, Any]:
-        out = engines.decoder.infer({**feed, "points_xy_px": feed["points_xy_px"] / 2}, keep=PROMPT_SIDE)
+        out = engines.decoder.infer({**feed, "points_xy_px": feed["points_xy_px"] / 2}, keep=PROMPT_FEATURES)
         return {**out, "count": len(out["score"])}
 
     def fields_of(feed: Mapping[str, Any], level: NDArray[np.int64]) -> NDArray[np.float32]:
-        small = engines.logits.infer({**{name: feed[name] for name in PROMPT_SIDE}, "level": level})["logits"]
+        small = engines.logits.infer({**{name: feed[name] for name in PROMPT_FEATURES}, "level": level})["logits"]
         return np.stack([_doubled(field) for field in small])
 
     def masks(feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def recorded(sam: Sam, name: str, image: NDArray[np.uint8], base: Settings, fold
 
     `additional` answers the prompts that USR had when the photo was recorded.
     """
-    settings = base.completed(sam.row.own_settings())
+    settings = base.with_model_defaults(sam.row.default_thresholds())
     what = [FORMAT, sam.checkpoint_sha256, repr(settings.prompts), repr(settings.filters), str(image.shape)]
     key = hashlib.sha256("|".join(what).encode() + image.tobytes()).hexdigest()[:16]
     path = (folder or cache_folder() / "recordings") / f"{Path(name).stem}-{key}.npz"

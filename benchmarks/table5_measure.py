@@ -21,7 +21,7 @@ from esam_rt import EntitySegmenter, Settings
 from esam_rt.export.configs import SAM_MEAN, SAM_STD
 from esam_rt.loading import onnxruntime_loader
 from esam_rt.loading.engine_check import compare
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
@@ -62,7 +62,7 @@ def modules(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
 def parity(side: tuple[str, ...], job: Job) -> dict[str, float]:
     """`tiny` on a backend against ONNX Runtime in fp32 on the CPU."""
-    here, reference = load_sam("tiny", Placement(*side)), load_sam("tiny")
+    here, reference = load_sam("tiny", ExecutionConfig(*side)), load_sam("tiny")
     found = [compare(here, reference, getattr(data, name)()) for name in PHOTOS]
     masks = sum(f.masks for f in found)
     return {
@@ -88,7 +88,7 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
     np.maximum.at(best, some.point, some.score)
     score_min = float(np.clip(np.median(best), -1, 1))
     half = {"filters.score_min": score_min, "filters.stability_min": STABILITY_MIN, "prompts.coarse_side": SAM_SIDE}
-    filters = Settings().with_overrides(half).completed(sam.row.own_settings()).filters
+    filters = Settings().with_overrides(half).with_model_defaults(sam.row.default_thresholds()).filters
     decoder_s = median_s(lambda: sam.decode(encoded, points, 0, filters), job.rounds)
     figures = {"encoder": encoder_s, "decoder": decoder_s * PAPER_PROMPTS / len(points), "prompts": len(points)}
     if side[1] != "cpu":
@@ -128,8 +128,8 @@ def our_sam(side: tuple[str, ...], job: Job) -> Sam:
     """The model on a backend. side: backend, device, precision, and perhaps a variant."""
     if side[3:] == ("fused",):
         onnxruntime_loader.GPU_ATTENTION = "fused"
-    placement = Placement(*side[:3], cuda_graphs=side[3:] == ("graphs",))
-    return load_sam(job.model, placement, checkpoint_of(job))
+    execution = ExecutionConfig(*side[:3], cuda_graphs=side[3:] == ("graphs",))
+    return load_sam(job.model, execution, checkpoint_of(job))
 
 
 def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:

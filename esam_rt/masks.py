@@ -45,7 +45,7 @@ class MaskSet:
     best: NDArray[np.bool_]
 
     @classmethod
-    def from_dense(
+    def from_bool(
         cls,
         masks_nhw: NDArray[np.bool_],
         score: ArrayLike | None = None,
@@ -77,7 +77,7 @@ class MaskSet:
     @classmethod
     def empty(cls, height: int, width: int) -> MaskSet:
         """No masks on a grid of height × width."""
-        return cls.from_dense(np.zeros((0, height, width), bool))
+        return cls.from_bool(np.zeros((0, height, width), bool))
 
     def __len__(self) -> int:
         return len(self.bits)
@@ -111,7 +111,7 @@ class MaskSet:
         """The masks with the highest score of their prompts, in order."""
         return self.select(self.best)
 
-    def to_dense(self) -> NDArray[np.bool_]:
+    def to_bool(self) -> NDArray[np.bool_]:
         """bool [N, H, W]."""
         return unpack(self.bits, self.width)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import EngineError, SettingsError, did_you_mean
 from esam_rt.loading.events import SILENT, ModelListener
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import refine_entities
@@ -44,7 +44,7 @@ class EntitySegmenter:
     model: a name in `sam.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
     `superpixels` (as they are, scored by size; the model is loaded, but not asked). backend, device, precision,
-    threads, engines, build, memory_mb, cuda_graphs, stream: see `Placement`; a loaded model stays where it is, which
+    threads, engines, build, memory_mb, cuda_graphs, stream: see `ExecutionConfig`; a loaded model stays where it is, which
     `model_info` does not know. checkpoint: instead of the model's own. listener: told while the
     model is fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
@@ -71,10 +71,10 @@ class EntitySegmenter:
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
         self.method = method
-        self.placement = Placement(backend, device, precision, threads, engines, build, memory_mb, cuda_graphs, stream)
+        self.execution = ExecutionConfig(backend, device, precision, threads, engines, build, memory_mb, cuda_graphs, stream)
         self._owned = not isinstance(model, Sam)
-        self._sam = model if isinstance(model, Sam) else load_sam(model, self.placement, checkpoint, listener)
-        self.settings = (settings or Settings()).completed(self._sam.row.own_settings())
+        self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, listener)
+        self.settings = (settings or Settings()).with_model_defaults(self._sam.row.default_thresholds())
         self._filters = self.settings.filters
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
         self._closed = False
@@ -177,9 +177,9 @@ class EntitySegmenter:
         def is_stopped() -> bool:
             return closed.is_set() or self._closed
 
-        def decode(points_01: NDArray[np.float32]) -> MaskSet:
+        def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
             with trace.span("decoder"):
-                return self._sam.decode(photo, points_01, 0, self._filters, (Level.OBJECT,), stopped=is_stopped)
+                return self._sam.decode(photo, points_norm_xy, 0, self._filters, (Level.OBJECT,), stopped=is_stopped)
 
         return Gallery(self.settings.prompts.fine_side, photo.geometry, decode, closed)
 
@@ -199,10 +199,10 @@ class EntitySegmenter:
         return {
             "name": self._sam.row.name,
             "checkpoint_sha256": self._sam.checkpoint_sha256,
-            "own_settings": self._sam.row.own_settings(),
-            "backend": self.placement.backend,
-            "device": self.placement.device,
-            "precision": self.placement.precision,
+            "default_thresholds": self._sam.row.default_thresholds(),
+            "backend": self.execution.backend,
+            "device": self.execution.device,
+            "precision": self.execution.precision,
         }
 
     def close(self) -> None:

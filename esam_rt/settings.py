@@ -184,7 +184,7 @@ class Settings:
             changed.setdefault(group_name, {})[name] = _parsed(key, value, names[key])
         return replace(self, **{g: replace(getattr(self, g), **values) for g, values in changed.items()})
 
-    def completed(self, own: Mapping[str, float]) -> Settings:
+    def with_model_defaults(self, own: Mapping[str, float]) -> Settings:
         """A copy with a model's own numbers where these are negative."""
         mine = self.to_dict()
         keys = {key: key.split(".") for key in own}

@@ -16,7 +16,7 @@ from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.export.graphs.efficientnet import build_encoder
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.graph_writer import write_graph
-from esam_rt.export.graphs.mask_decoder import add_image_side, build_decoder, build_logits, build_masks
+from esam_rt.export.graphs.mask_decoder import add_image_features, build_decoder, build_logits, build_masks
 from esam_rt.export.graphs.tinyvit import build_tinyvit_encoder
 from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
 from esam_rt.storage.manifest import written_together
@@ -32,7 +32,7 @@ DECODERS = {"tiny": TINY.decoder} | dict.fromkeys(("vit_t", *VITS), SAM_DECODER)
 @dataclass(frozen=True)
 class ExportedModel:
     """The ONNX files of a model; their inputs and outputs: `build_decoder`, `build_masks`, `build_logits`, and the
-    encoder's builder with `add_image_side`. files: all that belongs to them, the data of large weights too."""
+    encoder's builder with `add_image_features`. files: all that belongs to them, the data of large weights too."""
 
     encoder: Path
     decoder: Path
@@ -83,7 +83,7 @@ def build_graphs(
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, DECODERS)}")
     decoder = DECODERS[name]
     encoder = _encoder(name, weights, precision, attention)
-    add_image_side(encoder, decoder, weights)
+    add_image_features(encoder, decoder, weights)
     yield encoder
     for build in (build_decoder, build_masks, build_logits):
         yield build(decoder, weights, precision)

@@ -41,8 +41,8 @@ def noisy_scene(seed: int) -> tuple[Scene, NDArray[np.uint8]]:
     )
 
 
-def check_invariants(result: EntityMap, photo_hw: tuple[int, int]) -> None:
-    assert result.labels.shape == photo_hw
+def check_invariants(result: EntityMap, orig_hw: tuple[int, int]) -> None:
+    assert result.labels.shape == orig_hw
     assert result.labels.dtype == np.uint16
     assert set(np.unique(result.labels)) - {0} == set(range(1, len(result) + 1))
     assert np.all(np.diff(result.score) <= 0)
@@ -172,11 +172,11 @@ def test_invariants_hold_for_the_baselines(method: str) -> None:
 
 
 @pytest.mark.parametrize("superpixels", ["felzenszwalb", "slic"])
-@pytest.mark.parametrize("photo_hw", [(SIDE * 8, SIDE * 8), (100, 37), (1, 900), (3, 2), (1, 1)])
-def test_superpixels_alone(superpixels: str, photo_hw: tuple[int, int]) -> None:
-    photo = photo_of(quadrants()[0], scale=8)[: photo_hw[0], : photo_hw[1]]
-    if photo_hw[1] > photo.shape[1]:
-        photo = np.resize(photo, (*photo_hw, 3))
+@pytest.mark.parametrize("orig_hw", [(SIDE * 8, SIDE * 8), (100, 37), (1, 900), (3, 2), (1, 1)])
+def test_superpixels_alone(superpixels: str, orig_hw: tuple[int, int]) -> None:
+    photo = photo_of(quadrants()[0], scale=8)[: orig_hw[0], : orig_hw[1]]
+    if orig_hw[1] > photo.shape[1]:
+        photo = np.resize(photo, (*orig_hw, 3))
     settings = Settings().with_overrides({"superpixels.method": superpixels})
     with EntitySegmenter(Scene.of_label_maps(quadrants()).sam(), settings=settings, method="superpixels") as segment:
         result = segment(photo)
@@ -184,7 +184,7 @@ def test_superpixels_alone(superpixels: str, photo_hw: tuple[int, int]) -> None:
     assert (result.labels > 0).all()
     assert set(result.stage) == {Stage.SUPERPIXELS}
     assert result.score.sum() == pytest.approx(1)
-    if photo_hw == (SIDE * 8, SIDE * 8):
+    if orig_hw == (SIDE * 8, SIDE * 8):
         assert 100 < len(result) < 500 if superpixels == "slic" else len(result) >= 4
         truth = quadrants()[0].repeat(8, 0).repeat(8, 1)
         both = np.bincount((result.labels * np.int64(5) + truth).ravel(), minlength=5 * len(result) + 5).reshape(-1, 5)

@@ -11,26 +11,26 @@ import pytest
 
 from esam_rt import Settings
 from esam_rt.errors import SettingsError
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.settings import Emr, Prompts
 
 ROW: dict[str, Any] = {
-    "name": "m", "description": "", "licence": "", "input_px": 1024,
+    "name": "m", "description": "", "license": "", "input_px": 1024,
     "score_min": 0.88, "stability_min": 0.95, "stability_offset": 1.0, "decode_batch": 8,
 }  # fmt: skip
 
 
 def test_a_model_decides_only_what_is_left_open() -> None:
-    own = ModelRow(**ROW).own_settings()
-    s = Settings().with_overrides({"filters.score_min": 0.5, "amg.nms": 0}).completed(own)
+    own = ModelSpec(**ROW).default_thresholds()
+    s = Settings().with_overrides({"filters.score_min": 0.5, "amg.nms": 0}).with_model_defaults(own)
     assert (s.filters.score_min, s.filters.stability_min, s.amg.nms, s.mmg.theta_o) == (0.5, 0.95, 0, 0.8)
-    assert s.completed(ModelRow(**{**ROW, "score_min": 0.1}).own_settings()) == s
+    assert s.with_model_defaults(ModelSpec(**{**ROW, "score_min": 0.1}).default_thresholds()) == s
 
 
 def test_defaults_are_the_papers() -> None:
     s = Settings()
     assert (s.prompts.coarse_side, s.prompts.fine_side) == (32, 64)
-    assert (s.completed(ModelRow(**ROW).own_settings()).mmg.theta_o, s.mmg.gamma_o) == (0.8, 0.6)
+    assert (s.with_model_defaults(ModelSpec(**ROW).default_thresholds()).mmg.theta_o, s.mmg.gamma_o) == (0.8, 0.6)
     assert (s.emr.delta, s.emr.tau, s.usr.rho) == (0.05, 0.1, 0.1)
     assert s == Settings.preset("paper")
 

@@ -18,7 +18,7 @@ from esam_rt.errors import InputError
 BLOCK_XY = (32, 8)  # threads of a block, a pixel each
 
 
-class GpuPhotos:
+class GpuImages:
     """Takes photos of other libraries on a GPU: PyTorch, CuPy, Numba, JAX, CV-CUDA, PyNvVideoCodec and so on.
 
     using: context of what uses the GPU, beside others; none is entered within another.
@@ -29,7 +29,7 @@ class GpuPhotos:
         ptx = importlib.resources.files(__package__).joinpath("scale_image.ptx").read_bytes()
         self._kernel = CudaKernel(device, ptx, "place_photo")
 
-    def photo(self, array: Any) -> GpuPhoto:
+    def photo(self, array: Any) -> GpuImage:
         """The photo, uint8 [H, W, 3] in RGB, in place; its rows may lie apart. InputError for anything else, and for
         memory of another GPU."""
         with self.using():
@@ -44,7 +44,7 @@ class GpuPhotos:
                 f"Photo: expected the pixels of a row side by side, found strides {list(found.strides_bytes)} of shape "
                 f"{list(shape)}; make the array contiguous: a permuted [3, height, width] is not."
             )
-        return GpuPhoto(self, found)
+        return GpuImage(self, found)
 
     def placed(self, photo: GpuArray, resized_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> DeviceBuffer:
         """The photo scaled to resized_hw at the top left of a black canvas: uint8 [1, H, W, 3]. The stream does it.
@@ -59,10 +59,10 @@ class GpuPhotos:
         return canvas
 
 
-class GpuPhoto:
+class GpuImage:
     """A photo uint8 [H, W, 3] in a GPU's memory; whose it is must not change it before the call that got it returns."""
 
-    def __init__(self, photos: GpuPhotos, array: GpuArray) -> None:
+    def __init__(self, photos: GpuImages, array: GpuArray) -> None:
         self._photos, self._array = photos, array
 
     @property

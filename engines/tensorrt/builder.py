@@ -25,7 +25,7 @@ from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, Mod
 from esam_rt.storage.onnx_files import check_graph_file
 
 if TYPE_CHECKING:
-    from esam_rt.storage.checksummed_file import CacheFile
+    from esam_rt.storage.checksummed_file import ChecksummedFile
 
 _log = logging.getLogger("esam_rt")
 
@@ -98,7 +98,7 @@ def build_engine(
     library: ModuleType,
     options: BuildOptions,
     progress: Progress | None = None,
-    timings: CacheFile | None = None,
+    timings: ChecksummedFile | None = None,
 ) -> BuiltEngine:
     """The engine of an ONNX file. timings: of kernels, from earlier builds on this GPU, to which this one's are added.
 
@@ -192,7 +192,7 @@ def _configure(config: Any, library: ModuleType, options: BuildOptions) -> None:
         config.set_preview_feature(resize, True)
 
 
-def _timing_cache(config: Any, timings: CacheFile) -> Any:
+def _timing_cache(config: Any, timings: ChecksummedFile) -> Any:
     """The library's cache of earlier timings, which the builder uses and adds to."""
     cache = config.create_timing_cache(timings.read())
     if cache is None or not config.set_timing_cache(cache, False):

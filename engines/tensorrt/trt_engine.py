@@ -28,7 +28,7 @@ from esam_rt.engines.tensorrt.trt_cuda_graphs import Replay, Replays
 from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from esam_rt.storage.checksummed_file import CacheFile
+    from esam_rt.storage.checksummed_file import ChecksummedFile
 
 _log = logging.getLogger("esam_rt")
 
@@ -85,7 +85,7 @@ class TensorRTEngine:
         plan: bytes,
         library: ModuleType,
         device: CudaDevice,
-        kernels: CacheFile | None = None,
+        kernels: ChecksummedFile | None = None,
         cuda_graphs: bool = False,
         weights: Weights | None = None,
         runs_host_code: bool = False,
@@ -353,7 +353,7 @@ class TensorRTEngine:
 class _Kernels:
     """What TensorRT-RTX compiles for the GPU, with what it compiled before, from a file."""
 
-    def __init__(self, file: CacheFile, engine: Any) -> None:
+    def __init__(self, file: ChecksummedFile, engine: Any) -> None:
         self._file, self._known = file, file.read()
         self.cache = engine.create_runtime_config().create_runtime_cache()
         if self._known and not self.cache.deserialize(self._known):

@@ -17,7 +17,7 @@ from esam_rt.errors import EsamError, ModelError, SettingsError
 if TYPE_CHECKING:
     from esam_rt.loading.events import ModelListener
     from esam_rt.loading.exported_folder import GivenGraphs
-    from esam_rt.sam.models import ModelRow
+    from esam_rt.sam.models import ModelSpec
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
@@ -69,7 +69,7 @@ def build_engine(
         start, untried = time.perf_counter(), "that takes one of these GPUs"
         with progress.Steps(shown=output.stderr.is_terminal and not quiet and not as_json) as steps:
             if backend == "onnxruntime":
-                from esam_rt.loading.execution import Placement
+                from esam_rt.loading.execution import ExecutionConfig
                 from esam_rt.loading.onnx_cache import onnx_model
 
                 if any((target, folder, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
@@ -77,14 +77,14 @@ def build_engine(
                         "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
                         "--workspace, --no-fusion, --version-compatible, --strip-weights and --force are for TensorRT."
                     )
-                Placement(backend, precision=precision)  # SettingsError for one that it does not run
+                ExecutionConfig(backend, precision=precision)  # SettingsError for one that it does not run
                 files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
                 result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
             else:
                 from esam_rt.engines.tensorrt.builder import BuildOptions
                 from esam_rt.loading.engine_cache import engine_set, gpu_here
                 from esam_rt.loading.engine_record import EngineSpec, checked, runs_on
-                from esam_rt.loading.execution import Placement
+                from esam_rt.loading.execution import ExecutionConfig
                 from esam_rt.loading.loader import load_sam
 
                 targets = tuple(name.strip() for name in target.split(",") if name.strip())
@@ -99,8 +99,8 @@ def build_engine(
                     untried = "engines for other versions are run from the cache only"
                 elif runs_on(built.sidecar, spec.gpu):
                     if weights := _weights(row, given, checkpoint, steps.listener()):
-                        placement = Placement(backend, precision=precision, engines=built.folder)
-                        load_sam(row.name, placement, weights, steps.listener()).close()  # which tests them
+                        execution = ExecutionConfig(backend, precision=precision, engines=built.folder)
+                        load_sam(row.name, execution, weights, steps.listener()).close()  # which tests them
                         result |= checked(built.folder).sidecar
                     else:
                         untried = "that takes the weights of these graphs, --checkpoint"
@@ -133,7 +133,7 @@ def _given(
     return given
 
 
-def _weights(row: ModelRow, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
+def _weights(row: ModelSpec, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
     """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
     from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
     from esam_rt.loading.checkpoints import checkpoint_of

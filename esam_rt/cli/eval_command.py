@@ -177,15 +177,15 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
     from esam_rt.evaluation.paper_tables import tables
-    from esam_rt.loading.execution import Placement
+    from esam_rt.loading.execution import ExecutionConfig
     from esam_rt.loading.loader import load_sam
 
     run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
-    placement = Placement(
+    execution = ExecutionConfig(
         run.backend, run.device, run.precision, run.threads, run.engines, run.build, run.memory_mb, run.cuda_graphs
     )
     with progress.Steps(shown) as steps:
-        sam = load_sam(run.model, placement, run.checkpoint, steps.listener())
+        sam = load_sam(run.model, execution, run.checkpoint, steps.listener())
     with progress.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
         title = f"{title}: {run.model}, {truth.parent.name}/{truth.name}, {len(plan.photos)} photos"

@@ -107,18 +107,18 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         size = m.remote.size_bytes if m.remote else m.checkpoint.stat().st_size if m.checkpoint else 0
         here = "ships" if m.checkpoint else "in the cache" if is_downloaded(m) else ""
         rows.append(
-            {key: getattr(m, key) for key in ("name", "description", "licence", "input_px")}
+            {key: getattr(m, key) for key in ("name", "description", "license", "input_px")}
             | {"checkpoint_bytes": size, "checkpoint": here}
             | {"url": m.remote.url if m.remote else None, "exported": exported(m)}
         )
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("model", "input", "checkpoint", "here", "exported", "description", "licence", box=None)
+    table = Table("model", "input", "checkpoint", "here", "exported", "description", "license", box=None)
     for row in rows:
         megabytes = f"{row['checkpoint_bytes'] / 1e6:,.0f} MB"
         here, made = row["checkpoint"] or "-", " ".join(row["exported"]) or "-"
-        table.add_row(row["name"], f"{row['input_px']} px", megabytes, here, made, row["description"], row["licence"])
+        table.add_row(row["name"], f"{row['input_px']} px", megabytes, here, made, row["description"], row["license"])
     output.stdout.print(table)
 
 
@@ -126,7 +126,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """Show versions, providers and caches, what is missing and the command that brings it."""
     from esam_rt.loading.doctor import State, diagnose
 
-    colours = {State.OK: "green", State.ABSENT: "yellow", State.BAD: "red"}
+    colors = {State.OK: "green", State.ABSENT: "yellow", State.BAD: "red"}
     diagnosis = diagnose()
     if as_json:
         typer.echo(json.dumps(diagnosis.to_json()))
@@ -134,7 +134,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         table = Table("", "state", "found", box=None)
         table.columns[2].overflow = "fold"
         for f in diagnosis.findings:
-            table.add_row(f.name, f"[{colours[f.state]}]{f.state}[/]", escape(f.found))
+            table.add_row(f.name, f"[{colors[f.state]}]{f.state}[/]", escape(f.found))
         output.stdout.print(table)
         for f in diagnosis.findings:  # below the table, so that a command stays on one line and can be copied
             if f.remedy:

@@ -22,8 +22,8 @@ def felzenszwalb(
     """Regions of the pixels, int32 [H, W], numbered from 0 in the order of their first pixels.
 
     image_hwc: uint8, or float in [0, 1], finite; [H, W, C], H and W from 1, less than 2**31 pixels. sigma: of the
-    Gaussian that smooths it, pixels. Then the edges between 8-neighbours, lightest first, join two regions if the
-    distance of the colours is less than the heaviest edge inside + scale / 255 / pixels of each, and once more if one
+    Gaussian that smooths it, pixels. Then the edges between 8-neighbors, lightest first, join two regions if the
+    distance of the colors is less than the heaviest edge inside + scale / 255 / pixels of each, and once more if one
     has less than `min_size` pixels. Parameters and regions are those of scikit-image's `felzenszwalb`, but for ties:
     distances that are equal, or apart by less than 2**-30 of them in a photo of a million pixels, go by direction
     (right, down, down-right, down-left), then row by row; scikit-image leaves the order open. About 44 bytes a pixel at
@@ -114,7 +114,7 @@ def _row_edges(
     costs: NDArray[np.float64],
     place: int,
 ) -> int:
-    """One direction's edges, into edges[place:], between the colours of two rows, from their columns a and b on; where
+    """One direction's edges, into edges[place:], between the colors of two rows, from their columns a and b on; where
     the next ones go. `first` is what names the first one, in `bits` bits."""
     count: int = smooth.shape[1] // channels - max(a, b)
     for x in range(count):

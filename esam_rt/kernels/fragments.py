@@ -12,7 +12,7 @@ from esam_rt.kernels.union_find import join, root
 
 
 def without_fragments(bits: NDArray[np.uint64], min_area: int) -> NDArray[np.uint64]:
-    """The masks without their connected parts (8 neighbours) of fewer than `min_area` cells: uint64, as `bits`.
+    """The masks without their connected parts (8 neighbors) of fewer than `min_area` cells: uint64, as `bits`.
 
     bits: uint64 [N, H, ceil(W / 64)].
     """

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from esam_rt.loading.events import SILENT, ModelListener
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.cache_dir import cache_folder
 
 
-def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: ModelListener = SILENT) -> Path:
+def checkpoint_of(row: ModelSpec, checkpoint: Path | None = None, listener: ModelListener = SILENT) -> Path:
     """The checkpoint of a model: the one given, else the one that ships, else the published one, downloaded if needed.
 
     Errors as of `fetch_checkpoint`.
@@ -21,7 +21,7 @@ def checkpoint_of(row: ModelRow, checkpoint: Path | None = None, listener: Model
     return fetch_checkpoint(row, cache_folder() / "checkpoints", listener.downloaded)
 
 
-def is_downloaded(row: ModelRow) -> bool:
+def is_downloaded(row: ModelSpec) -> bool:
     """Whether the cache has a file of the published checkpoint's name and size."""
     if row.remote is None:
         return False

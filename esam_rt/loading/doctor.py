@@ -20,7 +20,7 @@ from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_ten
 from esam_rt.engines.onnxruntime.providers import PROVIDERS
 from esam_rt.engines.tensorrt.builder import INSTEAD_OF_RTX, NOT_RTX
 from esam_rt.errors import ModelError
-from esam_rt.sam.models import MODELS, ModelRow
+from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.hashing import sha256_of
 
@@ -161,7 +161,7 @@ def model_findings() -> Iterator[Finding]:
             yield _checkpoint_finding(row, row.checkpoint)
 
 
-def _checkpoint_finding(row: ModelRow, checkpoint: Path) -> Finding:
+def _checkpoint_finding(row: ModelSpec, checkpoint: Path) -> Finding:
     try:
         digest = sha256_of(checkpoint)
     except ModelError as e:

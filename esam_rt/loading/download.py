@@ -10,7 +10,7 @@ import requests
 from filelock import FileLock
 
 from esam_rt.errors import ModelError, OutputError
-from esam_rt.sam.models import ModelRow, Remote
+from esam_rt.sam.models import ModelSpec, Remote
 from esam_rt.storage.atomic import output_error
 from esam_rt.storage.hashing import remembered_sha256
 
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that are there and those of the whole file."""
 
 
-def fetch_checkpoint(row: ModelRow, folder: Path, progress: Progress | None = None) -> Path:
+def fetch_checkpoint(row: ModelSpec, folder: Path, progress: Progress | None = None) -> Path:
     """The published checkpoint of a model in `folder`, downloaded unless it is there with the right hash.
 
     A download that broke off goes on where it stopped. Two processes that need the same file fetch it once. ModelError,

@@ -44,7 +44,7 @@ from esam_rt.loading.engine_trust import check_trusted, restrict_writing, store_
 from esam_rt.loading.events import SILENT, ModelListener
 from esam_rt.loading.library_caches import timing_cache
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.atomic import output_error, write_json
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import remove_leftovers, written_together
@@ -69,7 +69,7 @@ def record_self_test(engines: EngineSet, result: Mapping[str, Any]) -> None:
 
 
 def engine_set(
-    row: ModelRow,
+    row: ModelSpec,
     spec: EngineSpec,
     checkpoint: Path | None = None,
     out: Path | None = None,
@@ -206,7 +206,7 @@ def _build(
 
 
 def given_engines(
-    folder: Path, row: ModelRow, spec: EngineSpec, library: ModuleType, checkpoint: Path | None = None
+    folder: Path, row: ModelSpec, spec: EngineSpec, library: ModuleType, checkpoint: Path | None = None
 ) -> EngineSet:
     """The engines of a folder that a user names, of any options, and of any checkpoint unless
     one is given; ModelError, naming the field, unless they are of this model, precision and library, and for the GPU at

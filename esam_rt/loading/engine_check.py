@@ -35,7 +35,7 @@ class SelfTest:
     cuda_graphs: bool = False
 
 
-def test_once(engines: EngineSet, sam: Sam, reference: Callable[[], Sam], cuda_graphs: bool = False) -> None:
+def check_once(engines: EngineSet, sam: Sam, reference: Callable[[], Sam], cuda_graphs: bool = False) -> None:
     """Self-test of engines that were not tested before, or not with CUDA graphs, on a photo that scikit-image carries;
     the result is noted beside them, and engines that fail without are not used again. EngineError as of `self_test`."""
     tested = engines.sidecar.get("self_test")

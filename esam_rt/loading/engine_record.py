@@ -15,7 +15,7 @@ from esam_rt.engines.tensorrt.builder import BuildOptions, check_rtx, fuses_atte
 from esam_rt.errors import EngineError, ModelError, SettingsError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.onnx_cache import GRAPHS, OnnxModel
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.manifest import listed_files
 
 SIDECAR = "engine.json"
@@ -69,7 +69,7 @@ class EngineSpec:
                     "tensorrt, or build again after an update."
                 )
 
-    def attention(self, row: ModelRow, library: ModuleType) -> str | None:
+    def attention(self, row: ModelSpec, library: ModuleType) -> str | None:
         """The attention form of a model's encoder. TensorRT fuses attention in half precisions only."""
         if row.attention is None:
             return None
@@ -100,7 +100,7 @@ class EngineSet:
         return content
 
 
-def description(row: ModelRow, spec: EngineSpec, graphs: OnnxModel, library: ModuleType) -> dict[str, Any]:
+def description(row: ModelSpec, spec: EngineSpec, graphs: OnnxModel, library: ModuleType) -> dict[str, Any]:
     """The fields of a sidecar that decide whether engines are the wanted ones."""
     files, options = listed_files(graphs.encoder.parent, GRAPHS), spec.options or BuildOptions()
     return {

@@ -15,7 +15,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class Placement:
+class ExecutionConfig:
     """What executes the networks, and where.
 
     backend: a name of BACKENDS. device: `cpu` or `cuda`; for ONNX Runtime also `tensorrt`, the GPU through its TensorRT

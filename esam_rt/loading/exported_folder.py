@@ -12,7 +12,7 @@ from esam_rt.errors import ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.execution import PRECISIONS
 from esam_rt.loading.onnx_cache import GRAPHS, OnnxModel
-from esam_rt.sam.models import MODELS, ModelRow
+from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, listed_files
 from esam_rt.storage.onnx_files import check_graph_file
@@ -25,7 +25,7 @@ AGAIN = "Write it again: esam-rt export --out."
 class GivenGraphs:
     """The graphs of a folder, and the model and precision that they say they are of."""
 
-    row: ModelRow
+    row: ModelSpec
     precision: str
     onnx: OnnxModel
 

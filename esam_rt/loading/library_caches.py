@@ -18,21 +18,21 @@ from esam_rt.engines.tensorrt.builder import load_library
 from esam_rt.errors import MissingDependencyError, OutputError
 from esam_rt.storage.atomic import output_error
 from esam_rt.storage.cache_dir import cache_folder
-from esam_rt.storage.checksummed_file import CacheFile
+from esam_rt.storage.checksummed_file import ChecksummedFile
 from esam_rt.storage.hashing import remembered_sha256
 from esam_rt.storage.onnx_files import check_graph_file
 
 _log = logging.getLogger("esam_rt")
 
 
-def timing_cache(backend: str, version: str, gpu: str) -> CacheFile:
+def timing_cache(backend: str, version: str, gpu: str) -> ChecksummedFile:
     """Timings that builds on a GPU, by its name, have measured."""
-    return CacheFile(_folder() / backend / version / f"{_key(gpu)}.timing")
+    return ChecksummedFile(_folder() / backend / version / f"{_key(gpu)}.timing")
 
 
-def runtime_cache(backend: str, version: str, gpu: str, plan_sha256: str) -> CacheFile:
+def runtime_cache(backend: str, version: str, gpu: str, plan_sha256: str) -> ChecksummedFile:
     """Kernels of an engine that were compiled for a GPU, by its name."""
-    return CacheFile(_folder() / backend / version / f"{_key(gpu, plan_sha256)}.runtime")
+    return ChecksummedFile(_folder() / backend / version / f"{_key(gpu, plan_sha256)}.runtime")
 
 
 def provider_cache(version: str, graph: Path, max_batch: int, made_for: Sequence[str]) -> Path:

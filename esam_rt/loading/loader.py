@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from esam_rt.loading.events import SILENT, ModelListener
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.onnxruntime_loader import load_onnxruntime
 from esam_rt.loading.tensorrt_loader import load_tensorrt
 from esam_rt.sam.models import get_model
@@ -14,7 +14,7 @@ from esam_rt.sam.predictor import Sam
 
 def load_sam(
     model: str,
-    placement: Placement | None = None,
+    execution: ExecutionConfig | None = None,
     checkpoint: Path | str | None = None,
     listener: ModelListener = SILENT,
 ) -> Sam:
@@ -24,9 +24,9 @@ def load_sam(
     small, MissingDependencyError for a backend that is not installed, ModelError, EngineError and DeviceError for what
     cannot be loaded.
     """
-    placement = placement or Placement()
+    execution = execution or ExecutionConfig()
     row = get_model(model)
     file = Path(checkpoint) if checkpoint is not None else None
-    if placement.backend == "onnxruntime":
-        return load_onnxruntime(row, placement, file, listener)
-    return load_tensorrt(row, placement, file, listener)
+    if execution.backend == "onnxruntime":
+        return load_onnxruntime(row, execution, file, listener)
+    return load_tensorrt(row, execution, file, listener)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.errors import SettingsError
-from esam_rt.sam.models import ModelRow
-from esam_rt.sam.predictor import AHEAD, IMAGE_SIDE, PROMPT_SIDE
+from esam_rt.sam.models import ModelSpec
+from esam_rt.sam.predictor import AHEAD, IMAGE_FEATURES, PROMPT_FEATURES
 
 if TYPE_CHECKING:
     from esam_rt.engines.tensorrt.trt_engine import CallBytes, TensorRTEngine
@@ -44,7 +44,7 @@ FOOTPRINTS = {  # benchmarks/memory.py, x86-64, ONNX Runtime 1.32, two threads
 HALF_ON_CPU = 1.3  # times float32: what CPUs have no kernels for is widened; MobileSAM in fp16: 469 MB against 384
 
 
-def onnxruntime_need(row: ModelRow, precision: str) -> Need:
+def onnxruntime_need(row: ModelSpec, precision: str) -> Need:
     """What ONNX Runtime takes on a CPU, from measurements."""
     of, factor = FOOTPRINTS[row.name], HALF_ON_CPU if precision != "fp32" else 1
 
@@ -68,7 +68,7 @@ def tensorrt_need(
     weights = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
     replays = 0 if not cuda_graphs else REPLAYS if overlaps else 1
     encoded = encoder.call_bytes({})
-    photo = sum(encoded.tensors[name] for name in IMAGE_SIDE)
+    photo = sum(encoded.tensors[name] for name in IMAGE_FEATURES)
 
     def call(engine: TensorRTEngine, batch: int) -> CallBytes:
         """With `batch` prompts, all of which pass the score filter, of a photo that fills the grid."""
@@ -77,7 +77,7 @@ def tensorrt_need(
 
     def need(batch: int) -> int:
         decoding = call(decoder, batch)
-        decoded, waiting = decoding.total, (AHEAD - 1) * sum(decoding.tensors[name] for name in PROMPT_SIDE)
+        decoded, waiting = decoding.total, (AHEAD - 1) * sum(decoding.tensors[name] for name in PROMPT_FEATURES)
         of_prompts = max(photo + call(engine, batch).total for engine in (masks, logits))
         prompted = decoded + of_prompts - photo + waiting if overlaps else max(decoded, of_prompts)
         return weights + max(encoded.total, prompted) + replays * decoded

@@ -12,7 +12,7 @@ from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.checkpoints import checkpoint_of
 from esam_rt.loading.events import SILENT, ModelListener
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 
@@ -32,7 +32,7 @@ class OnnxModel:
 
 
 def onnx_model(
-    row: ModelRow,
+    row: ModelSpec,
     checkpoint: Path | None = None,
     precision: str = "fp32",
     attention: str | None = None,
@@ -69,7 +69,7 @@ def onnx_model(
 
 
 def export_to(
-    row: ModelRow,
+    row: ModelSpec,
     checkpoint: Path,
     folder: Path,
     precision: str = "fp32",
@@ -83,7 +83,7 @@ def export_to(
     return export_model(row.name, checkpoint, folder, Precision(precision), form, listener.writing).files
 
 
-def exported(row: ModelRow) -> list[str]:
+def exported(row: ModelSpec) -> list[str]:
     """What the cache has of a model's exports by this version, of any checkpoint: precisions and attention forms."""
     folders = (cache_folder() / "onnx").glob(f"{row.name}-*-v{EXPORTER_VERSION}")
     try:

@@ -9,44 +9,44 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from esam_rt.engines.cuda.gpu_image import GpuPhotos
+from esam_rt.engines.cuda.gpu_image import GpuImages
 from esam_rt.errors import ModelError
 from esam_rt.loading.events import ModelListener
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.memory_budget import GPU_BATCH, batch_within, onnxruntime_need
 from esam_rt.loading.onnx_cache import onnx_model
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.sam.predictor import Engines, Sam
 
 GPU_ATTENTION = "concat"  # of ONNX Runtime on a GPU: a few large products; the CPU's form has hundreds of small ones
 
 
-def load_onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | None, listener: ModelListener) -> Sam:
+def load_onnxruntime(row: ModelSpec, execution: ExecutionConfig, checkpoint: Path | None, listener: ModelListener) -> Sam:
     """Load a model on ONNX Runtime; see `load_sam`."""
     from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
     from esam_rt.engines.onnxruntime.providers import gpu_arena, import_onnxruntime
 
-    on_gpu, budget_mb = placement.device != "cpu", placement.memory_mb
+    on_gpu, budget_mb = execution.device != "cpu", execution.memory_mb
     batch = GPU_BATCH if on_gpu else row.decode_batch
     if budget_mb is not None and not on_gpu:
         batch = batch_within(
-            budget_mb, onnxruntime_need(row, str(placement.precision)), batch, f"{row.name} on ONNX Runtime"
+            budget_mb, onnxruntime_need(row, str(execution.precision)), batch, f"{row.name} on ONNX Runtime"
         )
-    library = import_onnxruntime(str(placement.device))
+    library = import_onnxruntime(str(execution.device))
     form = GPU_ATTENTION if on_gpu and row.attention else None
-    graphs = onnx_model(row, checkpoint, str(placement.precision), form, listener)
+    graphs = onnx_model(row, checkpoint, str(execution.precision), form, listener)
 
     def load(path: Path) -> OnnxRuntimeEngine:
         options: dict[str, Any] = {}
-        if placement.device == "cuda":
+        if execution.device == "cuda":
             # Of the masks' graph shapes are computed on the CPU; of the others a part there is a missing kernel.
             options = {"in_arena": budget_mb is not None, "whole": path != graphs.masks}
-            options |= {"cuda_graphs": placement.cuda_graphs and path == graphs.decoder}
-        if placement.device == "tensorrt":
-            options = {"cache": _provider_cache(library, path, batch, placement, listener), "max_batch": batch}
-        if placement.stream is not None:
-            options["stream"] = placement.stream
-        return OnnxRuntimeEngine(path, device=str(placement.device), threads=placement.threads, **options)
+            options |= {"cuda_graphs": execution.cuda_graphs and path == graphs.decoder}
+        if execution.device == "tensorrt":
+            options = {"cache": _provider_cache(library, path, batch, execution, listener), "max_batch": batch}
+        if execution.stream is not None:
+            options["stream"] = execution.stream
+        return OnnxRuntimeEngine(path, device=str(execution.device), threads=execution.threads, **options)
 
     with gpu_arena(budget_mb) if on_gpu and budget_mb is not None else nullcontext():
         engines = Engines(*map(load, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)))
@@ -57,13 +57,13 @@ def load_onnxruntime(row: ModelRow, placement: Placement, checkpoint: Path | Non
         graphs.checkpoint_sha256,
         one_at_a_time=one_at_a_time,
         # A graph has one piece of memory, which batches that wait for their masks would hold; a stream is for one call.
-        overlaps=on_gpu and not one_at_a_time and not placement.cuda_graphs and placement.stream is None,
-        gpu_photos=functools.partial(_photos_beside, placement.stream) if on_gpu else None,
+        overlaps=on_gpu and not one_at_a_time and not execution.cuda_graphs and execution.stream is None,
+        gpu_images=functools.partial(_photos_beside, execution.stream) if on_gpu else None,
     )
 
 
 def _provider_cache(
-    library: ModuleType, graph: Path, batch: int, placement: Placement, listener: ModelListener
+    library: ModuleType, graph: Path, batch: int, execution: ExecutionConfig, listener: ModelListener
 ) -> Path:
     """Where the TensorRT provider keeps its engine of a graph; ModelError where it has none and may build none."""
     from esam_rt.engines.cuda.api import name_and_capability
@@ -73,17 +73,17 @@ def _provider_cache(
     made_for = (tensorrt_version(library), *name_and_capability())
     cache = provider_cache(library.__version__, graph, batch, made_for)
     if not any(cache.glob("*.engine")):
-        if not placement.build:
+        if not execution.build:
             raise ModelError(f"{cache}: found no engine of {graph.name}, expected one; let it be built.")
         if listener.writing is not None:
             listener.writing(f"{graph.stem}.engine")
     return cache
 
 
-def _photos_beside(stream: Any) -> GpuPhotos:
+def _photos_beside(stream: Any) -> GpuImages:
     """What scales photos on the GPU for an engine that does not use our device."""
     from esam_rt.engines.cuda.device import CudaDevice
     from esam_rt.engines.onnxruntime.providers import GATE
 
     with GATE.shared():
-        return GpuPhotos(CudaDevice(stream=stream), GATE.shared)
+        return GpuImages(CudaDevice(stream=stream), GATE.shared)

@@ -13,14 +13,14 @@ from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.loading.engine_record import ATTENTION, NAMES, SIDECAR, EngineSet, EngineSpec, brief
 from esam_rt.loading.events import SILENT, ModelListener
 from esam_rt.loading.onnx_cache import GRAPHS, onnx_model
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.hashing import remembered_sha256
 from esam_rt.storage.manifest import listed_files
 from esam_rt.storage.onnx_files import check_graph_file
 
 
 def weights_of(
-    engines: EngineSet, row: ModelRow, spec: EngineSpec, checkpoint: Path | None, listener: ModelListener = SILENT
+    engines: EngineSet, row: ModelSpec, spec: EngineSpec, checkpoint: Path | None, listener: ModelListener = SILENT
 ) -> Mapping[str, Weights]:
     """What engines without weights are to get, by name; empty for others. The model is exported if need be, and its
     graphs must be the very ones that the engines were built of, by their hashes: ModelError otherwise."""
@@ -50,7 +50,7 @@ def weights_of(
     )
 
 
-def _expected_checkpoint_sha256(row: ModelRow, checkpoint: Path | None) -> str:
+def _expected_checkpoint_sha256(row: ModelSpec, checkpoint: Path | None) -> str:
     """Of the one given, else of that which ships or is published, which need not be here."""
     if file := checkpoint or row.checkpoint:
         return checkpoint_sha256(file)

@@ -16,17 +16,17 @@ RIM = 1e-3  # logit of a cell whose own logit contradicts the map: it was split 
 
 
 def render_labels(
-    entities: GridEntities, sam: Sam, photo: EncodedPhoto, points_01: NDArray[np.float32]
+    entities: GridEntities, sam: Sam, photo: EncodedPhoto, points_norm_xy: NDArray[np.float32]
 ) -> NDArray[np.uint16]:
     """Label map uint16 [H, W] of the photo: i + 1 where entity i has the highest logit, 0 outside the entities.
 
     The logits of an entity are the maximum over the masks it was made of, forced to the sign that the map on the grid
-    has, and are interpolated bilinearly. points_01: all prompts of the photo, float32 [P, 2].
+    has, and are interpolated bilinearly. points_norm_xy: all prompts of the photo, float32 [P, 2].
     """
     wanted = sorted({source for sources in entities.sources for source in sources})
     row = {source: i for i, source in enumerate(wanted)}
     prompt, output = np.array(wanted, np.intp).reshape(-1, 2).T
-    logits = sam.logits(photo, points_01[prompt], output.astype(np.uint8))
+    logits = sam.logits(photo, points_norm_xy[prompt], output.astype(np.uint8))
     grid_h, grid_w = photo.geometry.grid_hw
     masks = unpack(entities.bits, entities.width)
     highest = np.full((grid_h, grid_w), -1, np.float32)
@@ -41,7 +41,7 @@ def render_labels(
         np.maximum(highest[y0:y1, x0:x1], crops[i], out=highest[y0:y1, x0:x1])
     fields = np.concatenate([np.zeros(0, np.float32), *(c.ravel() for c in crops)])
     offset = np.cumsum([0, *(c.size for c in crops)], dtype=np.int64)[:-1]
-    h, w = photo.geometry.photo_hw
+    h, w = photo.geometry.orig_hw
     rh, rw = photo.geometry.resized_hw
     labels = np.zeros((h, w), np.uint16)
     # "None" is the negated highest logit: where three or more entities meet, all are negative between the cell centres,

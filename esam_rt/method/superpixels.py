@@ -17,12 +17,12 @@ from esam_rt.settings import Superpixels as SuperpixelSettings
 class SuperpixelMap:
     """labels_hw: int32 [H, W] on the working grid, 0…K-1; small superpixels may own no cell.
 
-    area: float64 [K], share of the photo. centroid_01: float32 [K, 2], x before y in [0, 1]² of the photo.
+    area: float64 [K], share of the photo. centroid_norm_xy: float32 [K, 2], x before y in [0, 1]² of the photo.
     """
 
     labels_hw: NDArray[np.int32]
     area: NDArray[np.float64]
-    centroid_01: NDArray[np.float32]
+    centroid_norm_xy: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.area)
@@ -33,9 +33,9 @@ class SuperpixelMap:
         return np.asarray(weight.astype(np.float32)[self.labels_hw], np.float32)
 
 
-def reduced_hw(photo_hw: tuple[int, int], settings: SuperpixelSettings) -> tuple[int, int]:
+def reduced_hw(orig_hw: tuple[int, int], settings: SuperpixelSettings) -> tuple[int, int]:
     """Pixels of a photo, height and width, when it is no longer than settings.long_side_px."""
-    h, w = photo_hw
+    h, w = orig_hw
     shrink = min(1.0, settings.long_side_px / max(h, w))
     return max(1, round(h * shrink)), max(1, round(w * shrink))
 

@@ -17,16 +17,16 @@ _log = logging.getLogger("esam_rt")
 
 @dataclass(frozen=True, eq=False)
 class EncodedPhoto:
-    """embedding: float32 [1, C, h, w]. image_side: the encoder's other outputs, which every decoder call is fed; they
+    """embedding: float32 [1, C, h, w]. image_features: the encoder's other outputs, which every decoder call is fed; they
     stay on the device."""
 
     embedding: NDArray[np.float32]
     geometry: Geometry
-    image_side: Mapping[str, Kept] = field(default_factory=dict)
+    image_features: Mapping[str, Kept] = field(default_factory=dict)
 
-    def features_at(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
+    def features_at(self, points_norm_xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
-        position = self.geometry.to_input_px(points_01) / PATCH_PX - 0.5
+        position = self.geometry.to_input_px(points_norm_xy) / PATCH_PX - 0.5
         h, w = self.embedding.shape[2:]
         position = np.clip(position, 0, np.array([w, h], np.float32) - 1)
         low = np.floor(position).astype(np.intp)

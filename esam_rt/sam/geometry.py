@@ -17,29 +17,29 @@ PATCH_PX = 16  # pixels of the input a position of the embedding
 class Geometry:
     """How a photo lies in the square input: scaled to the longest side, top left, padded right and below.
 
-    photo_hw, resized_hw: pixels before and after scaling. grid_hw: cells of the working grid, the last row and column
+    orig_hw, resized_hw: pixels before and after scaling. grid_hw: cells of the working grid, the last row and column
     perhaps partly padding.
     """
 
-    photo_hw: tuple[int, int]
+    orig_hw: tuple[int, int]
     resized_hw: tuple[int, int]
     grid_hw: tuple[int, int]
 
     @classmethod
-    def of(cls, photo_hw: tuple[int, int], input_px: int) -> Geometry:
-        """Geometry of a photo of photo_hw pixels for an input of input_px²."""
-        scale = input_px / max(photo_hw)
-        h, w = (min(input_px, max(1, int(side * scale + 0.5))) for side in photo_hw)
-        return cls(photo_hw, (h, w), (-(-h // CELL_PX), -(-w // CELL_PX)))
+    def of(cls, orig_hw: tuple[int, int], input_px: int) -> Geometry:
+        """Geometry of a photo of orig_hw pixels for an input of input_px²."""
+        scale = input_px / max(orig_hw)
+        h, w = (min(input_px, max(1, int(side * scale + 0.5))) for side in orig_hw)
+        return cls(orig_hw, (h, w), (-(-h // CELL_PX), -(-w // CELL_PX)))
 
-    def to_input_px(self, points_01: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_input_px(self, points_norm_xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, 2] of [0, 1]² of the photo → pixels of the input, x before y, as SAM counts them."""
         h, w = self.resized_hw
-        return np.asarray(points_01 * np.array([w, h], np.float32), np.float32)
+        return np.asarray(points_norm_xy * np.array([w, h], np.float32), np.float32)
 
-    def to_cell_yx(self, points_01: NDArray[np.float32]) -> NDArray[np.int32]:
+    def to_cell_yx(self, points_norm_xy: NDArray[np.float32]) -> NDArray[np.int32]:
         """[N, 2] x, y of [0, 1]² → the cells that hold them, int32 [N, 2], row before column."""
-        cells = np.floor(self.to_input_px(points_01)[:, ::-1] / CELL_PX).astype(np.int32)
+        cells = np.floor(self.to_input_px(points_norm_xy)[:, ::-1] / CELL_PX).astype(np.int32)
         return np.clip(cells, 0, np.array(self.grid_hw, np.int32) - 1)
 
     def from_cell_xy(self, cells_xy: NDArray[np.floating]) -> NDArray[np.float32]:

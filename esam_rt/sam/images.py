@@ -9,18 +9,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines.cuda.gpu_image import GpuPhoto
+from esam_rt.engines.cuda.gpu_image import GpuImage
 from esam_rt.errors import InputError
 from esam_rt.sam.geometry import Geometry
 
 _log = logging.getLogger("esam_rt")
-Photo: TypeAlias = NDArray[np.uint8] | GpuPhoto
+Photo: TypeAlias = NDArray[np.uint8] | GpuImage
 
 
 def _padded(photo: NDArray[np.uint8], geometry: Geometry, side: int) -> NDArray[np.uint8]:
     """The photo scaled, at the top left of a black square: uint8 [1, side, side, 3]."""
     h, w = geometry.resized_hw
-    shrinks = max(geometry.photo_hw) > side
+    shrinks = max(geometry.orig_hw) > side
     padded = np.zeros((1, side, side, 3), np.uint8)
     padded[0, :h, :w] = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return padded

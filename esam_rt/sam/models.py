@@ -25,7 +25,7 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class ModelRow:
+class ModelSpec:
     """One model; the mask grid has `input_px / 4` cells a side.
 
     score_min, stability_min, stability_offset (logits): its filters, as SAM's. theta_o, amg_nms: IoU thresholds of the
@@ -38,7 +38,7 @@ class ModelRow:
 
     name: str
     description: str
-    licence: str
+    license: str
     input_px: int
     score_min: float
     stability_min: float
@@ -51,7 +51,7 @@ class ModelRow:
     checkpoint: Path | None = None
     remote: Remote | None = None
 
-    def own_settings(self) -> dict[str, float]:
+    def default_thresholds(self) -> dict[str, float]:
         """The settings that a model decides where the user does not."""
         return {
             "filters.score_min": self.score_min,
@@ -65,13 +65,13 @@ class ModelRow:
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
-def _sam(name: str, description: str, remote: Remote, attention: str | None = "bias") -> ModelRow:
+def _sam(name: str, description: str, remote: Remote, attention: str | None = "bias") -> ModelSpec:
     """A model with SAM's input and filters. At 4 prompts a call the decoder is within 6 % of its best rate and takes
     half the memory of 8 (benchmarks/decoder.py)."""
-    return ModelRow(
+    return ModelSpec(
         name=name,
         description=description,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         input_px=1024,
         score_min=0.88,
         stability_min=0.95,
@@ -85,10 +85,10 @@ def _sam(name: str, description: str, remote: Remote, attention: str | None = "b
 MODELS = {
     row.name: row
     for row in (
-        ModelRow(
+        ModelSpec(
             name="tiny",
             description="small network that ships, for trying the runtime",
-            licence="Apache-2.0, data: see its card",
+            license="Apache-2.0, data: see its card",
             input_px=512,
             # Calibrated on coco/panoptic_dev: its scores and logits are lower than SAM's, and its masks of one
             # entity differ more from each other.
@@ -142,7 +142,7 @@ MODELS = {
 }
 
 
-def get_model(name: str) -> ModelRow:
+def get_model(name: str) -> ModelSpec:
     """The row of `name`; SettingsError with the nearest names otherwise."""
     if name not in MODELS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")

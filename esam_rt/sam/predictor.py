@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from esam_rt.engines import Engine
 from esam_rt.engines.cuda.array_interface import is_gpu_array
-from esam_rt.engines.cuda.gpu_image import GpuPhoto, GpuPhotos
+from esam_rt.engines.cuda.gpu_image import GpuImage, GpuImages
 from esam_rt.errors import EngineError, InputError, OutOfMemoryError
 from esam_rt.masks import Level, MaskSet
 from esam_rt.sam.encoded_image import EncodedPhoto
 from esam_rt.sam.geometry import PATCH_PX, Geometry
 from esam_rt.sam.images import Photo, _padded, check_photo
 from esam_rt.sam.mask_selection import _select
-from esam_rt.sam.models import ModelRow
+from esam_rt.sam.models import ModelSpec
 from esam_rt.sam.prompt_labels import FOREGROUND, NO_POINT, PROMPTS
 from esam_rt.settings import Filters
 
@@ -32,8 +32,8 @@ _log = logging.getLogger("esam_rt")
 Used = TypeVar("Used")
 BATCH_FLOOR = 1  # prompts of one call
 AHEAD = 2  # batches whose masks are still to come while the next is decoded: the GPU always has one to begin with
-IMAGE_SIDE = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
-PROMPT_SIDE = ("tokens", "images")  # the decoder's outputs for masks and logits
+IMAGE_FEATURES = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
+PROMPT_FEATURES = ("tokens", "images")  # the decoder's outputs for masks and logits
 
 
 @dataclass(frozen=True)
@@ -52,37 +52,37 @@ class Sam:
     checkpoint_sha256: of the file that the engines were made of, hex. one_at_a_time: whether threads take turns at
     encoding photos and decoding batches, so that memory is needed for one of them only. overlaps: whether a batch's
     masks are fetched and sorted while the next is decoded, as a GPU wants it; on two CPU cores it gains nothing.
-    gpu_photos: makes what takes photos on the GPU of the engines, for engines that run on one.
+    gpu_images: makes what takes photos on the GPU of the engines, for engines that run on one.
     """
 
     def __init__(
         self,
-        row: ModelRow,
+        row: ModelSpec,
         engines: Engines,
         checkpoint_sha256: str,
         one_at_a_time: bool = False,
         overlaps: bool = False,
-        gpu_photos: Callable[[], GpuPhotos] | None = None,
+        gpu_images: Callable[[], GpuImages] | None = None,
     ) -> None:
         self.row, self.engines, self.checkpoint_sha256 = row, engines, checkpoint_sha256
         self._batch = row.decode_batch
         self._turn: AbstractContextManager[object] = threading.Lock() if one_at_a_time else nullcontext()
         self._after = ThreadPoolExecutor(1, "esam-rt masks") if overlaps and not one_at_a_time else None
-        self._new_gpu_photos = gpu_photos
+        self._new_gpu_photos = gpu_images
 
     def photo(self, image_hwc_rgb: Any) -> Photo:
         """A photo uint8 [H, W, 3] in RGB: a NumPy array, or an array of another library, in place, by DLPack or
         `__cuda_array_interface__`. InputError for anything else, and for an array on a GPU where the engines do not run
         there."""
-        if isinstance(image_hwc_rgb, GpuPhoto):
+        if isinstance(image_hwc_rgb, GpuImage):
             return image_hwc_rgb
         if is_gpu_array(image_hwc_rgb):
-            if self._gpu_photos is None:
+            if self._gpu_images is None:
                 raise InputError(
                     "Photo: found an array on a GPU, expected one on the host, where the model runs; copy it there, or "
                     "use device cuda."
                 )
-            return self._gpu_photos.photo(image_hwc_rgb)
+            return self._gpu_images.photo(image_hwc_rgb)
         if not isinstance(image_hwc_rgb, np.ndarray) and hasattr(image_hwc_rgb, "__dlpack__"):
             try:
                 image_hwc_rgb = np.from_dlpack(image_hwc_rgb)
@@ -94,7 +94,7 @@ class Sam:
         return np.asarray(image_hwc_rgb)
 
     @functools.cached_property
-    def _gpu_photos(self) -> GpuPhotos | None:
+    def _gpu_images(self) -> GpuImages | None:
         return None if self._new_gpu_photos is None else self._new_gpu_photos()
 
     def encode(self, image_hwc_rgb: Any) -> EncodedPhoto:
@@ -107,13 +107,13 @@ class Sam:
         with self._turn:
             if not isinstance(photo, np.ndarray):
                 image = photo.on_canvas(geometry.resized_hw, side)
-            out = self.engines.encoder.infer({"image": image, "valid_hw_px": valid_hw_px}, keep=IMAGE_SIDE)
+            out = self.engines.encoder.infer({"image": image, "valid_hw_px": valid_hw_px}, keep=IMAGE_FEATURES)
         return EncodedPhoto(out.pop("embedding"), geometry, out)
 
     def decode(
         self,
         photo: EncodedPhoto,
-        points_01: NDArray[np.float32],
+        points_norm_xy: NDArray[np.float32],
         first_point: int,
         filters: Filters,
         levels: tuple[Level, ...] = tuple(Level),
@@ -122,13 +122,13 @@ class Sam:
     ) -> MaskSet:
         """High-confidence masks of N prompts, by level (E-SAM eq. 1).
 
-        points_01: of [0, 1]² of the photo, x before y; [N, 2], a foreground point each, or [N, K, 2] with `labels`
+        points_norm_xy: of [0, 1]² of the photo, x before y; [N, 2], a foreground point each, or [N, K, 2] with `labels`
         [N, K], K the row's points_per_prompt; of SAM: (1, -1) a foreground point, (0, -1) a background point, the
         second of no matter, or (2, 3) a box by its top left and bottom right corner. Of each prompt its masks at
         `levels` and its best one. Prompts are numbered from first_point. filters: complete. stopped: asked before each
         batch; EngineError once it says so. InputError for points that the model does not take.
         """
-        points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
+        points_xy_px, labels = self._prompts(photo.geometry, points_norm_xy, labels)
         h, w = photo.geometry.grid_hw
         side = self.row.input_px // PATCH_PX
         cells = np.arange(side * side).reshape(side, side)[: -(-h // 4), : 2 * -(-w // 8)]
@@ -160,14 +160,14 @@ class Sam:
     def logits(
         self,
         photo: EncodedPhoto,
-        points_01: NDArray[np.float32],
+        points_norm_xy: NDArray[np.float32],
         output: NDArray[np.uint8],
         labels: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
         """Logits float32 [N, H, W] on the working grid of given outputs of given prompts; prompts as of `decode`."""
-        points_xy_px, labels = self._prompts(photo.geometry, points_01, labels)
+        points_xy_px, labels = self._prompts(photo.geometry, points_norm_xy, labels)
         h, w = photo.geometry.grid_hw
-        result = np.empty((len(points_01), h, w), np.float32)
+        result = np.empty((len(points_norm_xy), h, w), np.float32)
 
         def decode(part: slice) -> dict[str, Any]:
             return self._decode(photo, points_xy_px[part], labels[part])
@@ -233,15 +233,15 @@ class Sam:
         self, photo: EncodedPhoto, points_xy_px: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> dict[str, Any]:
         """Of a batch of prompts: `score`, and `tokens` and `images`, which stay on the device."""
-        feed = {**photo.image_side, "points_xy_px": points_xy_px, "labels": labels}
-        return self.engines.decoder.infer(feed, keep=PROMPT_SIDE)
+        feed = {**photo.image_features, "points_xy_px": points_xy_px, "labels": labels}
+        return self.engines.decoder.infer(feed, keep=PROMPT_FEATURES)
 
     def _prompts(
-        self, geometry: Geometry, points_01: NDArray[np.float32], labels: NDArray[np.integer] | None
+        self, geometry: Geometry, points_norm_xy: NDArray[np.float32], labels: NDArray[np.integer] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The decoder's points [N, K, 2] in pixels of the input, and labels [N, K]; lone points are padded."""
         k = self.row.points_per_prompt
-        points = np.asarray(points_01, np.float32)
+        points = np.asarray(points_norm_xy, np.float32)
         if labels is None:
             if points.ndim != 2 or points.shape[1] != 2:
                 raise InputError(f"Prompts: expected points [N, 2], got {list(points.shape)}; give labels with boxes.")

@@ -20,7 +20,7 @@ from PIL import Image
 from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
 from esam_rt.sinks.overlays import jpeg, shrink, tint
-from esam_rt.sinks.palette import entity_colours
+from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sources.frame import Frame
 from esam_rt.stages import Stage
@@ -42,7 +42,7 @@ _STAGE_NAMES = {
 def write_report_photo(out: Path, frame: Frame, result: EntityMap, stem: str) -> None:
     """Write what the page shows of one photo: `report/photos/<stem>.jpg` (the photo, at most 1,600 pixels a side),
     `report/photos/<stem>.js` (label map, entities, times) and `report/thumbs/<stem>.jpg` (the overlay, small)."""
-    colours = entity_colours(result)
+    colors = entity_colors(result)
     image, labels = shrink(frame.image_hwc_rgb, result.labels, _PHOTO_SIDE)
     height, width = result.labels.shape
     data = {
@@ -52,7 +52,7 @@ def write_report_photo(out: Path, frame: Frame, result: EntityMap, stem: str) ->
         "height": height,
         # In a data: address: a page on disk may draw other files on a canvas, but not read their pixels back.
         "labels": "data:image/png;base64," + base64.b64encode(_label_png(labels)).decode("ascii"),
-        "colours": [int(c) for c in colours @ np.array([1, 1 << 8, 1 << 16])],
+        "colors": [int(c) for c in colors @ np.array([1, 1 << 8, 1 << 16])],
         "entities": [
             [round(float(score), 4), int(area), _STAGE_NAMES[Stage(stage)], int(box[2]), int(box[1])]
             for score, area, stage, box in zip(result.score, result.area, result.stage, result.box_xyxy, strict=True)
@@ -62,7 +62,7 @@ def write_report_photo(out: Path, frame: Frame, result: EntityMap, stem: str) ->
     write_bytes(out / "report" / "photos" / f"{stem}.jpg", jpeg(image, quality=88))
     write_text(out / "report" / "photos" / f"{stem}.js", f"esamPhoto({json.dumps(data, allow_nan=False)})\n")
     # Tinted first: outlines shrunk with the photo stay soft, where lines one pixel wide would break up.
-    thumb, _ = shrink(tint(image, labels, colours), labels, _THUMB_SIDE)
+    thumb, _ = shrink(tint(image, labels, colors), labels, _THUMB_SIDE)
     write_bytes(out / "report" / "thumbs" / f"{stem}.jpg", jpeg(thumb, quality=82))
 
 

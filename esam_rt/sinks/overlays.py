@@ -10,12 +10,12 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.sinks.palette import _outlines, entity_colours
+from esam_rt.sinks.palette import _outlines, entity_colors
 from esam_rt.sources.frame import Frame
 from esam_rt.storage.atomic import write_bytes
 
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
-_FILL = 112  # share of the colour in a tinted pixel, of 256
+_FILL = 112  # share of the color in a tinted pixel, of 256
 _LINE = 235  # share of white in an outline, of 256
 _RIM = 120  # share of black beside an outline, of 256: it keeps white lines readable on bright photos
 _STRIP_PIXELS = 1 << 18  # worked on at a time: temporaries stay small
@@ -26,7 +26,7 @@ def draw_overlay(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> NDArray
 
     image_hwc_rgb: uint8 [H, W, 3] of the same height and width as `result.labels`. Unlabelled pixels are unchanged.
     """
-    return tint(image_hwc_rgb, result.labels, entity_colours(result))
+    return tint(image_hwc_rgb, result.labels, entity_colors(result))
 
 
 def write_overlay(out: Path, frame: Frame, result: EntityMap, stem: str, in_place: bool = False) -> Path:
@@ -37,7 +37,7 @@ def write_overlay(out: Path, frame: Frame, result: EntityMap, stem: str, in_plac
     path = out / "overlays" / f"{stem}.jpg"
     image, labels = shrink(frame.image_hwc_rgb, result.labels, MAX_JPEG_SIDE)
     in_place = (in_place or image is not frame.image_hwc_rgb) and image.flags.writeable
-    drawn = tint(image, labels, entity_colours(result), image if in_place else None)
+    drawn = tint(image, labels, entity_colors(result), image if in_place else None)
     write_bytes(path, jpeg(drawn, quality=92))
     return path
 
@@ -45,14 +45,14 @@ def write_overlay(out: Path, frame: Frame, result: EntityMap, stem: str, in_plac
 def tint(
     image_hwc_rgb: NDArray[np.uint8],
     labels: NDArray[np.uint16],
-    colours: NDArray[np.uint8],
+    colors: NDArray[np.uint8],
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """`draw_overlay` for labels [H, W] and the colours [N + 1, 3] of them; into `out`, which may be the photo."""
+    """`draw_overlay` for labels [H, W] and the colors [N + 1, 3] of them; into `out`, which may be the photo."""
     thickness = max(1, round(max(labels.shape) / 1500))  # one pixel of a screen when the whole photo is on it
     margin = 2 * thickness + 4  # rows beyond a strip that its outlines depend on
-    keep = np.full(len(colours), 256 - _FILL, np.uint16)
-    add = colours.astype(np.uint16) * _FILL
+    keep = np.full(len(colors), 256 - _FILL, np.uint16)
+    add = colors.astype(np.uint16) * _FILL
     keep[0], add[0] = 256, 0
     out = np.empty_like(image_hwc_rgb) if out is None else out
     strip = max(16, _STRIP_PIXELS // labels.shape[1])

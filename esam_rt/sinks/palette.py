@@ -8,33 +8,33 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 
-_ADJACENCY_SIDE = 1024  # colours are chosen on a map of this size: neighbours that do not show there need no contrast
-_GAP = 3  # pixels of that map that may lie between neighbours
+_ADJACENCY_SIDE = 1024  # colors are chosen on a map of this size: neighbors that do not show there need no contrast
+_GAP = 3  # pixels of that map that may lie between neighbors
 
 
-def entity_colours(result: EntityMap) -> NDArray[np.uint8]:
+def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
     """uint8 RGB [N + 1, 3], row i for label i (row 0 is black), clearly different for entities that touch or nearly do.
 
-    Entities are coloured in order, each with the least used of the hues that differ enough from its neighbours'.
+    Entities are coloured in order, each with the least used of the hues that differ enough from its neighbors'.
     """
     chosen = np.full(len(result) + 1, -1)
     used = np.zeros(len(_HUES))
-    neighbours = _neighbours(result.labels, len(result))
+    neighbors = _neighbors(result.labels, len(result))
     for label in range(1, len(result) + 1):
-        taken = chosen[neighbours[label]]
+        taken = chosen[neighbors[label]]
         difference = _DIFFERENCE[:, taken[taken >= 0]].min(axis=1, initial=np.inf)
         enough = difference >= min(_CLEAR, difference.max())
         chosen[label] = np.where(enough, used, np.inf).argmin()
         used[chosen[label]] += 1
-    colours: NDArray[np.uint8] = _HUES[chosen]
-    colours[0] = 0
-    return colours
+    colors: NDArray[np.uint8] = _HUES[chosen]
+    colors[0] = 0
+    return colors
 
 
 def _outlines(labels: NDArray[np.uint16], thickness: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool [H, W] twice: lines along the borders of entities and, beside them, their rims; both inside entities."""
     inside = labels > 0
-    # Larger than a neighbour: one side of every border, and never the side without an entity.
+    # Larger than a neighbor: one side of every border, and never the side without an entity.
     line = (labels > np.asarray(cv2.erode(labels, _CROSS))).view(np.uint8)
     if thickness > 1:
         line[:] = cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness)))
@@ -43,7 +43,7 @@ def _outlines(labels: NDArray[np.uint16], thickness: int) -> tuple[NDArray[np.bo
     return (line > 0) & inside, (rim > line) & inside
 
 
-def _neighbours(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]:
+def _neighbors(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]:
     """For each label from 0 to `count`, the labels that touch it or are at most `_GAP` sampled pixels away."""
     step = -(-max(labels.shape) // _ADJACENCY_SIDE)
     sampled = labels[::step, ::step].astype(np.int64)
@@ -59,7 +59,7 @@ def _neighbours(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]
 
 
 def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Vivid colours, uint8 RGB [K, 3], and the CIELAB distance of each two [K, K]."""
+    """Vivid colors, uint8 RGB [K, 3], and the CIELAB distance of each two [K, K]."""
     hue = np.arange(18) * 0.618034 % 1 * 360
     hsv = np.stack([hue, np.tile([0.8, 0.55, 0.95], 6), np.tile([1, 1, 0.8], 6)], axis=1).astype(np.float32)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)

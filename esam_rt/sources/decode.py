@@ -135,7 +135,7 @@ def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
 
 
 def _jpeg_pixels(image: ImageFile.ImageFile, file: BinaryIO) -> NDArray[np.uint8] | None:
-    """Of a JPEG in colour or grey, its pixels as stored: those that Pillow decodes, three bytes each in place of four
+    """Of a JPEG in color or grey, its pixels as stored: those that Pillow decodes, three bytes each in place of four
     and a copy. None for other photos, and for whatever the decoder warns of: Pillow then decides."""
     if not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
         return None

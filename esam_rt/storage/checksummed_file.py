@@ -15,7 +15,7 @@ _log = logging.getLogger("esam_rt")
 _DIGEST = 32  # bytes of SHA-256, before the content
 
 
-class CacheFile:
+class ChecksummedFile:
     """Bytes of a library in a file, with their hash: what is damaged never reaches the library."""
 
     def __init__(self, path: Path) -> None:

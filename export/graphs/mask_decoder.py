@@ -1,6 +1,6 @@
 """SAM's prompt encoder and two-way mask decoder (Kirillov et al. 2023, appendix A) for batches of prompts.
 
-What depends on the photo alone is computed once, at the end of the encoder's graph (`add_image_side`); the embedding is
+What depends on the photo alone is computed once, at the end of the encoder's graph (`add_image_features`); the embedding is
 never repeated (attention.py). Prompts get their scores first (`build_decoder`); masks are then upscaled only for those
 that pass the caller's filter, only where the photo is, and leave as bits (`build_masks`) or as logits (`build_logits`).
 No graph has a shape that depends on its numbers, which engines cannot plan for.
@@ -23,7 +23,7 @@ LABELS = ("not_a_point", "background", "foreground", "top_left", "bottom_right")
 SUBCELLS = 4  # of a transposed convolution with kernel = stride = 2
 
 
-def add_image_side(encoder: Graph, dims: DecoderDims, weights: Weights) -> None:
+def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> None:
     """Append to an encoder, after its output `embedding`, what all prompts of a photo share of the decoder.
 
     Outputs, float32: `image_tokens` [P, C], the embedding as the decoder reads it; `image_keys` [H, head, P],
@@ -52,7 +52,7 @@ def add_image_side(encoder: Graph, dims: DecoderDims, weights: Weights) -> None:
 def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
     """Prompts → scores, and what their masks are made of.
 
-    Inputs: the outputs of `add_image_side`; `points_xy_px` float32 [B, K, 2], pixels of the square input, with `labels`
+    Inputs: the outputs of `add_image_features`; `points_xy_px` float32 [B, K, 2], pixels of the square input, with `labels`
     int64 [B, K]: -1 no point, 0 background, 1 foreground, 2 and 3 the top left and bottom right corner of a box. K is 2
     for SAM, whose single points are followed by one of label -1.
     Outputs: `score` float32 [B, masks]; in the precision `tokens` [B, 1 + masks, C] and `images` [B, P, C].

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from esam_rt.export.checkpoints.weights import Array
 from esam_rt.export.graphs.graph import Graph, ints
 
-PAIR_CELLS = 32  # two neighbours in a row of the embedding are 4 rows of 8 cells of the mask grid: 4 bytes
+PAIR_CELLS = 32  # two neighbors in a row of the embedding are 4 rows of 8 cells of the mask grid: 4 bytes
 
 
 def _pair_cells() -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -209,9 +209,9 @@ class Decoder(nn.Module):
         self.hyper = nn.ModuleList([Mlp(c, c, c, c // 8) for _ in range(d.masks)])
         self.iou_head = Mlp(c, c, c, d.masks)
 
-    def position_encoding(self, points_01: Tensor) -> Tensor:
+    def position_encoding(self, points_norm_xy: Tensor) -> Tensor:
         """Random Fourier features (Tancik et al. 2020) of points in [0, 1]², x before y: [..., 2] → [..., C]."""
-        angle = (2 * points_01 - 1) @ self.pe_gaussian * (2 * math.pi)
+        angle = (2 * points_norm_xy - 1) @ self.pe_gaussian * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], -1)
 
     def forward(self, embedding: Tensor, points_xy_px: Tensor, input_px: int) -> Prediction:

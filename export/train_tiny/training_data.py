@@ -110,7 +110,7 @@ def load_photos(data: Path) -> list[Photo]:
 def _view(
     photo: Photo, size_px: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16], tuple[int, int]]:
-    """Random crop, flip and colour → image [S, S, 3], label maps [K, S/4, S/4], photo part (h, w) in pixels."""
+    """Random crop, flip and color → image [S, S, 3], label maps [K, S/4, S/4], photo part (h, w) in pixels."""
     h, w = photo.image_hwc_rgb.shape[:2]
     side = 1.0 if rng.random() < 0.3 else rng.uniform(0.35, 1.0)
     aspect = np.exp(rng.uniform(-0.25, 0.25))

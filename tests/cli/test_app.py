@@ -315,7 +315,7 @@ def test_models_lists_them() -> None:
     assert "tiny" in call("models").stdout
     rows = json.loads(call("models", "--json").stdout)
     assert rows[0]["name"] == "tiny"
-    assert {"licence", "description", "input_px"} <= rows[0].keys()
+    assert {"license", "description", "input_px"} <= rows[0].keys()
 
 
 def test_module_and_version() -> None:

@@ -160,4 +160,4 @@ def test_models(cache: Path) -> None:
     rows = json.loads(call("models", "--json").stdout)
     assert [row["name"] for row in rows] == list(MODELS)
     assert all(row["url"].startswith("https://") for row in rows if row["name"] != "tiny")
-    assert {row["licence"] for row in rows if row["name"] != "tiny"} == {"Apache-2.0"}
+    assert {row["license"] for row in rows if row["name"] != "tiny"} == {"Apache-2.0"}

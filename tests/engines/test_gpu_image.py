@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from esam_rt.engines.cuda import compile_image_kernel
 from esam_rt.engines.cuda.device import CudaDevice
-from esam_rt.engines.cuda.gpu_image import GpuPhotos
+from esam_rt.engines.cuda.gpu_image import GpuImages
 from esam_rt.errors import EngineError, InputError, MissingDependencyError
 from esam_rt.sam.geometry import Geometry
 from tests.support.cuda_on_cpu import place_photo
@@ -25,9 +25,9 @@ Photo = NDArray[np.uint8]
 
 
 @pytest.fixture
-def photos(cuda: FakeCuda, device: CudaDevice) -> GpuPhotos:
+def photos(cuda: FakeCuda, device: CudaDevice) -> GpuImages:
     cuda.kernels["place_photo"] = place_photo()
-    return GpuPhotos(device)
+    return GpuImages(device)
 
 
 def noise(*hw: int, seed: int = 0) -> Photo:
@@ -75,7 +75,7 @@ def by_fractions(photo: Photo, h: int, w: int) -> Photo:
         ((5, 7), (11, 15)), ((1, 1), (6, 6)), ((3, 9), (3, 10)), ((2, 33), (2, 32)), ((9, 16), (5, 16)),
     ],
 )  # fmt: skip
-def test_is_exact(photos: GpuPhotos, cuda: FakeCuda, hw: tuple[int, int], resized: tuple[int, int]) -> None:
+def test_is_exact(photos: GpuImages, cuda: FakeCuda, hw: tuple[int, int], resized: tuple[int, int]) -> None:
     image = noise(*hw)
     photo = photos.photo(Foreign(cuda, image))
     assert photo.shape == (*hw, 3)
@@ -89,7 +89,7 @@ def test_is_exact(photos: GpuPhotos, cuda: FakeCuda, hw: tuple[int, int], resize
 
 
 @pytest.mark.parametrize("hw", [(480, 640), (1080, 1920), (700, 512), (333, 1001), (97, 61), (512, 512), (1, 3000)])
-def test_is_within_a_level_of_opencv(photos: GpuPhotos, cuda: FakeCuda, hw: tuple[int, int]) -> None:
+def test_is_within_a_level_of_opencv(photos: GpuImages, cuda: FakeCuda, hw: tuple[int, int]) -> None:
     image = noise(*hw)
     h, w = Geometry.of(hw, 512).resized_hw
     kind = cv2.INTER_AREA if max(hw) > 512 else cv2.INTER_LINEAR
@@ -99,14 +99,14 @@ def test_is_within_a_level_of_opencv(photos: GpuPhotos, cuda: FakeCuda, hw: tupl
     assert difference.mean() < (0.05 if kind == cv2.INTER_AREA else 0.15)
 
 
-def test_black_and_white_stay(photos: GpuPhotos, cuda: FakeCuda) -> None:
+def test_black_and_white_stay(photos: GpuImages, cuda: FakeCuda) -> None:
     for level in (0, 255):
         for resized in ((7, 9), (40, 51)):
             photo = photos.photo(Foreign(cuda, np.full((23, 29, 3), level, np.uint8)))
             assert (photo.on_host(resized) == level).all()
 
 
-def test_a_part_of_a_greater_picture(photos: GpuPhotos, cuda: FakeCuda) -> None:
+def test_a_part_of_a_greater_picture(photos: GpuImages, cuda: FakeCuda) -> None:
     picture = noise(40, 60)
     memory = Foreign(cuda, picture)
     part = ByDlpack(memory, np.s_[5:30, 10:50])
@@ -117,13 +117,13 @@ def test_a_part_of_a_greater_picture(photos: GpuPhotos, cuda: FakeCuda) -> None:
     np.testing.assert_array_equal(photos.photo(upside_down).on_host((20, 30)), expected)
 
 
-def test_waits_for_what_is_still_written(photos: GpuPhotos, cuda: FakeCuda) -> None:
+def test_waits_for_what_is_still_written(photos: GpuImages, cuda: FakeCuda) -> None:
     image = noise(20, 30)
     late = ByDlpack(Foreign(cuda, image))
     np.testing.assert_array_equal(photos.photo(late).on_host((20, 30)), image)
 
 
-def test_from_any_thread(photos: GpuPhotos, cuda: FakeCuda) -> None:
+def test_from_any_thread(photos: GpuImages, cuda: FakeCuda) -> None:
     images = [noise(20, 30, seed=seed) for seed in range(6)]
     with ThreadPoolExecutor(3) as pool:
         small = list(pool.map(lambda image: photos.photo(Foreign(cuda, image)).on_host((10, 15)), images))
@@ -140,12 +140,12 @@ def test_from_any_thread(photos: GpuPhotos, cuda: FakeCuda) -> None:
         (np.zeros((0, 5, 3), np.uint8), r"got uint8 \[0, 5, 3\]"),
     ],
 )  # fmt: skip
-def test_arrays_that_are_no_photos(photos: GpuPhotos, cuda: FakeCuda, array: NDArray[Any], message: str) -> None:
+def test_arrays_that_are_no_photos(photos: GpuImages, cuda: FakeCuda, array: NDArray[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         photos.photo(Foreign(cuda, array))
 
 
-def test_channels_first_is_refused(photos: GpuPhotos, cuda: FakeCuda) -> None:
+def test_channels_first_is_refused(photos: GpuImages, cuda: FakeCuda) -> None:
     planes = ByDlpack(Foreign(cuda, np.zeros((3, 4, 5), np.uint8)))
     with pytest.raises(InputError, match=r"got uint8 \[3, 4, 5\]"):
         photos.photo(planes)
@@ -154,18 +154,18 @@ def test_channels_first_is_refused(photos: GpuPhotos, cuda: FakeCuda) -> None:
         photos.photo(memory)
 
 
-def test_memory_of_another_gpu(photos: GpuPhotos, cuda: FakeCuda) -> None:
+def test_memory_of_another_gpu(photos: GpuImages, cuda: FakeCuda) -> None:
     with pytest.raises(InputError, match="expected memory of GPU 0, found it elsewhere"):
         photos.photo(Foreign(cuda, noise(4, 5), index=1))
 
 
 @pytest.mark.parametrize("error", [BufferError, TypeError, RuntimeError])
-def test_what_dlpack_cannot_pass_on(photos: GpuPhotos, cuda: FakeCuda, error: type[Exception]) -> None:
+def test_what_dlpack_cannot_pass_on(photos: GpuImages, cuda: FakeCuda, error: type[Exception]) -> None:
     with pytest.raises(InputError, match="expected one that DLPack can pass on, found one that it cannot: of no use"):
         photos.photo(ByDlpack(Foreign(cuda, noise(4, 5)), error=error("of no use")))
 
 
-def test_dlpack_without_cuda_core(photos: GpuPhotos, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dlpack_without_cuda_core(photos: GpuImages, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cuda.core.utils", None)
     with pytest.raises(MissingDependencyError, match="pip install cuda-core"):
         photos.photo(ByDlpack(Foreign(cuda, noise(4, 5))))
@@ -174,7 +174,7 @@ def test_dlpack_without_cuda_core(photos: GpuPhotos, cuda: FakeCuda, monkeypatch
 def test_a_driver_that_does_not_take_the_kernel(cuda: FakeCuda, device: CudaDevice) -> None:
     cuda.broken["cuModuleLoadData"] = Result.CUDA_ERROR_INVALID_PTX
     with pytest.raises(EngineError, match="GPU 0: cuModuleLoadData failed: words of CUDA_ERROR_INVALID_PTX"):
-        GpuPhotos(device)
+        GpuImages(device)
 
 
 def test_the_compiled_kernel_is_of_its_source() -> None:

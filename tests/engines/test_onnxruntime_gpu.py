@@ -43,7 +43,7 @@ from esam_rt.errors import (
 )
 from esam_rt.loading import doctor
 from esam_rt.loading.events import ModelListener
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.library_caches import provider_cache, prune
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.onnxruntime_loader import _photos_beside
@@ -382,7 +382,7 @@ def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
     """Of all networks; batches that it has no room for are halved, for all photos that follow."""
-    sam = load_sam("tiny", Placement(device="cuda", memory_mb=300))
+    sam = load_sam("tiny", ExecutionConfig(device="cuda", memory_mb=300))
     assert gpu.arenas == [300 << 20, 1 << 20], "the environment holds the last one for ever"
     assert [session.arena_bytes for session in gpu.sessions] == [300 << 20] * 4
     assert [session.in_arena for session in gpu.sessions] == [True] * 4
@@ -391,7 +391,7 @@ def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
     gpu.memory_ends = True
     found = sam.decode(photo, point_grid(8), 0, EVERYTHING)
     assert sam._batch == 32
-    sam_of_one_batch = load_sam("tiny", Placement(device="cuda"))
+    sam_of_one_batch = load_sam("tiny", ExecutionConfig(device="cuda"))
     wanted = sam_of_one_batch.decode(sam_of_one_batch.encode(image), point_grid(8), 0, EVERYTHING)
     sam_of_one_batch.close()
     np.testing.assert_array_equal(found.bits, wanted.bits)
@@ -427,13 +427,13 @@ def test_what_scales_photos_is_made_beside_no_capture(gpu: FakeGpu, monkeypatch:
 
 
 def test_no_part_of_a_graph_runs_on_the_cpu_unseen(gpu: FakeGpu) -> None:
-    load_sam("tiny", Placement(device="cuda")).close()
+    load_sam("tiny", ExecutionConfig(device="cuda")).close()
     assert [session.is_whole for session in gpu.sessions] == [True, True, False, True], "masks compute shapes there"
     gpu.uncapturable = True  # nodes on the CPU
     with pytest.raises(
         EngineError, match=r"encoder\.onnx: ONNX Runtime .* would run a part of it on the CPU; update it"
     ):
-        load_sam("tiny", Placement(device="cuda"))
+        load_sam("tiny", ExecutionConfig(device="cuda"))
 
 
 # Arrays and streams of others.
@@ -730,10 +730,10 @@ def test_folders_of_other_versions_are_pruned(path: Path, tmp_path: Path, monkey
 def test_building_is_told(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelError, match=r"found no engine of encoder\.onnx, expected one; let it be built"):
-        load_sam("tiny", Placement(device="tensorrt", build=False))
+        load_sam("tiny", ExecutionConfig(device="tensorrt", build=False))
     for expected_steps in (["encoder.engine", "decoder.engine", "masks.engine", "logits.engine"], []):
         told: list[str] = []
-        load_sam("tiny", Placement(device="tensorrt"), listener=ModelListener(writing=told.append)).close()
+        load_sam("tiny", ExecutionConfig(device="tensorrt"), listener=ModelListener(writing=told.append)).close()
         assert [name for name in told if name.endswith(".engine")] == expected_steps
     assert len(gpu.engines_built) == 4
-    load_sam("tiny", Placement(device="tensorrt", build=False)).close()
+    load_sam("tiny", ExecutionConfig(device="tensorrt", build=False)).close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, HostBuffer
-from esam_rt.engines.cuda.gpu_image import GpuPhotos
+from esam_rt.engines.cuda.gpu_image import GpuImages
 from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
@@ -291,7 +291,7 @@ def test_photos_while_a_callers_stream_is_being_captured(cuda: FakeCuda) -> None
     cuda.kernels["place_photo"] = place_photo()
     _, stream = cuda.cudaStreamCreateWithFlags(1)
     device = CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
-    photos, image = GpuPhotos(device), np.full((4, 5, 3), 7, np.uint8)
+    photos, image = GpuImages(device), np.full((4, 5, 3), 7, np.uint8)
     memory, buffer, staging = Foreign(cuda, image), device.allocate((3,), np.uint8), HostBuffer(device)
     staging.sized(8)
     photo = photos.photo(memory)

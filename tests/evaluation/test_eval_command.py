@@ -318,7 +318,7 @@ def test_report_shows_the_worst_photos_beside_their_ground_truth(data: Path, seg
     inside = true[2:8].std(axis=(0, 1)).max(), true[12:].std(axis=(0, 1)).max()
     assert inside[0] < 30
     assert abs(true[12:].astype(int) - 100).max() < 40  # the lower half is no entity
-    assert np.ptp(found[5, [5, 25]].astype(int), axis=0).max() > 40  # the halves differ in colour
+    assert np.ptp(found[5, [5, 25]].astype(int), axis=0).max() > 40  # the halves differ in color
     rows = re.search(r"<tbody>\n(.*?)</tbody>", report, re.S)
     assert rows is not None
     assert rows[1].count("<tr>") == 4

@@ -366,7 +366,7 @@ def test_what_is_no_bsds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"maps of one photo are 16 x 5 and 16 x 12"):
         truth.annotated(truth.photos[0])
     Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "1_0.png")
-    with pytest.raises(InputError, match=r"1_0\.png: has colours"):
+    with pytest.raises(InputError, match=r"1_0\.png: has colors"):
         read_truth(tmp_path)
     (tmp_path / "1_0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(InputError, match=r"1_0\.png: cannot be read as PNG"):

@@ -31,7 +31,7 @@ from esam_rt.export.checkpoints.torch_file import read_torch
 from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import DecoderDims
 from esam_rt.export.graphs.mask_decoder import build_decoder, build_logits, build_masks
-from tests.export.test_export import image_side
+from tests.export.test_export import image_features
 from tests.support.checkpoints import (
     assert_same_tensors,
     sam_state_dict,
@@ -133,7 +133,7 @@ def of_type(state: dict[str, Tensor], dtype: torch.dtype) -> OrderedDict[str, Te
 def graphs(weights: Weights) -> list[bytes]:
     """All that the decoder's graphs make of the weights."""
     embedding = np.random.default_rng(0).normal(size=(1, 16, 4, 4)).astype(np.float32)
-    side = image_side(DECODER, weights, embedding)
+    side = image_features(DECODER, weights, embedding)
     builders = (build_decoder, build_masks, build_logits)
     built = [ir.to_proto(build(DECODER, weights).model({}, "0")) for build in builders]
     return [array.tobytes() for array in side.values()] + [p.SerializeToString(deterministic=True) for p in built]

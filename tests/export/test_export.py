@@ -27,7 +27,7 @@ from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import DecoderDims, TinyDims
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.export.graphs.graph import Graph, Precision
-from esam_rt.export.graphs.mask_decoder import add_image_side, build_decoder, build_logits, build_masks
+from esam_rt.export.graphs.mask_decoder import add_image_features, build_decoder, build_logits, build_masks
 from esam_rt.export.graphs.mask_packing import packed_masks
 from esam_rt.export.train_tiny.tiny_model import Decoder, Prediction, TinySam
 
@@ -111,13 +111,13 @@ def run(graph: Graph, feed: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, feed), strict=True))
 
 
-def image_side(
+def image_features(
     dims: DecoderDims, weights: Weights, embedding: NDArray[np.float32], precision: Precision = Precision.FP32
 ) -> Arrays:
-    """What `add_image_side` makes of an embedding that stands in for an encoder."""
+    """What `add_image_features` makes of an embedding that stands in for an encoder."""
     g = Graph("encoder", precision)
     g.output(g.op("Identity", g.input("given", np.float32, embedding.shape)), "embedding", np.float32, embedding.shape)
-    add_image_side(g, dims, weights)
+    add_image_features(g, dims, weights)
     out = run(g, {"given": embedding})
     del out["embedding"]
     return out
@@ -125,7 +125,7 @@ def image_side(
 
 @pytest.fixture(scope="module")
 def side(checkpoint: Path, embedding: NDArray[np.float32]) -> Arrays:
-    return image_side(TinyDims().decoder, read_checkpoint(checkpoint), embedding)
+    return image_features(TinyDims().decoder, read_checkpoint(checkpoint), embedding)
 
 
 def random_points(n: int, size: int = SIZE) -> NDArray[np.float32]:
@@ -379,7 +379,7 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
     expected = predict(theirs, embedding + tensors["decoder.no_mask"][:, None, None], points, size)
     weights = Weights.of_arrays(Path("sam"), tensors)
 
-    side = image_side(dims, weights, embedding)
+    side = image_features(dims, weights, embedding)
     infer = [partial(run, build(dims, weights)) for build in (build_decoder, build_masks)]
     weights.check_all_taken()
     out = decode(*infer, prompts(side, points, 1), (32, 32), grid=32)
@@ -403,7 +403,7 @@ def test_float16_checkpoint(
     rounded = TinySam().eval().requires_grad_(False)
     rounded.load_state_dict({k: v.half().float() for k, v in model.state_dict().items()})
     points = random_points(3)
-    half_side = image_side(TinyDims().decoder, read_checkpoint(tmp_path / "half.safetensors"), embedding)
+    half_side = image_features(TinyDims().decoder, read_checkpoint(tmp_path / "half.safetensors"), embedding)
 
     def first_logits(files: ExportedModel, image: Arrays) -> NDArray[np.float32]:
         with OnnxRuntimeEngine(files.decoder) as decoder, OnnxRuntimeEngine(files.logits) as logits:

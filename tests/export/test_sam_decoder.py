@@ -19,7 +19,7 @@ from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import SAM_DECODER
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.mask_decoder import build_decoder, build_logits, build_masks
-from tests.export.test_export import Arrays, decode, image_side, run
+from tests.export.test_export import Arrays, decode, image_features, run
 
 INPUT_PX, GRID = 1024, 256
 
@@ -113,7 +113,7 @@ def test_prompts_of_every_kind(
 ) -> None:
     theirs, scores = predict(model, embedding, *prompts)
     weights = weights_of(model)
-    side = image_side(SAM_DECODER, weights, embedding, precision)
+    side = image_features(SAM_DECODER, weights, embedding, precision)
     infer = [partial(run, build(SAM_DECODER, weights, precision)) for build in (build_decoder, build_masks)]
     weights.check_all_taken()
     out = decode(*infer, feed(side, prompts), (GRID, GRID), grid=GRID)

@@ -66,7 +66,7 @@ def weights(model: TinyVit) -> Weights:
 
 
 def photo(size: int) -> NDArray[np.uint8]:
-    """Patches of one colour with noise on them."""
+    """Patches of one color with noise on them."""
     rng = np.random.default_rng(size)
     coarse = rng.integers(0, 200, (size // 16, size // 16, 3)).repeat(16, 0).repeat(16, 1)
     return (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8)[None]

@@ -88,7 +88,7 @@ def hard_images() -> dict[str, NDArray[np.float32]]:
         "one channel": noise[..., :1],
         "five channels": rng.random((7, 6, 5), np.float32),
         "black and white": bits[rng.integers(0, 2, (11, 12, 3))],
-        "few colours": (rng.integers(0, 4, (12, 12, 3)) / 4).astype(np.float32),
+        "few colors": (rng.integers(0, 4, (12, 12, 3)) / 4).astype(np.float32),
         "negative": noise - 5,
         "tiny": noise * np.float32(1e-30),
         "huge": noise * np.float32(1e18),

@@ -44,7 +44,7 @@ def test_ten_thousand_centroids() -> None:
     nearest = most_similar(np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32), 2)
     step = np.abs(angle[nearest] - angle[:, None]) * 10_000 / (2 * np.pi)
     step = np.minimum(step, 10_000 - step)
-    assert np.median(step) <= 5, "neighbours on a circle are the most similar, up to float32's cosine"
+    assert np.median(step) <= 5, "neighbors on a circle are the most similar, up to float32's cosine"
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -35,8 +35,8 @@ def blobs(n: int, h: int, w: int, seed: int) -> NDArray[np.bool_]:
 def test_split_matches_the_plain_version(seed: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     h = 24
-    objects = MaskSet.from_dense(blobs(14, h, width, seed), score=rng.permutation(14) / 14)
-    gallery = MaskSet.from_dense(blobs(30, h, width, 100 + seed), score=rng.random(30))
+    objects = MaskSet.from_bool(blobs(14, h, width, seed), score=rng.permutation(14) / 14)
+    gallery = MaskSet.from_bool(blobs(30, h, width, 100 + seed), score=rng.random(30))
     cells = rng.integers(0, (h, width), (200, 2)).astype(np.int32)
     vote = rng.integers(-1, 30, 200).astype(np.int32)
     rank = np.empty(30, np.intp)
@@ -47,9 +47,9 @@ def test_split_matches_the_plain_version(seed: int, width: int) -> None:
         rank, cells, vote, DELTA, COVER,
     )  # fmt: skip
     want, want_taken = dense_split(
-        objects.to_dense(), objects.by_score(), gallery.to_dense(), rank, cells, vote, DELTA, COVER
+        objects.to_bool(), objects.by_score(), gallery.to_bool(), rank, cells, vote, DELTA, COVER
     )
-    got = MaskSet.from_dense(want)
+    got = MaskSet.from_bool(want)
     np.testing.assert_array_equal(bits, got.bits)
     assert taken_by.tolist() == want_taken
     assert (taken_by[taken_by[taken_by >= 0]] == -1).all(), "what took in others was not taken in itself"
@@ -63,16 +63,16 @@ def test_guidance_joins_parts_and_a_third_mask_met_on_the_way() -> None:
     masks[0, :, 0:10] = True  # p
     masks[1, :, 18:30] = True  # r, before q in the order
     masks[2, :, 6:20] = True  # q
-    objects = MaskSet.from_dense(masks, score=[0.9, 0.8, 0.7])
+    objects = MaskSet.from_bool(masks, score=[0.9, 0.8, 0.7])
     guide = np.zeros((1, 8, 30), bool)
     guide[0, :, 0:20] = True
-    gallery = MaskSet.from_dense(guide)
+    gallery = MaskSet.from_bool(guide)
     cells = np.array([[4, 8], [4, 19]], np.int32)
     bits, taken_by = split_overlaps(
         objects.bits, objects.box_xyxy, objects.area, objects.by_score(), gallery.bits, gallery.box_xyxy, gallery.area,
         np.zeros(1, np.int64), cells, np.array([0, -1], np.int32), DELTA, COVER,
     )  # fmt: skip
-    dense = MaskSet.from_dense(masks).to_dense().copy()
+    dense = MaskSet.from_bool(masks).to_bool().copy()
     out = [np.unpackbits(b.view(np.uint8), axis=1, count=30, bitorder="little").astype(bool) for b in bits]
     assert taken_by.tolist() == [-1, -1, 0]
     assert not (out[0] & out[1]).any()
@@ -85,8 +85,8 @@ def test_ten_thousand_masks_end_without_overlap() -> None:
     masks = np.zeros((10_000, 32, 64), bool)
     for m, y, x in zip(masks, rng.integers(0, 30, 10_000), rng.integers(0, 60, 10_000), strict=True):
         m[y : y + 1 + y % 4, x : x + 2 + x % 5] = True
-    objects = MaskSet.from_dense(masks, score=rng.random(10_000))
-    gallery = MaskSet.from_dense(masks[:100])
+    objects = MaskSet.from_bool(masks, score=rng.random(10_000))
+    gallery = MaskSet.from_bool(masks[:100])
     cells = np.argwhere(np.ones((32, 64))).astype(np.int32)
     vote = rng.integers(-1, 100, len(cells)).astype(np.int32)
     bits, _ = split_overlaps(
@@ -114,7 +114,7 @@ def test_leaders_match_the_plain_version(seed: int, iou_min: float) -> None:
     dense = blobs(40, 40, 70, seed)
     dense[30:38] = dense[20:28] ^ (np.random.default_rng(seed).random((8, 40, 70)) < 0.02)  # nearly equal
     dense[38:] = dense[20:22]
-    masks = MaskSet.from_dense(dense, score=np.random.default_rng(seed).random(40))
+    masks = MaskSet.from_bool(dense, score=np.random.default_rng(seed).random(40))
     order = masks.by_score()
     want = dense_leaders(dense, order, iou_min)
     got = leaders(masks.bits, masks.box_xyxy, masks.area, order, iou_min)
@@ -146,7 +146,7 @@ def test_encompassing_matches_the_plain_version(seed: int) -> None:
         a, b = np.sort(rng.integers(0, 71, 2))
         g[rng.integers(0, 6) :, a:b] = True
     pairs = np.array([[i, j] for i in range(6) for j in range(i + 1, 6)])
-    m, n = MaskSet.from_dense(dense), MaskSet.from_dense(gallery)
+    m, n = MaskSet.from_bool(dense), MaskSet.from_bool(gallery)
 
     got = encompassing(m.bits, m.box_xyxy, m.area, pairs, n.bits, n.box_xyxy, n.area, 0.85, 0.7)
     want = dense_encompassing(dense, pairs, gallery, 0.85, 0.7)

@@ -17,7 +17,7 @@ import requests
 from esam_rt.errors import ModelError, OutputError
 from esam_rt.loading import download
 from esam_rt.loading.download import fetch_checkpoint
-from esam_rt.sam.models import MODELS, ModelRow, Remote
+from esam_rt.sam.models import MODELS, ModelSpec, Remote
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -35,7 +35,7 @@ class Server:
     refuses_ranges: bool = False
     asked: list[str | None] = field(default_factory=list)
 
-    def row(self, size_bytes: int = len(CONTENT), sha256: str = SHA256) -> ModelRow:
+    def row(self, size_bytes: int = len(CONTENT), sha256: str = SHA256) -> ModelSpec:
         return replace(MODELS["vit_b"], remote=Remote(f"{self.url}/weights.pth", size_bytes, sha256))
 
 

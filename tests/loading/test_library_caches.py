@@ -17,12 +17,12 @@ import pytest
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.library_caches import prune, runtime_cache, timing_cache
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
-from esam_rt.storage.checksummed_file import CacheFile
+from esam_rt.storage.checksummed_file import ChecksummedFile
 from tests.cli.test_app import call
 from tests.engines.test_tensorrt_engine import PROFILE, feed, scaling
 from tests.loading.test_loader import use_library
@@ -44,8 +44,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> CacheFile:
-    return CacheFile(tmp_path / "new" / "folder" / "file.timing")
+def file(tmp_path: Path) -> ChecksummedFile:
+    return ChecksummedFile(tmp_path / "new" / "folder" / "file.timing")
 
 
 def flip(data: bytes) -> bytes:
@@ -55,17 +55,17 @@ def flip(data: bytes) -> bytes:
 # Files.
 
 
-def test_content_is_kept(file: CacheFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_content_is_kept(file: ChecksummedFile, caplog: pytest.LogCaptureFixture) -> None:
     assert file.read() == b""
     file.update(lambda content: content + b"one ")
     file.update(lambda content: content + b"two")
-    assert CacheFile(file.path).read() == b"one two"
+    assert ChecksummedFile(file.path).read() == b"one two"
     assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", [flip, lambda data: data[:-1], lambda data: b"", lambda data: data[:20]])
 def test_what_is_damaged_is_not_used(
-    file: CacheFile, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+    file: ChecksummedFile, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     file.update(lambda content: b"content")
     file.path.write_bytes(damage(file.path.read_bytes()))
@@ -78,22 +78,22 @@ def test_what_is_damaged_is_not_used(
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "in the way").touch()
-    CacheFile(tmp_path / "in the way" / "file").update(lambda content: b"content")
+    ChecksummedFile(tmp_path / "in the way" / "file").update(lambda content: b"content")
     assert "cannot be written" in caplog.text
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert CacheFile(tmp_path).read() == b""
+    assert ChecksummedFile(tmp_path).read() == b""
     assert "cannot be read (Is a directory); going on without it" in caplog.text
 
 
-def test_processes_do_not_lose_each_others_changes(file: CacheFile) -> None:
+def test_processes_do_not_lose_each_others_changes(file: ChecksummedFile) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from esam_rt.storage.checksummed_file import CacheFile\n"
+        "from esam_rt.storage.checksummed_file import ChecksummedFile\n"
         "for _ in range(40):\n"
-        "    CacheFile(Path(sys.argv[1])).update(lambda content: content + b'x')\n"
+        "    ChecksummedFile(Path(sys.argv[1])).update(lambda content: content + b'x')\n"
     )
     others = [subprocess.Popen([sys.executable, "-c", code, str(file.path)], cwd=ROOT) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
@@ -117,11 +117,11 @@ def library() -> Any:
     return FakeTensorRTBuilder(FakeCuda())
 
 
-def build(graph: Path, library: ModuleType, file: CacheFile) -> None:
+def build(graph: Path, library: ModuleType, file: ChecksummedFile) -> None:
     build_engine(graph, library, BuildOptions(max_batch=2), timings=file)
 
 
-def test_nodes_are_timed_once(graphs: Any, library: Any, file: CacheFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_nodes_are_timed_once(graphs: Any, library: Any, file: ChecksummedFile, caplog: pytest.LogCaptureFixture) -> None:
     build(graphs.masks, library, file)
     assert len(library.timed) > 50
     library.timed.clear()
@@ -145,7 +145,7 @@ def test_without_a_cache_they_are_timed_each_time(graphs: Any, library: Any) -> 
     ],
 )
 def test_what_is_of_no_use_is_made_anew(
-    graphs: Any, library: Any, file: CacheFile, caplog: pytest.LogCaptureFixture, spoil: Any, words: str
+    graphs: Any, library: Any, file: ChecksummedFile, caplog: pytest.LogCaptureFixture, spoil: Any, words: str
 ) -> None:
     build(graphs.masks, library, file)
     first, library.timed = library.timed, []
@@ -158,10 +158,10 @@ def test_what_is_of_no_use_is_made_anew(
     assert library.timed == []
 
 
-def test_builds_at_the_same_time_add_to_each_other(graphs: Any, library: Any, file: CacheFile) -> None:
+def test_builds_at_the_same_time_add_to_each_other(graphs: Any, library: Any, file: ChecksummedFile) -> None:
     """The second has read the file before the first has written it."""
 
-    class ReadEarly(CacheFile):
+    class ReadEarly(ChecksummedFile):
         reads = 0
 
         def read(self) -> bytes:
@@ -185,7 +185,7 @@ def test_timings_are_of_a_gpu_and_a_version(cache: Path) -> None:
 def test_building_for_a_run_keeps_them(library: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_library(monkeypatch, library)
     command = ("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32", "--quiet")
-    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
     assert call(*command).exit_code == 0
     timed = len(library.timed)
     assert timed > 400
@@ -198,12 +198,12 @@ def test_building_for_a_run_keeps_them(library: Any, cache: Path, monkeypatch: p
 # Compiled kernels.
 
 
-def engine_on(library: Any, kernels: CacheFile | None) -> TensorRTEngine:
+def engine_on(library: Any, kernels: ChecksummedFile | None) -> TensorRTEngine:
     device = CudaDevice(runtime=library.cuda)
     return TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device, kernels)
 
 
-def test_kernels_are_compiled_once(file: CacheFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_kernels_are_compiled_once(file: ChecksummedFile, caplog: pytest.LogCaptureFixture) -> None:
     library = FakeTensorRTRTX(FakeCuda())
     with engine_on(library, file) as engine:
         expected = engine.infer(feed(3))["y"]
@@ -225,7 +225,7 @@ def test_kernels_are_compiled_once(file: CacheFile, caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-def test_kernels_of_another_driver(file: CacheFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_kernels_of_another_driver(file: ChecksummedFile, caplog: pytest.LogCaptureFixture) -> None:
     library = FakeTensorRTRTX(FakeCuda())
     with engine_on(library, file) as engine:
         engine.infer(feed(3))
@@ -236,7 +236,7 @@ def test_kernels_of_another_driver(file: CacheFile, caplog: pytest.LogCaptureFix
     assert "of another driver; its kernels are compiled anew" in caplog.text
 
 
-def test_kernels_of_a_library_that_compiles_none(file: CacheFile) -> None:
+def test_kernels_of_a_library_that_compiles_none(file: ChecksummedFile) -> None:
     with engine_on(FakeTensorRT(FakeCuda()), file) as engine:
         engine.infer(feed(3))
     assert not file.path.exists()
@@ -244,7 +244,7 @@ def test_kernels_of_a_library_that_compiles_none(file: CacheFile) -> None:
 
 def test_a_cache_that_cannot_be_written_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    with engine_on(FakeTensorRTRTX(FakeCuda()), CacheFile(tmp_path / "file" / "kernels")) as engine:
+    with engine_on(FakeTensorRTRTX(FakeCuda()), ChecksummedFile(tmp_path / "file" / "kernels")) as engine:
         engine.infer(feed(3))
     assert "cannot be written" in caplog.text
 
@@ -252,10 +252,10 @@ def test_a_cache_that_cannot_be_written_stops_no_run(tmp_path: Path, caplog: pyt
 def test_a_run_with_tensorrt_rtx_compiles_once(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     library: Any = FakeRTXBuilder(FakeCuda())
     use_library(monkeypatch, library)
-    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
     image = np.zeros((64, 64, 3), np.uint8)
     for _ in range(2):
-        sam = load_sam("tiny", Placement("tensorrt-rtx"))
+        sam = load_sam("tiny", ExecutionConfig("tensorrt-rtx"))
         sam.encode(image)
         sam.close()
     assert len(library.compiled) == len(set(library.compiled)) > 0

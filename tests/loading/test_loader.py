@@ -24,12 +24,12 @@ from esam_rt.loading.engine_cache import outdated, stored
 from esam_rt.loading.engine_check import SelfTest
 from esam_rt.loading.engine_record import EngineSet, EngineSpec
 from esam_rt.loading.engine_trust import check_trusted
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.memory_budget import MB
 from esam_rt.loading.onnx_cache import OnnxModel
 from esam_rt.loading.stripped_weights import weights_of
-from esam_rt.sam.models import MODELS, ModelRow
+from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.sam.point_grids import point_grid
 from tests.cli.test_app import assert_one_error_line, call
 from tests.loading.test_exported_folder import list_anew, say
@@ -49,9 +49,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_defaults_follow_the_backend() -> None:
-    assert [Placement().device, Placement().precision] == ["cpu", "fp32"]
-    assert [Placement("tensorrt").device, Placement("tensorrt").precision] == ["cuda", "fp16"]
-    assert Placement("onnxruntime", "cuda").precision == "fp32"
+    assert [ExecutionConfig().device, ExecutionConfig().precision] == ["cpu", "fp32"]
+    assert [ExecutionConfig("tensorrt").device, ExecutionConfig("tensorrt").precision] == ["cuda", "fp16"]
+    assert ExecutionConfig("onnxruntime", "cuda").precision == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_defaults_follow_the_backend() -> None:
 )
 def test_what_does_not_go_together(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        Placement(**arguments)
+        ExecutionConfig(**arguments)
 
 
 class Stream:
@@ -96,11 +96,11 @@ class Stream:
 
 def test_streams() -> None:
     own = Stream()
-    assert Placement("tensorrt", stream=own).stream is own
-    assert Placement("tensorrt", stream=4711).stream == 4711
+    assert ExecutionConfig("tensorrt", stream=own).stream is own
+    assert ExecutionConfig("tensorrt", stream=4711).stream == 4711
     for stream in ("4711", True, -1, 1.5):
         with pytest.raises(InputError, match="Stream: expected the address of a CUDA stream or an object"):
-            Placement("tensorrt", stream=stream)
+            ExecutionConfig("tensorrt", stream=stream)
 
 
 def test_a_path_may_be_a_string(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_path_may_be_a_string(tmp_path: Path) -> None:
 def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setitem(sys.modules, backend.replace("-", "_"), None)
     with pytest.raises(MissingDependencyError, match=rf"pip install 'esam-rt\[{backend}\]'"):
-        load_sam("tiny", Placement(backend))
+        load_sam("tiny", ExecutionConfig(backend))
 
 
 def test_no_gpu_is_an_error_never_a_quiet_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_no_gpu_is_an_error_never_a_quiet_run_on_the_cpu(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     monkeypatch.setattr("esam_rt.engines.cuda.device.CudaDevice", none)
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
-        load_sam("tiny", Placement("tensorrt"))
+        load_sam("tiny", ExecutionConfig("tensorrt"))
     (tmp_path / "photo.png").write_bytes(b"")
     result = call("run", tmp_path / "photo.png", "--backend", "tensorrt", "--out", tmp_path / "out")
     assert result.exit_code == 4
@@ -135,7 +135,7 @@ def test_graphs_and_batches_follow_the_device(
 ) -> None:
     asked: list[Any] = []
 
-    def export(row: ModelRow, checkpoint: object, precision: str, attention: str | None, listener: object) -> OnnxModel:
+    def export(row: ModelSpec, checkpoint: object, precision: str, attention: str | None, listener: object) -> OnnxModel:
         asked.append(attention)
         path = Path("graph.onnx")
         return OnnxModel(path, path, path, path, "0" * 64, ())
@@ -146,10 +146,10 @@ def test_graphs_and_batches_follow_the_device(
     monkeypatch.setattr(
         "esam_rt.engines.onnxruntime.ort_engine.OnnxRuntimeEngine", lambda path, **options: asked.append(options)
     )
-    assert load_sam("vit_b", Placement(device=device)).row.decode_batch == batch
+    assert load_sam("vit_b", ExecutionConfig(device=device)).row.decode_batch == batch
     placed = {"in_arena": False, "whole": False, "cuda_graphs": False} if device == "cuda" else {}
     assert asked == [form, *[{"device": device, "threads": None, **placed}] * 4]
-    load_sam("tiny", Placement(device=device))
+    load_sam("tiny", ExecutionConfig(device=device))
     assert asked[5] is None, "it has no choice of forms"
 
 
@@ -290,7 +290,7 @@ def test_what_the_self_test_needs_is_missed_before_anything_is_built(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"ONNX Runtime is not installed; .*esam-rt\[cpu\]"):
-        load_sam("tiny", Placement("tensorrt", precision="fp32"))
+        load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32"))
     assert built == []
 
 
@@ -359,17 +359,17 @@ def test_engines_for_later_versions(
     assert len(built) == 4
     for version in ("10.9.8", "10.10.1", "11.0.0"):
         monkeypatch.setattr(FakeTensorRT, "__version__", version)
-        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False)).close()
+        load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", build=False)).close()
         assert outdated(stored()[0]) is None
     monkeypatch.setattr(FakeTensorRT, "__version__", "10.9.7")
     assert "installed is 10.9.7" in str(outdated(stored()[0]))
     with pytest.raises(ModelError, match="found no such file"):
-        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False))
+        load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", build=False))
     monkeypatch.setattr(FakeTensorRT, "__version__", "10.9.8")
     result = call("build-engine", "tiny", *options, "--out", tmp_path / "mine")
     assert "Not tried: engines for other versions are run from the cache only." in result.stdout
     with pytest.raises(ModelError, match=r"bring code for the CPU; expected such only in your own cache\. If you"):
-        load_sam("tiny", Placement("tensorrt", precision="fp32", engines=tmp_path / "mine"))
+        load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", engines=tmp_path / "mine"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no owners and modes")
@@ -381,7 +381,7 @@ def test_engines_that_bring_code_are_nobody_elses(built: list[str]) -> None:
         os.umask(was)
     was = os.umask(0)
     try:
-        load_sam("tiny", Placement("tensorrt", precision="fp32", build=False)).close()
+        load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", build=False)).close()
     finally:
         os.umask(was)
     (folder,) = stored()
@@ -394,7 +394,7 @@ def test_engines_that_bring_code_are_nobody_elses(built: list[str]) -> None:
         ):
             check_trusted(folder)
         with pytest.raises(ModelError):
-            load_sam("tiny", Placement("tensorrt", precision="fp32", build=False))
+            load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", build=False))
         path.chmod(mode)
     check_trusted(folder)
 
@@ -442,27 +442,27 @@ def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPat
 
 def test_cuda_graphs_are_tested_apart(library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once each: engines that are right without may be wrong with them."""
-    placement = Placement("tensorrt", precision="fp32", memory_mb=60)
-    load_sam("tiny", placement).close()
+    execution = ExecutionConfig("tensorrt", precision="fp32", memory_mb=60)
+    load_sam("tiny", execution).close()
     launched = library.cuda.called
     assert "cudaGraphLaunch" not in launched
-    load_sam("tiny", replace(placement, cuda_graphs=True)).close()
+    load_sam("tiny", replace(execution, cuda_graphs=True)).close()
     assert "cudaGraphLaunch" in launched
     (folder,) = stored()
     assert json.loads((folder / "engine.json").read_text())["self_test"]["cuda_graphs"] is True
     launched.clear()
     for cuda_graphs in (True, False):
-        load_sam("tiny", replace(placement, cuda_graphs=cuda_graphs)).close()
+        load_sam("tiny", replace(execution, cuda_graphs=cuda_graphs)).close()
     assert not {"cudaGraphLaunch", "cudaMemcpyAsync"} & set(launched), "nothing is left to test"
 
 
 def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
-    placement = Placement("tensorrt", precision="fp32", memory_mb=60)
-    load_sam("tiny", placement).close()
+    execution = ExecutionConfig("tensorrt", precision="fp32", memory_mb=60)
+    load_sam("tiny", execution).close()
     monkeypatch.setattr("esam_rt.loading.engine_check.IOU_MIN", 1.1)
     with pytest.raises(EngineError, match=r"Self-test: .* This was with CUDA graphs; try without\."):
-        load_sam("tiny", replace(placement, cuda_graphs=True))
-    load_sam("tiny", placement).close()
+        load_sam("tiny", replace(execution, cuda_graphs=True))
+    load_sam("tiny", execution).close()
 
 
 # Budgets of memory.
@@ -470,11 +470,11 @@ def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: p
 
 def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """No call finds the memory at its end, although 64 prompts would."""
-    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
     need = need_of(fake_sam(FakeCuda(), 64), overlaps=True)
     cuda = use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda(memory=need(40)))).cuda
     with caplog.at_level(logging.WARNING):
-        sam = load_sam("tiny", Placement("tensorrt", precision="fp32"))
+        sam = load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32"))
         assert 30 < sam.row.decode_batch < 40
         photo = sam.encode(photo_of(np.arange(64).reshape(8, 8), scale=64))
         sam.decode(photo, point_grid(10), 0, EVERYTHING)
@@ -484,13 +484,13 @@ def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 
 def test_a_budget_on_a_gpu(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esam_rt.loading.engine_check.test_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
     need = need_of(fake_sam(FakeCuda(), 64))
     for batch in (7, 64):
-        with_budget = Placement("tensorrt", precision="fp32", memory_mb=-(-need(batch) // MB))
+        with_budget = ExecutionConfig("tensorrt", precision="fp32", memory_mb=-(-need(batch) // MB))
         sam = load_sam("tiny", with_budget)
         assert batch <= sam.row.decode_batch <= batch + 1
         sam.close()
     least = -(-need(1) // MB)
     with pytest.raises(SettingsError, match=rf"expected at least {least} MB, which tiny in these engines of tensorrt"):
-        load_sam("tiny", Placement("tensorrt", precision="fp32", memory_mb=least - 1))
+        load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", memory_mb=least - 1))

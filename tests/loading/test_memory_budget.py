@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, SettingsError
-from esam_rt.loading.execution import Placement
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.memory_budget import FOOTPRINTS, MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
 from esam_rt.loading.onnx_cache import onnx_model
@@ -69,7 +69,7 @@ def test_every_model_was_measured() -> None:
 
 @pytest.mark.parametrize(("memory_mb", "batch"), [(None, 16), (1000, 16), (156, 15), (150, 15)])
 def test_batches_on_the_cpu(memory_mb: int | None, batch: int) -> None:
-    sam = load_sam("tiny", Placement(memory_mb=memory_mb))
+    sam = load_sam("tiny", ExecutionConfig(memory_mb=memory_mb))
     assert sam.row.decode_batch == batch
     sam.close()
 
@@ -77,8 +77,8 @@ def test_batches_on_the_cpu(memory_mb: int | None, batch: int) -> None:
 def test_a_budget_changes_no_mask(tmp_path: Path) -> None:
     image, points = photo_of(quadrants()[0], scale=8), point_grid(6)
     found = []
-    for placement in (Placement(), Placement(memory_mb=150)):
-        sam = load_sam("tiny", placement)
+    for execution in (ExecutionConfig(), ExecutionConfig(memory_mb=150)):
+        sam = load_sam("tiny", execution)
         found.append(sam.decode(sam.encode(image), points, 0, EVERYTHING))
         sam.close()
     np.testing.assert_array_equal(found[0].bits, found[1].bits)
@@ -90,7 +90,7 @@ def test_a_budget_changes_no_mask(tmp_path: Path) -> None:
 
 def test_no_memory_at_all() -> None:
     with pytest.raises(SettingsError, match="Memory: found 0 MB, expected at least 1"):
-        Placement(memory_mb=0)
+        ExecutionConfig(memory_mb=0)
 
 
 # TensorRT, on a fake.

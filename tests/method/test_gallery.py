@@ -13,7 +13,7 @@ from esam_rt.method.gallery import Gallery
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid, scattered
 
-GEOMETRY = Geometry(photo_hw=(64, 256), resized_hw=(64, 256), grid_hw=(16, 64))
+GEOMETRY = Geometry(orig_hw=(64, 256), resized_hw=(64, 256), grid_hw=(16, 64))
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 32, 64])
@@ -40,12 +40,12 @@ def test_the_first_of_a_region_lie_spread_over_it() -> None:
 def recorder(asked: list[NDArray[np.float32]]) -> Gallery:
     """A gallery whose prompt in column x has one mask, of columns up to x; every fifth one fails the filters."""
 
-    def decode(points_01: NDArray[np.float32]) -> MaskSet:
-        asked.append(points_01)
-        columns = GEOMETRY.to_cell_yx(points_01)[:, 1]
+    def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
+        asked.append(points_norm_xy)
+        columns = GEOMETRY.to_cell_yx(points_norm_xy)[:, 1]
         masks = np.arange(64) <= columns[:, None]
-        found = MaskSet.from_dense(np.repeat(masks[:, None], 16, axis=1))
-        return found.select(np.flatnonzero((points_01.sum(axis=1) * 1000).astype(int) % 5 > 0))
+        found = MaskSet.from_bool(np.repeat(masks[:, None], 16, axis=1))
+        return found.select(np.flatnonzero((points_norm_xy.sum(axis=1) * 1000).astype(int) % 5 > 0))
 
     return Gallery(8, GEOMETRY, decode)
 

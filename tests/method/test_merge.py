@@ -20,12 +20,12 @@ from esam_rt.stages import Stage
 from tests.kernels.oracles import dense_encompassing, dense_pair_similarity, dense_top_k, dense_touching_pairs
 
 GRID = (32, 64)
-GEOMETRY = Geometry(photo_hw=(128, 256), resized_hw=(128, 256), grid_hw=GRID)
+GEOMETRY = Geometry(orig_hw=(128, 256), resized_hw=(128, 256), grid_hw=GRID)
 VOTES = 3
 
 
 class Patchwork:
-    """Entities of a photo, and what a gallery of 16² prompts has to say of them: each prompt one or two neighbours and
+    """Entities of a photo, and what a gallery of 16² prompts has to say of them: each prompt one or two neighbors and
     some cells of others, or nothing."""
 
     def __init__(self, seed: int) -> None:
@@ -34,7 +34,7 @@ class Patchwork:
         self.labels = cells_of(rng, count + 3) + 1
         self.labels[self.labels > count] = 0
         dense = self.labels == np.arange(1, count + 1)[:, None, None]
-        masks = MaskSet.from_dense(dense, score=rng.random(count), point=np.arange(count))
+        masks = MaskSet.from_bool(dense, score=rng.random(count), point=np.arange(count))
         self.entities = GridEntities.by_score(masks, Stage.EMR, 1)
         self.dense = self.entities.labels() == np.arange(1, count + 1)[:, None, None]
         labels = cells_of(rng, pixels)
@@ -44,25 +44,25 @@ class Patchwork:
         self.asked: set[int] = set()
         self.gallery = Gallery(side, GEOMETRY, self._decode)
         self._index = {tuple(p): i for i, p in enumerate(self.gallery._points_01.tolist())}
-        neighbours = dense_touching_pairs(self.labels)
+        neighbors = dense_touching_pairs(self.labels)
         self.answers = np.zeros((side**2, *GRID), bool)
         for answer, (y, x) in zip(self.answers, self.gallery.cells_yx, strict=True):
             here = int(self.labels[y, x]) - 1
-            pairs = [pair for pair in neighbours if here in pair]
+            pairs = [pair for pair in neighbors if here in pair]
             if pairs and rng.random() < 0.7:
                 shown = pairs[rng.integers(len(pairs))]
                 answer[:] = self.dense[shown].any(0) ^ (rng.random(GRID) < 0.03)
 
-    def _decode(self, points_01: NDArray[np.float32]) -> MaskSet:
-        index = np.array([self._index[tuple(point)] for point in points_01.tolist()])
+    def _decode(self, points_norm_xy: NDArray[np.float32]) -> MaskSet:
+        index = np.array([self._index[tuple(point)] for point in points_norm_xy.tolist()])
         self.asked |= set(index.tolist())
         found = np.flatnonzero(self.answers[index].any((1, 2)))
-        return MaskSet.from_dense(self.answers[index[found]], point=found)
+        return MaskSet.from_bool(self.answers[index[found]], point=found)
 
     def candidates(self, settings: Emr) -> list[list[int]]:
-        cells = GEOMETRY.to_cell_yx(self.pixels.centroid_01)
+        cells = GEOMETRY.to_cell_yx(self.pixels.centroid_norm_xy)
         owner = self.labels[cells[:, 0], cells[:, 1]] - 1
-        top = dense_top_k(cosine_similarity(self.photo.features_at(self.pixels.centroid_01)), settings.top_k)
+        top = dense_top_k(cosine_similarity(self.photo.features_at(self.pixels.centroid_norm_xy)), settings.top_k)
         pairs = np.array(dense_touching_pairs(self.labels))
         similar = dense_pair_similarity(np.array(top), owner, pairs).max(axis=1) >= settings.similarity_min
         return pairs[similar].tolist()

@@ -34,7 +34,7 @@ from tests.kernels.oracles import dense_cover, dense_without_fragments
 from tests.support.scene import ROW, SIDE, Scene, photo_of, quadrants
 
 GRID = (16, 64)
-GEOMETRY = Geometry(photo_hw=(64, 256), resized_hw=(64, 256), grid_hw=GRID)
+GEOMETRY = Geometry(orig_hw=(64, 256), resized_hw=(64, 256), grid_hw=GRID)
 
 
 def strip(*spans: tuple[int, int]) -> NDArray[np.bool_]:
@@ -64,7 +64,7 @@ def test_point_grid_is_centred_and_row_by_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("photo_hw", "resized_hw", "grid_hw"),
+    ("orig_hw", "resized_hw", "grid_hw"),
     [
         ((480, 640), (384, 512), (96, 128)),
         ((640, 480), (512, 384), (128, 96)),
@@ -74,8 +74,8 @@ def test_point_grid_is_centred_and_row_by_row() -> None:
         ((1, 1), (512, 512), (128, 128)),
     ],
 )
-def test_geometry(photo_hw: tuple[int, int], resized_hw: tuple[int, int], grid_hw: tuple[int, int]) -> None:
-    g = Geometry.of(photo_hw, 512)
+def test_geometry(orig_hw: tuple[int, int], resized_hw: tuple[int, int], grid_hw: tuple[int, int]) -> None:
+    g = Geometry.of(orig_hw, 512)
     assert (g.resized_hw, g.grid_hw) == (resized_hw, grid_hw)
     cells = g.to_cell_yx(np.array([[0, 0], [1, 1], [0.5, 0.5]], np.float32))
     assert cells[0].tolist() == [0, 0]
@@ -100,7 +100,7 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
     maps = quadrants()
     scene = Scene.of_label_maps(maps[::-1], score=(0.95, 0.97, 0.80))  # output 0 is the smallest, output 2 the object
     sam = scene.sam()
-    filters = Settings().completed(ROW.own_settings()).filters
+    filters = Settings().with_model_defaults(ROW.default_thresholds()).filters
     photo = sam.encode(photo_of(maps[0]))
     masks = sam.decode(photo, point_grid(16), 100, filters)
     assert masks.grid_hw == (SIDE, SIDE)
@@ -108,7 +108,7 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
     assert (masks.score >= 0.88).all()
     assert masks.point.min() == 100
     assert set(masks.output[masks.best]) == {1}
-    dense = masks.to_dense()
+    dense = masks.to_bool()
     np.testing.assert_array_equal(masks.area, dense.sum((1, 2)))
     for i in range(0, len(masks), 17):
         y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.point[i] - 100][None])[0]
@@ -127,7 +127,7 @@ def test_superpixels_follow_the_photo() -> None:
     assert pixels.area.sum() == pytest.approx(1)
     for k in np.unique(pixels.labels_hw):
         assert len(np.unique(truth[pixels.labels_hw == k])) == 1, "a superpixel crosses a boundary of the truth"
-    cells = geometry.to_cell_yx(pixels.centroid_01)
+    cells = geometry.to_cell_yx(pixels.centroid_norm_xy)
     ys, xs = np.nonzero(pixels.labels_hw == 0)
     np.testing.assert_allclose(cells[0], [ys.mean(), xs.mean()], atol=1)
 
@@ -141,8 +141,8 @@ def test_density_is_high_where_superpixels_are_small() -> None:
 
 def test_mmg_keeps_objects_that_match_the_best_level_and_parts_in_dense_regions() -> None:
     # Objects: two nearly equal (the better stays), and one that no best mask resembles.
-    objects = MaskSet.from_dense(strip((0, 30), (0, 29), (30, 60)), score=[0.9, 0.95, 0.99], level=[0, 0, 0])
-    parts = MaskSet.from_dense(strip((0, 20), (0, 13), (60, 64), (61, 64)), score=[0.9, 0.8, 0.9, 0.8], level=[1] * 4)
+    objects = MaskSet.from_bool(strip((0, 30), (0, 29), (30, 60)), score=[0.9, 0.95, 0.99], level=[0, 0, 0])
+    parts = MaskSet.from_bool(strip((0, 20), (0, 13), (60, 64), (61, 64)), score=[0.9, 0.8, 0.9, 0.8], level=[1] * 4)
     best = np.r_[[True, True, False], [False] * 4]
     joined = MaskSet.concatenate([objects, parts])
     coarse = MaskSet(**{**joined.__dict__, "best": best})
@@ -155,7 +155,7 @@ def test_mmg_keeps_objects_that_match_the_best_level_and_parts_in_dense_regions(
 
 def test_votes_follow_equation_6() -> None:
     dense = strip((0, 40), (0, 20), (0, 40), (0, 20), (0, 10), (40, 64))
-    fine = MaskSet.from_dense(
+    fine = MaskSet.from_bool(
         dense,
         score=[0.90, 0.95, 0.85, 0.99, 0.9, 0.8],
         point=[0, 0, 1, 1, 2, 3],
@@ -169,12 +169,12 @@ def test_votes_follow_equation_6() -> None:
 
 def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) -> GridEntities:
     """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight or more an object."""
-    objects = MaskSet.from_dense(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
+    objects = MaskSet.from_bool(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
     embedding = np.zeros((1, 2, 16, 16), np.float32)
     embedding[0] = features[:, None, :]
     photo = EncodedPhoto(embedding, GEOMETRY)
     pixels = pixel_strips(list(range(0, 65, 2)))
-    gallery = Gallery(1, GEOMETRY, lambda points_01: MaskSet.from_dense(strip(gallery_span)))
+    gallery = Gallery(1, GEOMETRY, lambda points_norm_xy: MaskSet.from_bool(strip(gallery_span)))
     return refine_entities(objects, gallery, photo, pixels, Emr(), 4)
 
 
@@ -196,12 +196,12 @@ def test_dissimilar_neighbours_stay_apart() -> None:
 
 
 def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_sources() -> None:
-    objects = MaskSet.from_dense(
+    objects = MaskSet.from_bool(
         strip((20, 44), (0, 30), (10, 40), (50, 64)), score=[0.7, 0.9, 0.8, 0.6], point=[5, 6, 7, 8]
     )
 
-    def decode(points_01: NDArray[np.float32]) -> MaskSet:
-        return MaskSet.from_dense(strip(*[(0, 44)] * len(points_01)), point=np.arange(len(points_01)))
+    def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
+        return MaskSet.from_bool(strip(*[(0, 44)] * len(points_norm_xy)), point=np.arange(len(points_norm_xy)))
 
     photo = EncodedPhoto(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
     entities = refine_entities(objects, Gallery(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
@@ -210,9 +210,9 @@ def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_source
 
 
 def test_remaining_superpixels_become_prompts() -> None:
-    entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 30))), Stage.EMR, 4)
+    entities = GridEntities.by_score(MaskSet.from_bool(strip((0, 30))), Stage.EMR, 4)
     pixels = pixel_strips([0, 16, 28, 44, 60, 64])
-    parts = MaskSet.from_dense(strip((26, 46), (24, 64)))
+    parts = MaskSet.from_bool(strip((26, 46), (24, 64)))
     points = new_prompts(entities, pixels, parts, GEOMETRY, Usr(), 4)
     # 28…44 lies in the smaller part, 44…60 and 60…64 in the larger one: two prompts, at the parts' centroids.
     np.testing.assert_allclose(sorted(points[:, 0] * 64), [36, 44], atol=0.51)
@@ -223,7 +223,7 @@ def test_remaining_superpixels_become_prompts() -> None:
 def test_a_prompt_lies_inside_its_region() -> None:
     ring = np.ones((1, *GRID), bool)
     ring[0, 4:12, 8:56] = False
-    entities = GridEntities.by_score(MaskSet.from_dense(~ring), Stage.EMR, 4)
+    entities = GridEntities.by_score(MaskSet.from_bool(~ring), Stage.EMR, 4)
     pixels = SuperpixelMap(np.zeros(GRID, np.int32), np.ones(1), np.full((1, 2), 0.5, np.float32))
     usr = Usr(outside=0.1)
     (point,) = new_prompts(entities, pixels, MaskSet.empty(*GRID), GEOMETRY, usr, 4)
@@ -244,9 +244,9 @@ def patchwork(seed: int) -> tuple[GridEntities, SuperpixelMap, MaskSet]:
     def some(least: int, most: int) -> NDArray[np.bool_]:
         return np.isin(labels, rng.choice(41, rng.integers(least, most), replace=False))
 
-    objects = MaskSet.from_dense(np.array([some(1, 6) for _ in range(5)]), score=rng.random(5))
+    objects = MaskSet.from_bool(np.array([some(1, 6) for _ in range(5)]), score=rng.random(5))
     noise = rng.random((30, *GRID)) < 0.01
-    parts = MaskSet.from_dense(np.array([some(1, 9) for _ in range(30)]) ^ noise, score=rng.random(30))
+    parts = MaskSet.from_bool(np.array([some(1, 9) for _ in range(30)]) ^ noise, score=rng.random(30))
     return GridEntities.by_score(objects, Stage.EMR, 4), pixels, parts
 
 
@@ -258,7 +258,7 @@ def dense_of(entities: GridEntities) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("inside", [0.6, 0.95])
 def test_prompts_are_those_of_the_definition(seed: int, inside: float) -> None:
     entities, pixels, parts = patchwork(seed)
-    dense, free = parts.to_dense(), ~dense_of(entities).any(0)
+    dense, free = parts.to_bool(), ~dense_of(entities).any(0)
 
     def middle(region: NDArray[np.bool_]) -> tuple[float, float]:
         ys, xs = np.nonzero(region)
@@ -283,7 +283,7 @@ def test_prompts_are_those_of_the_definition(seed: int, inside: float) -> None:
 @pytest.mark.parametrize("rho", [0.05, 0.3])
 def test_gaps_are_filled_as_defined(seed: int, rho: float) -> None:
     entities, _, additional = patchwork(seed)
-    dense, more = list(dense_of(entities)), additional.to_dense()
+    dense, more = list(dense_of(entities)), additional.to_bool()
     sources, stage = [list(s) for s in entities.sources], list(entities.stage)
     taken = dense_cover(more, additional.score, np.any(dense, axis=0), 4)
     for i in taken:
@@ -306,8 +306,8 @@ def test_gaps_are_filled_as_defined(seed: int, rho: float) -> None:
 
 
 def test_gaps_are_filled_by_few_masks() -> None:
-    entities = GridEntities.by_score(MaskSet.from_dense(strip((0, 20))), Stage.EMR, 4)
-    additional = MaskSet.from_dense(
+    entities = GridEntities.by_score(MaskSet.from_bool(strip((0, 20))), Stage.EMR, 4)
+    additional = MaskSet.from_bool(
         strip((10, 34), (36, 64), (40, 50), (19, 21), (0, 20)),
         score=[0.9, 0.8, 0.99, 0.99, 0.99],
         point=[5, 6, 7, 8, 9],
@@ -421,7 +421,7 @@ def test_rendering_matches_whole_fields(seed: int) -> None:
     dense = np.stack([(owner == e) & (logits[e] > 0) for e in range(6)])
     dense[5] |= dense[4]  # an entity made of two masks, and cells that were taken from their own
     dense[4] = False
-    objects = MaskSet.from_dense(dense[[0, 1, 2, 3, 5]], point=[0, 1, 2, 3, 5])
+    objects = MaskSet.from_bool(dense[[0, 1, 2, 3, 5]], point=[0, 1, 2, 3, 5])
     sources = (((0, 0),), ((1, 0),), ((2, 0),), ((3, 0),), ((5, 0), (4, 0)))
     entities = GridEntities(
         objects.bits, w, objects.area, objects.box_xyxy, objects.score, np.zeros(5, np.uint8), sources
@@ -429,15 +429,15 @@ def test_rendering_matches_whole_fields(seed: int) -> None:
     points = np.arange(12, dtype=np.float32).reshape(6, 2)
 
     class Answers:
-        def logits(self, photo: object, points_01: NDArray[np.float32], output: object) -> NDArray[np.float32]:
-            return logits[(points_01[:, 0] // 2).astype(int)]
+        def logits(self, photo: object, points_norm_xy: NDArray[np.float32], output: object) -> NDArray[np.float32]:
+            return logits[(points_norm_xy[:, 0] // 2).astype(int)]
 
     photo = EncodedPhoto(np.zeros((1, 1, 16, 16), np.float32), geometry)
     labels = render_labels(entities, cast(Sam, Answers()), photo, points)
 
     raw = [logits[[p for p, _ in s]].max(0) for s in sources]
     fields = []
-    for field, mask, box in zip(raw, objects.to_dense(), objects.box_xyxy, strict=True):
+    for field, mask, box in zip(raw, objects.to_bool(), objects.box_xyxy, strict=True):
         signed = np.where(mask, np.maximum(field, 1e-3), np.minimum(field, -1e-3))
         outside = np.ones((h, w), bool)
         outside[max(0, box[1] - 1) : box[3] + 1, max(0, box[0] - 1) : box[2] + 1] = False
@@ -452,7 +452,7 @@ def test_rendering_matches_whole_fields(seed: int) -> None:
     upper = planes[:, iy][:, :, ix] * (1 - fx) + planes[:, iy][:, :, jx] * fx
     lower = planes[:, jy][:, :, ix] * (1 - fx) + planes[:, jy][:, :, jx] * fx
     values = upper * (1 - fy) + lower * fy
-    for e, mask in enumerate(objects.to_dense()):
+    for e, mask in enumerate(objects.to_bool()):
         around = mask[iy][:, ix] | mask[iy][:, jx] | mask[jy][:, ix] | mask[jy][:, jx]
         values[e + 1][~around] = -np.inf
     second, first = np.sort(values, axis=0)[-2:]

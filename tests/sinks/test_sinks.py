@@ -264,7 +264,7 @@ def test_records_are_taken_one_at_a_time(tmp_path: Path) -> None:
 
 
 def middle_colours(result: EntityMap, image: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    """Mean colour well inside each entity."""
+    """Mean color well inside each entity."""
     kernel = np.ones((7, 7), np.uint8)
     return [image[cv2.erode(mask.astype(np.uint8), kernel, borderValue=0) > 0].mean(axis=0) for mask in result.masks()]
 
@@ -273,8 +273,8 @@ def middle_colours(result: EntityMap, image: NDArray[np.uint8]) -> list[NDArray[
 def test_neighbours_differ(gap: int) -> None:
     rows, columns = 6, 8
     result = blocks(rows, columns, 16, gap=gap)
-    colours = middle_colours(result, draw_overlay(np.full((*result.labels.shape, 3), 128, np.uint8), result))
-    grid = np.asarray(colours).reshape(rows, columns, 3)
+    colors = middle_colours(result, draw_overlay(np.full((*result.labels.shape, 3), 128, np.uint8), result))
+    grid = np.asarray(colors).reshape(rows, columns, 3)
     for step in (grid[1:] - grid[:-1], grid[:, 1:] - grid[:, :-1]):
         assert np.linalg.norm(step, axis=2).min() > 40
     assert len(np.unique(np.round(grid.reshape(-1, 3)), axis=0)) > 8
@@ -460,7 +460,7 @@ def test_the_data_of_a_photo(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rgb[..., 0] + 256 * rgb[..., 1], result.labels)
     assert data["times_s"] == TIMES
     assert (data["width"], data["height"]) == (200, 200)
-    assert len(data["colours"]) == len(data["entities"]) + 1 == 401
+    assert len(data["colors"]) == len(data["entities"]) + 1 == 401
     score, area, stage, right, upper = data["entities"][21]
     assert score == pytest.approx(result.score[21], abs=1e-4)
     assert (area, stage, right, upper) == (64, ("MMG", "EMR", "USR")[result.stage[21]], 19, 11)

@@ -147,13 +147,13 @@ def test_sixteen_bit_grey_keeps_the_high_byte(tmp_path: Path, kind: str) -> None
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
     """A PNG file, written apart from Pillow."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -227,7 +227,7 @@ def test_extreme_shapes(tmp_path: Path, height: int, width: int) -> None:
 
 
 def test_the_first_page_of_several(tmp_path: Path) -> None:
-    pages = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    pages = [Image.new("RGB", (3, 2), color) for color in ("red", "blue")]
     path = save(tmp_path / "x.tif", pages[0], "TIFF", save_all=True, append_images=pages[1:])
     np.testing.assert_array_equal(read(path)[0, 0], [255, 0, 0])
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines import Tensor
-from esam_rt.sam.models import ModelRow
-from esam_rt.sam.predictor import IMAGE_SIDE, Engines, Sam
+from esam_rt.sam.models import ModelSpec
+from esam_rt.sam.predictor import IMAGE_FEATURES, Engines, Sam
 
 INPUT_PX = 256
 SIDE = INPUT_PX // 4
 
-ROW = ModelRow("scene", "a scene that is known", "none", INPUT_PX, 0.88, 0.95, 1.0, 37)
+ROW = ModelSpec("scene", "a scene that is known", "none", INPUT_PX, 0.88, 0.95, 1.0, 37)
 
 
 class FakeEngine:
@@ -72,7 +72,7 @@ class Scene:
         image = feed["image"].astype(np.float32) / 255
         patches = image[0].reshape(INPUT_PX // 16, 16, INPUT_PX // 16, 16, 3).mean((1, 3))
         embedding = np.ascontiguousarray(patches.transpose(2, 0, 1))[None]
-        return {"embedding": embedding} | dict.fromkeys(IMAGE_SIDE, np.zeros(1))
+        return {"embedding": embedding} | dict.fromkeys(IMAGE_FEATURES, np.zeros(1))
 
     def _cells(self, points_xy_px: NDArray[np.float32]) -> NDArray[np.intp]:
         x, y = np.clip(points_xy_px[:, 0] // 4, 0, SIDE - 1).astype(np.intp).T
@@ -116,10 +116,10 @@ class Scene:
 
 
 def photo_of(labels: NDArray[np.integer], scale: int = 4, seed: int = 0) -> NDArray[np.uint8]:
-    """A photo uint8 [H·scale, W·scale, 3] with one colour a label and a little noise."""
+    """A photo uint8 [H·scale, W·scale, 3] with one color a label and a little noise."""
     rng = np.random.default_rng(seed)
-    colours = rng.integers(0, 256, (int(labels.max()) + 1, 3))
-    image = colours[labels].repeat(scale, 0).repeat(scale, 1) + rng.integers(
+    colors = rng.integers(0, 256, (int(labels.max()) + 1, 3))
+    image = colors[labels].repeat(scale, 0).repeat(scale, 1) + rng.integers(
         -4, 5, (*np.multiply(labels.shape, scale), 3)
     )
     return np.clip(image, 0, 255).astype(np.uint8)

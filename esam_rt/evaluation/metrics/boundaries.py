@@ -18,11 +18,11 @@ TOLERANCE = 0.0075  # of the photo's diagonal, as in the BSDS500 benchmark
 
 def boundary(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """bool [H, W], lines one pixel wide, 8-connected: pixels that differ from their right, lower or lower right
-    neighbour, thinned."""
+    neighbor, thinned."""
     padded = np.pad(labels, ((0, 1), (0, 1)), "edge")
     differs = np.zeros(labels.shape, bool)
-    for neighbour in (padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]):
-        differs |= labels != neighbour
+    for neighbor in (padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]):
+        differs |= labels != neighbor
     return np.asarray(_thin(differs), np.bool_)
 
 

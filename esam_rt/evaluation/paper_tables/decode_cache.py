@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from esam_rt.engines import Tensor
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.predictor import IMAGE_SIDE, PROMPT_SIDE, Engines
+from esam_rt.sam.predictor import IMAGE_FEATURES, PROMPT_FEATURES, Engines
 from esam_rt.settings import Superpixels
 
 Key = tuple[bytes, bytes]
@@ -67,7 +67,7 @@ class CachingEngines:
 
     def _encode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         if self._photo is None:
-            self._photo = self._engines.encoder.infer(feed, keep=IMAGE_SIDE)
+            self._photo = self._engines.encoder.infer(feed, keep=IMAGE_FEATURES)
         return dict(self._photo)
 
     def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,8 +79,8 @@ class CachingEngines:
         """Decode the prompts at `index` of a batch."""
         if index:
             part = {"points_xy_px": feed["points_xy_px"][index], "labels": feed["labels"][index]}
-            out = self._engines.decoder.infer({**feed, **part}, keep=PROMPT_SIDE)
-            self._last = [keys[i] for i in index], {name: out[name] for name in PROMPT_SIDE}
+            out = self._engines.decoder.infer({**feed, **part}, keep=PROMPT_FEATURES)
+            self._last = [keys[i] for i in index], {name: out[name] for name in PROMPT_FEATURES}
             self._score |= zip(self._last[0], out["score"], strict=True)
 
     def _tokens(self, wanted: list[Key], feed: Mapping[str, Any]) -> tuple[list[int], Mapping[str, Any]]:

@@ -100,7 +100,7 @@ def run_table(
         "model": {
             "name": sam.row.name,
             "checkpoint_sha256": sam.checkpoint_sha256,
-            "own_settings": sam.row.own_settings(),
+            "default_thresholds": sam.row.default_thresholds(),
         },
         "engines": {"backend": o.run.backend, "device": o.run.device, "precision": o.run.precision},
         "ground_truth": "/".join(o.truth.resolve().parts[-2:]),

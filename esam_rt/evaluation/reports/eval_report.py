@@ -29,7 +29,7 @@ from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.evaluation.truth.rle import dense_mask
 from esam_rt.evaluation.truth.true_photo import TruePhoto
 from esam_rt.sinks.overlays import jpeg, shrink, tint
-from esam_rt.sinks.palette import entity_colours
+from esam_rt.sinks.palette import entity_colors
 from esam_rt.sources.decode import read_photo
 from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_text
@@ -206,7 +206,7 @@ def _overlay(
         image = image.copy()
         image[y[on], x[on]] = image[y[on], x[on]].astype(np.uint16) * (256 - _CROWD) >> 8
     small, small_labels = shrink(image, entities.labels, _SIDE)
-    return tint(small, small_labels, entity_colours(entities))
+    return tint(small, small_labels, entity_colors(entities))
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

@@ -58,7 +58,7 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
     """A PNG with one channel of 1 to 16 bits as int64 [H, W]; `InputError` for any other file."""
     pixels = read_png(path)
     if pixels.ndim != 2:
-        raise InputError(f"{path}: has colours; expected a label map, a PNG with one channel of 8 or 16 bits.")
+        raise InputError(f"{path}: has colors; expected a label map, a PNG with one channel of 8 or 16 bits.")
     return pixels.astype(np.int64)
 
 

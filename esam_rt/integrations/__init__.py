@@ -1,0 +1,1 @@
+"""Adapters to other frameworks, one file each. A framework is imported when its adapter is used."""
