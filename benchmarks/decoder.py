@@ -133,7 +133,7 @@ class Ours:
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
         prompts = self._decoder.infer({**self._side, "points_xy_px": xy, "labels": labels}, keep=PROMPT_FEATURES)
-        score = prompts.pop("score")
+        score = prompts.pop("predicted_iou")
         cells = self._dims.embedding_cells
         asked = {
             "index": np.flatnonzero(score.max(1) >= score_min),
@@ -141,7 +141,7 @@ class Ours:
             "valid_hw": np.array([self._dims.grid_cells] * 2),
             "stability_offset": np.array(1, np.float32),
         }
-        return self._masks.infer(prompts | asked) | {"score": score}
+        return self._masks.infer(prompts | asked) | {"predicted_iou": score}
 
 
 def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -163,7 +163,7 @@ def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str
         bits, masks = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool), (logits > 0).numpy()
         union = (bits | masks).sum((2, 3))
         iou = np.where(union, (bits & masks).sum((2, 3)) / np.maximum(union, 1), 1)
-        difference = float(np.abs(out["score"] - score.numpy()).max())
+        difference = float(np.abs(out["predicted_iou"] - score.numpy()).max())
         median = float(score.amax(1).median())
         del logits, out, bits, masks
         ways: dict[str, Callable[[], object]] = {

@@ -53,8 +53,8 @@ class RecordedGallery(EntitySegmenter):
             if self.recorded is None:
                 return decode(wanted_01)
             wanted = np.array([index_of[tuple(point)] for point in wanted_01.tolist()])
-            found = self.recorded.select(np.isin(self.recorded.point, wanted))
-            return replace(found, point=np.searchsorted(wanted, found.point).astype(np.int32))
+            found = self.recorded.select(np.isin(self.recorded.prompt_index, wanted))
+            return replace(found, prompt_index=np.searchsorted(wanted, found.prompt_index).astype(np.int32))
 
         gallery._decode = answer
         self.gallery = gallery

@@ -31,19 +31,19 @@ def denser(recording: Recording, k: int, seed: int = 0) -> Recording:
         parts = []
         for down in range(k):
             for right in range(k):
-                y, x = np.divmod(masks.point, side)
+                y, x = np.divmod(masks.prompt_index, side)
                 point = ((y * k + down) * side * k + x * k + right).astype(np.int32)
                 moved = masks if down == right == 0 else _perturbed(masks, rng)
-                parts.append(replace(moved, point=point))
+                parts.append(replace(moved, prompt_index=point))
         return _sorted(MaskSet.concatenate(parts), recording)
 
-    numbers = replace(recording.additional, point=np.arange(len(recording.additional), dtype=np.int32))
+    numbers = replace(recording.additional, prompt_index=np.arange(len(recording.additional), dtype=np.int32))
     more = children(numbers, max(1, len(numbers)))
     return replace(
         recording,
         coarse=children(recording.coarse, coarse),
         fine=children(recording.fine, fine),
-        additional=replace(more, point=np.arange(len(more), dtype=np.int32) + (coarse * k) ** 2),
+        additional=replace(more, prompt_index=np.arange(len(more), dtype=np.int32) + (coarse * k) ** 2),
         settings=_with_sides(recording, k),
     )
 
@@ -56,16 +56,16 @@ def busier(recording: Recording, tiles: int, k: int) -> Recording:
         in_tile = side * k // tiles
         place = np.full(side, -1)  # of a row of prompts within a tile
         place[(2 * np.arange(in_tile) + 1) * side // (2 * in_tile)] = np.arange(in_tile)
-        y, x = place[np.stack(np.divmod(masks.point, side))]
+        y, x = place[np.stack(np.divmod(masks.prompt_index, side))]
         kept = masks.select((y >= 0) & (x >= 0))
-        y, x = place[np.stack(np.divmod(kept.point, side))]
+        y, x = place[np.stack(np.divmod(kept.prompt_index, side))]
         parts = []
         for down in range(tiles):
             for right in range(tiles):
                 own_y = in_tile - 1 - y if down % 2 else y
                 own_x = in_tile - 1 - x if right % 2 else x
                 point = (down * in_tile + own_y) * side * k + right * in_tile + own_x
-                parts.append(replace(_in_tile(kept, tiles, down, right), point=point.astype(np.int32)))
+                parts.append(replace(_in_tile(kept, tiles, down, right), prompt_index=point.astype(np.int32)))
         return _sorted(MaskSet.concatenate(parts), recording)
 
     image = _mosaic(cv2.blur(recording.image, (tiles, tiles)), tiles)
@@ -75,7 +75,7 @@ def busier(recording: Recording, tiles: int, k: int) -> Recording:
     embedding[0, :, :eh, :ew] = _mosaic(embedding[0, :, :eh, :ew].transpose(1, 2, 0), tiles).transpose(2, 0, 1)
     numbers = recording.additional
     more = MaskSet.concatenate([_in_tile(numbers, tiles, i, j) for i in range(tiles) for j in range(tiles)])
-    more = _sorted(replace(more, point=np.arange(len(more), dtype=np.int32)), recording)
+    more = _sorted(replace(more, prompt_index=np.arange(len(more), dtype=np.int32)), recording)
     return replace(
         recording,
         image=image,
@@ -83,7 +83,7 @@ def busier(recording: Recording, tiles: int, k: int) -> Recording:
         pixels=superpixels(image, geometry, recording.settings.superpixels),
         coarse=copies(recording.coarse, prompts.coarse_side),
         fine=copies(recording.fine, prompts.fine_side),
-        additional=replace(more, point=more.point + np.int32((prompts.coarse_side * k) ** 2)),
+        additional=replace(more, prompt_index=more.prompt_index + np.int32((prompts.coarse_side * k) ** 2)),
         settings=_with_sides(recording, k),
     )
 
@@ -99,7 +99,7 @@ def _sorted(masks: MaskSet, recording: Recording) -> MaskSet:
     area, box = areas_and_boxes(masks.bits)
     measured = replace(masks, area=area, box_xyxy=box)
     kept = np.flatnonzero(area >= recording.settings.filters.min_area)
-    return measured.select(kept[np.argsort(masks.point[kept], kind="stable")])
+    return measured.select(kept[np.argsort(masks.prompt_index[kept], kind="stable")])
 
 
 def _perturbed(masks: MaskSet, rng: np.random.Generator) -> MaskSet:
@@ -114,8 +114,8 @@ def _perturbed(masks: MaskSet, rng: np.random.Generator) -> MaskSet:
                 own = bits[chosen]
                 moved = _moved(own, d)
                 bits[chosen] = (own | moved) & inside if grows else own & moved
-    score = masks.score + rng.normal(0, SCORE_SPREAD, n).astype(np.float32)
-    return replace(masks, bits=bits, score=score)
+    score = masks.predicted_iou + rng.normal(0, SCORE_SPREAD, n).astype(np.float32)
+    return replace(masks, bits=bits, predicted_iou=score)
 
 
 def _moved(bits: NDArray[np.uint64], direction: int) -> NDArray[np.uint64]:

@@ -74,7 +74,7 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
     cells_yx, points = gallery.cells_yx, len(gallery)
     votes = _votes(gallery.masks, points, s.emr)
     all_fine = gallery.masks
-    rank = np.argsort(np.argsort(-all_fine.score, kind="stable"))
+    rank = np.argsort(np.argsort(-all_fine.predicted_iou, kind="stable"))
     dense_all_fine = all_fine.to_bool()
     labels = pixels.labels_hw
     need = 0.95 * np.bincount(labels.ravel(), minlength=len(pixels))
@@ -196,8 +196,8 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
         ),
         Row(
             "greedy_cover",
-            lambda: greedy_cover(*m, masks.score, np.zeros_like(masks.bits[0]), 65),
-            {NUMPY: lambda: oracles.dense_cover(dense, masks.score, nothing, 65)},
+            lambda: greedy_cover(*m, masks.predicted_iou, np.zeros_like(masks.bits[0]), 65),
+            {NUMPY: lambda: oracles.dense_cover(dense, masks.predicted_iou, nothing, 65)},
         ),
         Row(
             "felzenszwalb",
@@ -222,7 +222,7 @@ def _box_nms(masks: MaskSet) -> dict[str, Call]:
         from torchvision.ops import nms
     except ImportError:
         return {}
-    boxes, score = torch.from_numpy(masks.box_xyxy.astype(np.float32)), torch.from_numpy(masks.score)
+    boxes, score = torch.from_numpy(masks.box_xyxy.astype(np.float32)), torch.from_numpy(masks.predicted_iou)
     return {"torchvision, boxes": lambda: nms(boxes, score, 0.7).numpy()}
 
 

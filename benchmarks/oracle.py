@@ -109,7 +109,7 @@ class SimulatedSam:
         x, y = (np.clip(feed["points_xy_px"][:, 0] // 4, 0, (w - 1, h - 1))).astype(np.intp).T
         cells = y * SIDE + x
         score = np.stack([self._score(int(cell)) for cell in cells])
-        return {"score": score.astype(np.float32), "tokens": cells, "images": None}
+        return {"predicted_iou": score.astype(np.float32), "tokens": cells, "prompt_image_embeddings": None}
 
     def _score(self, cell: int) -> NDArray[np.floating]:
         truth, seen = self._masks(cell, wavering=False), self._masks(cell) > 0
@@ -140,16 +140,16 @@ class SimulatedSam:
         stop = SIDE - columns[..., ::-1].argmax(2), SIDE - rows[..., ::-1].argmax(2)
         box = np.stack([*first, *stop], axis=2)
         return {
-            "stability": np.array(stable, np.float32).reshape(-1, 3),
+            "stability_score": np.array(stable, np.float32).reshape(-1, 3),
             "area": masks.sum((2, 3)).astype(np.int32),
             "box_xyxy": np.where(rows.any(2)[..., None], box, 0).astype(np.int32),
             "bits": np.packbits(masks, axis=3, bitorder="little"),
         }
 
     def _draw(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        logits = np.full((len(feed["level"]), SIDE, SIDE), -9, np.float32)
+        logits = np.full((len(feed["mask_index"]), SIDE, SIDE), -9, np.float32)
         h, w = self.grid_hw
-        for out, cell, level in zip(logits, feed["tokens"], feed["level"], strict=True):
+        for out, cell, level in zip(logits, feed["tokens"], feed["mask_index"], strict=True):
             out[:h, :w] = self._masks(int(cell))[level]
         return {"logits": logits}
 

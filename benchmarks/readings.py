@@ -52,10 +52,10 @@ def greedy_box_nms(bits: Any, box: Any, area: Any, order: Any, iou_max: float) -
 def best_after_nms(coarse: MaskSet, pixels: SuperpixelMap, settings: Mmg) -> MultiLevelMasks:
     """MMG whose B (eq. 2) is what NMS leaves of the best masks."""
     by_score = coarse.by_score()
-    kept = mmg.greedy_nms(coarse.bits, coarse.box_xyxy, coarse.area, by_score[coarse.best[by_score]], SAM_NMS)
+    kept = mmg.greedy_nms(coarse.bits, coarse.box_xyxy, coarse.area, by_score[coarse.is_best[by_score]], SAM_NMS)
     best = np.zeros(len(coarse), bool)
     best[kept] = True
-    return mmg.multi_level_masks(replace(coarse, best=best), pixels, settings)
+    return mmg.multi_level_masks(replace(coarse, is_best=best), pixels, settings)
 
 
 def ranked_density(self: SuperpixelMap, w_max: float) -> NDArray[np.float32]:

@@ -178,7 +178,7 @@ def scores_of(
     everything = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=1)
     masks = sam.decode(photo, points_norm_xy, 0, everything, labels=labels)
     scores = np.full((len(points_norm_xy), 3), np.nan, np.float32)
-    scores[masks.point, masks.output] = masks.score
+    scores[masks.prompt_index, masks.mask_index] = masks.predicted_iou
     return scores
 
 
@@ -218,7 +218,7 @@ def cats_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
     for i in masks.by_score():
         if all(box_iou(masks.box_xyxy[i], masks.box_xyxy[j]) <= 0.7 for j in kept):
             kept.append(int(i))
-    ours = masks.score[kept]
+    ours = masks.predicted_iou[kept]
     missing = [score for score in CATS if not np.any(np.abs(ours - score) <= CATS_TOLERANCE)]
     return not missing, f"{len(CATS) - len(missing)} of {len(CATS)} published scores found, missing {missing}"
 
@@ -233,7 +233,7 @@ def box_iou(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
 @contextmanager
 def loaded(row: ModelSpec, files: ExportedModel, checkpoint: Path) -> Iterator[Sam]:
     """The model's engines on the CPU."""
-    engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.masks, files.logits)]
+    engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.mask_head, files.logits)]
     sam = Sam(row, Engines(*engines), "" if checkpoint.is_dir() else sha256_of(checkpoint))
     yield sam
     sam.close()

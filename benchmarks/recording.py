@@ -57,8 +57,8 @@ class Recording:
         def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
             place = np.full(len(index_of), -1, np.int32)
             place[[index_of[tuple(point)] for point in points_norm_xy.tolist()]] = np.arange(len(points_norm_xy))
-            found = self.fine.select(place[self.fine.point] >= 0)
-            return replace(found, point=place[found.point])
+            found = self.fine.select(place[self.fine.prompt_index] >= 0)
+            return replace(found, prompt_index=place[found.prompt_index])
 
         return Gallery(self.settings.prompts.fine_side, self.photo.geometry, decode)
 
@@ -87,10 +87,10 @@ def _enlarged(engines: Engines) -> Engines:
 
     def decode(feed: Mapping[str, Any]) -> dict[str, Any]:
         out = engines.decoder.infer({**feed, "points_xy_px": feed["points_xy_px"] / 2}, keep=PROMPT_FEATURES)
-        return {**out, "count": len(out["score"])}
+        return {**out, "count": len(out["predicted_iou"])}
 
     def fields_of(feed: Mapping[str, Any], level: NDArray[np.int64]) -> NDArray[np.float32]:
-        small = engines.logits.infer({**{name: feed[name] for name in PROMPT_FEATURES}, "level": level})["logits"]
+        small = engines.logits.infer({**{name: feed[name] for name in PROMPT_FEATURES}, "mask_index": level})["logits"]
         return np.stack([_doubled(field) for field in small])
 
     def masks(feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,14 +102,14 @@ def _enlarged(engines: Engines) -> Engines:
         bits = pack(inside.reshape(-1, h, w))
         area, box = areas_and_boxes(bits)
         return {
-            "stability": surely.sum((2, 3)) / np.maximum(perhaps.sum((2, 3)), 1),
+            "stability_score": surely.sum((2, 3)) / np.maximum(perhaps.sum((2, 3)), 1),
             "area": area.reshape(-1, OUTPUTS),
             "box_xyxy": box.reshape(-1, OUTPUTS, 4),
             "bits": bits.view(np.uint8).reshape(-1, OUTPUTS, h, bits.shape[2] * 8),
         }
 
     def logits(feed: Mapping[str, Any]) -> dict[str, Any]:
-        return {"logits": fields_of(feed, feed["level"])}
+        return {"logits": fields_of(feed, feed["mask_index"])}
 
     return Engines(engines.encoder, EngineOf(decode), EngineOf(masks), EngineOf(logits))
 

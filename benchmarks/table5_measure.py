@@ -85,7 +85,7 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
     points = prompts(side[1])
     best = np.full(len(points[:SAM_BATCH]), -1.0)
     some = sam.decode(encoded, points[:SAM_BATCH], 0, everything)
-    np.maximum.at(best, some.point, some.score)
+    np.maximum.at(best, some.prompt_index, some.predicted_iou)
     score_min = float(np.clip(np.median(best), -1, 1))
     half = {"filters.score_min": score_min, "filters.stability_min": STABILITY_MIN, "prompts.coarse_side": SAM_SIDE}
     filters = Settings().with_overrides(half).with_model_defaults(sam.row.default_thresholds()).filters

@@ -18,7 +18,7 @@ def profile_shapes(path: Path, inputs: Mapping[str, Sequence[int | str]], max_ba
 
     path: for messages. max_batch: prompts of one call at most. ModelError for a name that SAM's graphs do not have.
     """
-    side = math.isqrt(int(inputs["images"][1])) if "images" in inputs else 0
+    side = math.isqrt(int(inputs["prompt_image_embeddings"][1])) if "prompt_image_embeddings" in inputs else 0
     # Photos of 4:3 are most common; the greatest batch is what a run asks for but for its last call.
     ranges = {
         "B": (1, max_batch, max_batch),

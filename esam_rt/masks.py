@@ -28,34 +28,34 @@ class MaskSet:
     `width` are zero. So a box test cuts a pairwise operation to the rows and words that both masks touch.
 
     bits: uint64 [N, H, ceil(W / 64)]. width: W. area: int32 [N], cells. box_xyxy: int16 [N, 4], cells, half-open, zeros
-    for an empty mask. score: float32 [N], predicted IoU. stability: float32 [N]. point: int32 [N], index of the prompt.
-    level: uint8 [N], `Level`. output: uint8 [N], which of the decoder's three outputs it was before sorting by area.
-    best: bool [N], whether it has the highest score of its prompt (level B of E-SAM eq. 1).
+    for an empty mask. predicted_iou, stability_score: float32 [N]. prompt_index: int32 [N].
+    level: uint8 [N], `Level`. mask_index: uint8 [N], which of the decoder's outputs it was before sorting by area.
+    is_best: bool [N], whether it has the highest predicted_iou of its prompt (level B of E-SAM eq. 1).
     """
 
     bits: NDArray[np.uint64]
     width: int
     area: NDArray[np.int32]
     box_xyxy: NDArray[np.int16]
-    score: NDArray[np.float32]
-    stability: NDArray[np.float32]
-    point: NDArray[np.int32]
+    predicted_iou: NDArray[np.float32]
+    stability_score: NDArray[np.float32]
+    prompt_index: NDArray[np.int32]
     level: NDArray[np.uint8]
-    output: NDArray[np.uint8]
-    best: NDArray[np.bool_]
+    mask_index: NDArray[np.uint8]
+    is_best: NDArray[np.bool_]
 
     @classmethod
     def from_bool(
         cls,
         masks_nhw: NDArray[np.bool_],
-        score: ArrayLike | None = None,
-        point: ArrayLike | None = None,
+        predicted_iou: ArrayLike | None = None,
+        prompt_index: ArrayLike | None = None,
         level: ArrayLike | None = None,
-        stability: ArrayLike | None = None,
+        stability_score: ArrayLike | None = None,
     ) -> MaskSet:
         """Pack bool [N, H, W]; what is missing: scores and stabilities 1, points 0…N-1, levels OBJECT.
 
-        `output` is the level, and all are best.
+        `mask_index` is the level, and all are is_best.
         """
         n, _, w = masks_nhw.shape
         bits = pack(np.ascontiguousarray(masks_nhw))
@@ -66,9 +66,9 @@ class MaskSet:
             w,
             area,
             box,
-            np.ones(n, np.float32) if score is None else np.asarray(score, np.float32),
-            np.ones(n, np.float32) if stability is None else np.asarray(stability, np.float32),
-            np.arange(n, dtype=np.int32) if point is None else np.asarray(point, np.int32),
+            np.ones(n, np.float32) if predicted_iou is None else np.asarray(predicted_iou, np.float32),
+            np.ones(n, np.float32) if stability_score is None else np.asarray(stability_score, np.float32),
+            np.arange(n, dtype=np.int32) if prompt_index is None else np.asarray(prompt_index, np.int32),
             levels,
             levels.copy(),
             np.ones(n, bool),
@@ -108,13 +108,13 @@ class MaskSet:
         return self.select(self.level == level)
 
     def best_level(self) -> MaskSet:
-        """The masks with the highest score of their prompts, in order."""
-        return self.select(self.best)
+        """The masks with the highest predicted_iou of their prompts, in order."""
+        return self.select(self.is_best)
 
     def to_bool(self) -> NDArray[np.bool_]:
         """bool [N, H, W]."""
         return unpack(self.bits, self.width)
 
     def by_score(self) -> NDArray[np.intp]:
-        """Indices by score, descending; ties by index."""
-        return np.argsort(-self.score, kind="stable")
+        """Indices by predicted_iou, descending; ties by index."""
+        return np.argsort(-self.predicted_iou, kind="stable")

@@ -44,7 +44,7 @@ class EntitySegmenter:
     model: a name in `sam.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
     `superpixels` (as they are, scored by size; the model is loaded, but not asked). backend, device, precision,
-    threads, engines, build, memory_mb, cuda_graphs, stream: see `ExecutionConfig`; a loaded model stays where it is, which
+    threads, engines, build, memory_mb, cuda_graphs, stream: see `ExecutionConfig`; a loaded model stays as it is, which
     `model_info` does not know. checkpoint: instead of the model's own. listener: told while the
     model is fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
@@ -71,7 +71,9 @@ class EntitySegmenter:
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
         self.method = method
-        self.execution = ExecutionConfig(backend, device, precision, threads, engines, build, memory_mb, cuda_graphs, stream)
+        self.execution = ExecutionConfig(
+            backend, device, precision, threads, engines, build, memory_mb, cuda_graphs, stream
+        )
         self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, listener)
         self.settings = (settings or Settings()).with_model_defaults(self._sam.row.default_thresholds())

@@ -36,7 +36,7 @@ class ExportedModel:
 
     encoder: Path
     decoder: Path
-    masks: Path
+    mask_head: Path
     logits: Path
     files: tuple[Path, ...]
 
@@ -49,7 +49,7 @@ def export_model(
     attention: AttentionForm | None = None,
     progress: Progress | None = None,
 ) -> ExportedModel:
-    """Write encoder.onnx, decoder.onnx, masks.onnx and logits.onnx of model `name` to `out_dir`, and a manifest.
+    """Write encoder.onnx, decoder.onnx, mask_head.onnx and logits.onnx of model `name` to `out_dir`, and a manifest.
 
     attention: how a ViT's relative positions enter; default: bias, the fastest on a CPU. The same checkpoint gives the
     same bytes. SettingsError for an unknown name or an attention form that the model does not have, ModelError for a

@@ -133,7 +133,9 @@ def _given(
     return given
 
 
-def _weights(row: ModelSpec, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener) -> Path | None:
+def _weights(
+    row: ModelSpec, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener
+) -> Path | None:
     """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
     from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
     from esam_rt.loading.checkpoints import checkpoint_of

@@ -188,7 +188,7 @@ def _build(
     timings = timing_cache("tensorrt", library.__version__, wanted["gpu"]["name"]) if measures else None
     with written_together(folder) as temporary:
         entries: dict[str, Any] = {}
-        for name, graph in zip(NAMES, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits), strict=True):
+        for name, graph in zip(NAMES, (graphs.encoder, graphs.decoder, graphs.mask_head, graphs.logits), strict=True):
             tell(name)
             built = build_engine(graph, library, options, listener.building, timings)
             (temporary / name).write_bytes(built.plan)

@@ -80,13 +80,13 @@ def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda
     rounds = -(-REPLAYED * engines.row.decode_batch // len(points)) if cuda_graphs else 1
     ours = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
     theirs = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
-    at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.point, ours.output, strict=True))}
+    at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.prompt_index, ours.mask_index, strict=True))}
     ious, scores = [], []
-    answers = list(enumerate(zip(theirs.point.tolist(), theirs.output.tolist(), strict=True)))
+    answers = list(enumerate(zip(theirs.prompt_index.tolist(), theirs.mask_index.tolist(), strict=True)))
     for nth, (j, (point, output)) in itertools.product(range(rounds), answers):
         i = at.pop((nth * len(points) + point, output), None)
         ious.append(0.0 if i is None else _iou(ours, i, theirs, j))
-        scores.append(1.0 if i is None else abs(float(ours.score[i]) - float(theirs.score[j])))
+        scores.append(1.0 if i is None else abs(float(ours.predicted_iou[i]) - float(theirs.predicted_iou[j])))
     ious += [0.0] * len(at)  # masks that the reference does not have
     if not ious:
         raise EngineError("Self-test: found no masks to compare; the weights answer nothing on the test photo.")

@@ -16,7 +16,7 @@ from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 
-GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
+GRAPHS = ("encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class OnnxModel:
 
     encoder: Path
     decoder: Path
-    masks: Path
+    mask_head: Path
     logits: Path
     checkpoint_sha256: str
     files: tuple[Path, ...]

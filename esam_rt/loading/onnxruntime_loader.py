@@ -21,7 +21,9 @@ from esam_rt.sam.predictor import Engines, Sam
 GPU_ATTENTION = "concat"  # of ONNX Runtime on a GPU: a few large products; the CPU's form has hundreds of small ones
 
 
-def load_onnxruntime(row: ModelSpec, execution: ExecutionConfig, checkpoint: Path | None, listener: ModelListener) -> Sam:
+def load_onnxruntime(
+    row: ModelSpec, execution: ExecutionConfig, checkpoint: Path | None, listener: ModelListener
+) -> Sam:
     """Load a model on ONNX Runtime; see `load_sam`."""
     from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
     from esam_rt.engines.onnxruntime.providers import gpu_arena, import_onnxruntime
@@ -40,7 +42,7 @@ def load_onnxruntime(row: ModelSpec, execution: ExecutionConfig, checkpoint: Pat
         options: dict[str, Any] = {}
         if execution.device == "cuda":
             # Of the masks' graph shapes are computed on the CPU; of the others a part there is a missing kernel.
-            options = {"in_arena": budget_mb is not None, "whole": path != graphs.masks}
+            options = {"in_arena": budget_mb is not None, "whole": path != graphs.mask_head}
             options |= {"cuda_graphs": execution.cuda_graphs and path == graphs.decoder}
         if execution.device == "tensorrt":
             options = {"cache": _provider_cache(library, path, batch, execution, listener), "max_batch": batch}
@@ -49,7 +51,7 @@ def load_onnxruntime(row: ModelSpec, execution: ExecutionConfig, checkpoint: Pat
         return OnnxRuntimeEngine(path, device=str(execution.device), threads=execution.threads, **options)
 
     with gpu_arena(budget_mb) if on_gpu and budget_mb is not None else nullcontext():
-        engines = Engines(*map(load, (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)))
+        engines = Engines(*map(load, (graphs.encoder, graphs.decoder, graphs.mask_head, graphs.logits)))
     one_at_a_time = budget_mb is not None
     return Sam(
         replace(row, decode_batch=batch),

@@ -39,7 +39,7 @@ def weights_of(
         graphs = onnx_model(row, checkpoint, spec.precision, attention, listener)
         files = listed_files(graphs.encoder.parent, GRAPHS)
         if {name: entry["sha256"] for name, entry in files.items()} == wanted:
-            paths = (graphs.encoder, graphs.decoder, graphs.masks, graphs.logits)
+            paths = (graphs.encoder, graphs.decoder, graphs.mask_head, graphs.logits)
             for path in paths:
                 for file in sorted({path, *(tensor.file for tensor in check_graph_file(path))}):
                     _check_hash(file, str(wanted.get(file.name)))

@@ -70,5 +70,7 @@ def load_tensorrt(row: ModelSpec, execution: ExecutionConfig, checkpoint: Path |
     if is_tested:
         if listener.writing is not None and not engines.sidecar.get("self_test"):
             listener.writing("self-test")
-        check_once(engines, sam, lambda: load_onnxruntime(row, ExecutionConfig(), checkpoint, listener), execution.cuda_graphs)
+        check_once(
+            engines, sam, lambda: load_onnxruntime(row, ExecutionConfig(), checkpoint, listener), execution.cuda_graphs
+        )
     return sam

@@ -43,13 +43,13 @@ def _votes(fine: MaskSet, point_count: int, settings: Emr) -> NDArray[np.int32]:
     object_of = np.full(point_count, -1, np.int64)
     best_of = np.full(point_count, -1, np.int64)
     is_object = np.flatnonzero(fine.level == Level.OBJECT)
-    object_of[fine.point[is_object]] = is_object
-    is_best = np.flatnonzero(fine.best)
-    best_of[fine.point[is_best]] = is_best
-    score = np.append(fine.score, np.float32(-1e6))  # index -1: a mask that failed the filters
+    object_of[fine.prompt_index[is_object]] = is_object
+    is_best = np.flatnonzero(fine.is_best)
+    best_of[fine.prompt_index[is_best]] = is_best
+    score = np.append(fine.predicted_iou, np.float32(-1e6))  # index -1: a mask that failed the filters
     chosen = np.where((score[best_of] - score[object_of] < settings.tau) & (object_of >= 0), object_of, best_of)
     voted = np.unique(chosen[chosen >= 0])
-    order = voted[np.argsort(-fine.score[voted], kind="stable")]
+    order = voted[np.argsort(-fine.predicted_iou[voted], kind="stable")]
     leader = np.append(leaders(fine.bits, fine.box_xyxy, fine.area, order, settings.vote_iou), np.int32(-1))
     return leader[chosen].astype(np.int32)
 
@@ -74,7 +74,7 @@ def _split(
     for q in np.flatnonzero(taken_by >= 0):  # none of which took in others: what is taken in has its turn later
         sources[taken_by[q]] += sources[q]
     stage = np.full(len(objects), Stage.EMR, np.uint8)
-    return GridEntities.of(bits, objects.width, objects.score, stage, sources, min_area)
+    return GridEntities.of(bits, objects.width, objects.predicted_iou, stage, sources, min_area)
 
 
 def _merge(

@@ -46,8 +46,10 @@ class Gallery:
         if len(index) == 0:
             return
         found = self._decode(self._points_01[index])
-        both = MaskSet.concatenate([self.masks, replace(found, point=index[found.point].astype(np.int32))])
-        self.masks = both.select(np.argsort(both.point, kind="stable"))
+        both = MaskSet.concatenate(
+            [self.masks, replace(found, prompt_index=index[found.prompt_index].astype(np.int32))]
+        )
+        self.masks = both.select(np.argsort(both.prompt_index, kind="stable"))
         self._decoded[index] = True
 
     def ask_all(self) -> None:

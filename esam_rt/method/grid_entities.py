@@ -54,7 +54,7 @@ class GridEntities:
         for i in masks.by_score():
             bits[i] &= ~covered
             covered |= bits[i]
-        return cls.of(bits, masks.width, masks.score, _stages(len(masks), stage), sources_of(masks), min_area)
+        return cls.of(bits, masks.width, masks.predicted_iou, _stages(len(masks), stage), sources_of(masks), min_area)
 
     def __len__(self) -> int:
         return len(self.bits)
@@ -73,7 +73,7 @@ class GridEntities:
 
 def sources_of(masks: MaskSet) -> list[tuple[Source, ...]]:
     """Each mask as its own single source."""
-    return [((int(p), int(o)),) for p, o in zip(masks.point, masks.output, strict=True)]
+    return [((int(p), int(o)),) for p, o in zip(masks.prompt_index, masks.mask_index, strict=True)]
 
 
 def _stages(count: int, stage: Stage) -> NDArray[np.uint8]:

@@ -43,7 +43,7 @@ def multi_level_masks(coarse: MaskSet, pixels: SuperpixelMap, settings: Mmg) -> 
     objects = coarse.select(kept)
     match, _ = best_iou(
         objects.bits, objects.box_xyxy, objects.area, coarse.bits, coarse.box_xyxy, coarse.area,
-        np.flatnonzero(coarse.best),
+        np.flatnonzero(coarse.is_best),
     )  # fmt: skip
     return MultiLevelMasks(
         object=objects.select(match >= settings.gamma_o),

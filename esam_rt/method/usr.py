@@ -65,7 +65,7 @@ def fill_gaps(entities: GridEntities, additional: MaskSet, settings: Usr, min_ar
     covered = entities.covered()
     gain_min = max(min_area, int(np.ceil(settings.gain_min * h * w)))
     a, n = additional, len(entities)
-    taken = greedy_cover(a.bits, a.box_xyxy, a.area, a.score, covered, gain_min)
+    taken = greedy_cover(a.bits, a.box_xyxy, a.area, a.predicted_iou, covered, gain_min)
     room = n + len(taken)
     bits = np.zeros((room, *covered.shape), np.uint64)
     area, box = np.zeros(room, np.int32), np.zeros((room, 4), np.int16)
@@ -77,13 +77,13 @@ def fill_gaps(entities: GridEntities, additional: MaskSet, settings: Usr, min_ar
         overlap, joined = best_iou(a.bits[one], a.box_xyxy[one], a.area[one], bits[:n], box[:n], area[:n])
         new = a.bits[i] & ~covered
         covered |= new
-        source = (int(a.point[i]), int(a.output[i]))
+        source = (int(a.prompt_index[i]), int(a.mask_index[i]))
         if overlap[0] > settings.rho:
             k = joined[0]
             sources[k] += (source,)
         else:
             k, n = n, n + 1
-            score.append(a.score[i])
+            score.append(a.predicted_iou[i])
             stage.append(np.uint8(Stage.USR))
             sources.append((source,))
         bits[k] |= new

@@ -17,7 +17,7 @@ _log = logging.getLogger("esam_rt")
 
 @dataclass(frozen=True, eq=False)
 class EncodedPhoto:
-    """embedding: float32 [1, C, h, w]. image_features: the encoder's other outputs, which every decoder call is fed; they
+    """embedding: float32 [1, C, h, w]. image_features: the encoder's other outputs, fed to each decoder call; they
     stay on the device."""
 
     embedding: NDArray[np.float32]

@@ -17,7 +17,7 @@ _log = logging.getLogger("esam_rt")
 
 def _select(out: dict[str, NDArray[Any]], geometry: Geometry, filters: Filters, levels: tuple[Level, ...]) -> MaskSet:
     """Sort the three masks of each prompt by area (eq. 1), filter, cut the bits to the working grid."""
-    score, area, stability = out["score"], out["area"], out["stability"]
+    score, area, stability = out["predicted_iou"], out["area"], out["stability_score"]
     rank = np.argsort(np.argsort(-area, axis=1, kind="stable"), axis=1)
     best = np.arange(3) == np.argmax(score, axis=1)[:, None]
     keep = (score >= filters.score_min) & (stability >= filters.stability_min) & (area >= filters.min_area)
@@ -34,10 +34,10 @@ def _select(out: dict[str, NDArray[Any]], geometry: Geometry, filters: Filters, 
         width=w,
         area=area[row, output].astype(np.int32),
         box_xyxy=out["box_xyxy"][row, output].astype(np.int16),
-        score=score[row, output].astype(np.float32),
-        stability=stability[row, output].astype(np.float32),
-        point=out["point"][row].astype(np.int32),
+        predicted_iou=score[row, output].astype(np.float32),
+        stability_score=stability[row, output].astype(np.float32),
+        prompt_index=out["prompt_index"][row].astype(np.int32),
         level=rank[row, output].astype(np.uint8),
-        output=output.astype(np.uint8),
-        best=best[row, output],
+        mask_index=output.astype(np.uint8),
+        is_best=best[row, output],
     )

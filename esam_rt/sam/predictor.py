@@ -32,8 +32,13 @@ _log = logging.getLogger("esam_rt")
 Used = TypeVar("Used")
 BATCH_FLOOR = 1  # prompts of one call
 AHEAD = 2  # batches whose masks are still to come while the next is decoded: the GPU always has one to begin with
-IMAGE_FEATURES = ("image_tokens", "image_keys", "image_values", "image_queries")  # the encoder's outputs for the decoder
-PROMPT_FEATURES = ("tokens", "images")  # the decoder's outputs for masks and logits
+IMAGE_FEATURES = (
+    "image_tokens",
+    "image_keys",
+    "image_values",
+    "image_queries",
+)  # the encoder's outputs for the decoder
+PROMPT_FEATURES = ("tokens", "prompt_image_embeddings")  # the decoder's outputs for masks and logits
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Engines:
 
     encoder: Engine
     decoder: Engine
-    masks: Engine
+    mask_head: Engine
     logits: Engine
 
 
@@ -139,11 +144,11 @@ class Sam:
             return self._decode(photo, points_xy_px[part], labels[part])
 
         def masks(part: slice, prompts: dict[str, Any]) -> MaskSet:
-            score = prompts.pop("score")
+            score = prompts.pop("predicted_iou")
             index = np.flatnonzero(score.max(axis=1) >= filters.score_min)
             if len(index) == 0:
                 return MaskSet.empty(h, w)
-            out = self.engines.masks.infer(
+            out = self.engines.mask_head.infer(
                 {
                     **prompts,
                     "index": index,
@@ -152,7 +157,7 @@ class Sam:
                     "stability_offset": np.array(filters.stability_offset, np.float32),
                 }
             )
-            out |= {"score": score[index], "point": index + first_point + part.start}
+            out |= {"predicted_iou": score[index], "prompt_index": index + first_point + part.start}
             return _select(out, photo.geometry, filters, levels)
 
         return MaskSet.concatenate([MaskSet.empty(h, w), *self._in_batches(len(points_xy_px), decode, masks)])
@@ -173,8 +178,8 @@ class Sam:
             return self._decode(photo, points_xy_px[part], labels[part])
 
         def fetch(part: slice, prompts: dict[str, Any]) -> None:
-            del prompts["score"]
-            feed = {**prompts, "level": output[part].astype(np.int64)}
+            del prompts["predicted_iou"]
+            feed = {**prompts, "mask_index": output[part].astype(np.int64)}
             result[part] = self.engines.logits.infer(feed)["logits"][:, :h, :w]
 
         self._in_batches(len(points_xy_px), decode, fetch)
@@ -261,5 +266,5 @@ class Sam:
         """Close the engines."""
         if self._after is not None:
             self._after.shutdown()
-        for engine in (self.engines.encoder, self.engines.decoder, self.engines.masks, self.engines.logits):
+        for engine in (self.engines.encoder, self.engines.decoder, self.engines.mask_head, self.engines.logits):
             engine.close()

@@ -2,7 +2,7 @@
 
 A prompt has T tokens and H heads, T·H = 20 to 56 rows, fewer than the inner width of SAM's attentions. So W_k, W_v, W_q
 and W_out multiply the tokens' side, head by head, instead of the P = h·w image positions of every prompt. Only the
-first layer, whose image side all prompts of a photo share, projects the image itself, once a photo (`add_image_features`).
+first layer, whose image side all prompts share, projects the image itself, once a photo (`add_image_features`).
 
 What a softmax cancels is dropped, and what sums to one is folded: the bias of the keys adds the same to all positions;
 the bias of the values passes through the weights of one.

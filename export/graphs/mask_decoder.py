@@ -1,6 +1,6 @@
 """SAM's prompt encoder and two-way mask decoder (Kirillov et al. 2023, appendix A) for batches of prompts.
 
-What depends on the photo alone is computed once, at the end of the encoder's graph (`add_image_features`); the embedding is
+The encoder's graph computes what depends on the photo alone (`add_image_features`); the embedding is
 never repeated (attention.py). Prompts get their scores first (`build_decoder`); masks are then upscaled only for those
 that pass the caller's filter, only where the photo is, and leave as bits (`build_masks`) or as logits (`build_logits`).
 No graph has a shape that depends on its numbers, which engines cannot plan for.
@@ -52,7 +52,7 @@ def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> N
 def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
     """Prompts → scores, and what their masks are made of.
 
-    Inputs: the outputs of `add_image_features`; `points_xy_px` float32 [B, K, 2], pixels of the square input, with `labels`
+    Inputs: the outputs of `add_image_features`; `points_xy_px` float32 [B, K, 2], pixels of the input, with `labels`
     int64 [B, K]: -1 no point, 0 background, 1 foreground, 2 and 3 the top left and bottom right corner of a box. K is 2
     for SAM, whose single points are followed by one of label -1.
     Outputs: `score` float32 [B, masks]; in the precision `tokens` [B, 1 + masks, C] and `images` [B, P, C].
@@ -60,9 +60,9 @@ def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Pr
     g = Graph("decoder", precision)
     net = _Decoder(g, dims, weights)
     tokens, images = net.transformer()
-    g.output(net.score(tokens), "score", np.float32, ["B", dims.masks])
+    g.output(net.score(tokens), "predicted_iou", np.float32, ["B", dims.masks])
     g.output(tokens, "tokens", precision.dtype, ["B", 1 + dims.masks, dims.width])
-    g.output(images, "images", precision.dtype, ["B", dims.embedding_cells**2, dims.width])
+    g.output(images, "prompt_image_embeddings", precision.dtype, ["B", dims.embedding_cells**2, dims.width])
     return g
 
 
@@ -76,7 +76,7 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
     Outputs: `stability` float32 [M, masks], `area` int32 [M, masks], `box_xyxy` int32 [M, masks, 4], `bits` uint8
     [M, masks, 4 · rows, columns / 2], bit i of byte j = cell 8j + i of a row.
     """
-    g = Graph("masks", precision)
+    g = Graph("mask_head", precision)
     net = _Masks(g, dims, weights)
     index = g.input("index", np.int64, ["M"])
     cells = g.input("cells", np.int64, ["rows", "columns"])
@@ -90,7 +90,7 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
     logits = net.logits(images, hyper, g.op("Mul", g.op("Mul", rows, pairs), ints(2 * SUBCELLS)), dims.masks)
     n = dims.masks
     stability, area, box, bits = packed_masks(g, g.widen(logits), valid_hw, rows, pairs, offset, dims.grid_cells, n)
-    g.output(stability, "stability", np.float32, ["M", n])
+    g.output(stability, "stability_score", np.float32, ["M", n])
     g.output(area, "area", np.int32, ["M", n])
     g.output(box, "box_xyxy", np.int32, ["M", n, 4])
     g.output(bits, "bits", np.uint8, ["M", n, "bit_rows", "bit_columns"])
@@ -105,7 +105,7 @@ def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Pre
     """
     g = Graph("logits", precision)
     net = _Masks(g, dims, weights)
-    level = g.input("level", np.int64, ["B"])
+    level = g.input("mask_index", np.int64, ["B"])
     hyper = g.op("GatherND", net.mask_weights(net.tokens), g.op("Unsqueeze", level, ints(1)), batch_dims=1)
     cells, grid = dims.embedding_cells, dims.grid_cells
     logits = net.logits(net.images, g.op("Unsqueeze", hyper, ints(1)), cells * cells * SUBCELLS, 1)
@@ -236,7 +236,7 @@ class _Masks:
     def __init__(self, g: Graph, dims: DecoderDims, weights: Weights) -> None:
         self.g, self.d, self.w = g, dims, weights
         self.tokens = g.input("tokens", g.precision.dtype, ["B", 1 + dims.masks, dims.width])
-        self.images = g.input("images", g.precision.dtype, ["B", dims.embedding_cells**2, dims.width])
+        self.images = g.input("prompt_image_embeddings", g.precision.dtype, ["B", dims.embedding_cells**2, dims.width])
 
     def mask_weights(self, tokens: ir.Value) -> ir.Value:
         """Tokens [M, 1 + masks, C] → weights of the upscaled channels, one row a mask [M, masks, C/8]."""

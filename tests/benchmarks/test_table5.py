@@ -29,7 +29,7 @@ from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, 
 from esam_rt.engines.cuda import device
 from esam_rt.export.configs import VitDims
 from esam_rt.export.model import VITS
-from esam_rt.loading import loader, onnxruntime_loader
+from esam_rt.loading import onnxruntime_loader
 from esam_rt.loading.doctor import Diagnosis, Finding, State
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.settings import Filters
@@ -261,9 +261,9 @@ def test_both_sides_have_the_same_weights_photo_and_prompts(small: Job) -> None:
     sam = table5_measure.our_sam(("onnxruntime", "cpu", "fp32"), small)
     everything = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
     found = sam.decode(sam.encode(table5_measure.photo()), points, 0, everything)
-    assert len(found.score) == 3 * len(points)
-    assert np.abs(found.score - out.iou_scores[0].numpy()[found.point, found.output]).max() < 1e-3
-    area = (out.pred_masks[0, :, :, :192] > 0).sum((2, 3)).numpy()[found.point, found.output]
+    assert len(found.predicted_iou) == 3 * len(points)
+    assert np.abs(found.predicted_iou - out.iou_scores[0].numpy()[found.prompt_index, found.mask_index]).max() < 1e-3
+    area = (out.pred_masks[0, :, :, :192] > 0).sum((2, 3)).numpy()[found.prompt_index, found.mask_index]
     assert np.abs(found.area - area).max() < 100
 
 
@@ -282,7 +282,7 @@ def test_ours_on_the_cpu(small: Job) -> None:
 
 @pytest.mark.parametrize("variant", [(), ("graphs",), ("fused",)])
 def test_ours_on_a_gpu(small: Job, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, variant: tuple[str, ...]) -> None:
-    monkeypatch.setattr(loader, "GPU_ATTENTION", "concat")  # which `fused` changes, in a process of its own
+    monkeypatch.setattr(onnxruntime_loader, "GPU_ATTENTION", "concat")  # which `fused` changes, in a process of its own
     figures = table5_measure.ours(("onnxruntime", "cuda", "fp32", *variant), small)
     assert figures["amg"] > 0 and figures["decoder"] > 0 and figures["prompts"] == 4
     assert gpu.violations == []

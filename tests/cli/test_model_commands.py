@@ -15,7 +15,7 @@ from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.hashing import sha256_of
 from tests.cli.test_app import assert_one_error_line, call
 
-GRAPHS = ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"]
+GRAPHS = ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"]
 
 
 @pytest.fixture(autouse=True)

@@ -731,7 +731,7 @@ def test_building_is_told(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelError, match=r"found no engine of encoder\.onnx, expected one; let it be built"):
         load_sam("tiny", ExecutionConfig(device="tensorrt", build=False))
-    for expected_steps in (["encoder.engine", "decoder.engine", "masks.engine", "logits.engine"], []):
+    for expected_steps in (["encoder.engine", "decoder.engine", "mask_head.engine", "logits.engine"], []):
         told: list[str] = []
         load_sam("tiny", ExecutionConfig(device="tensorrt"), listener=ModelListener(writing=told.append)).close()
         assert [name for name in told if name.endswith(".engine")] == expected_steps

@@ -325,9 +325,10 @@ def test_close_waits_for_another_thread(load: Load, library: Any) -> None:
 
 def test_a_plan_that_cannot_be_loaded(library: Any, device: CudaDevice, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ModelError) as caught:
-        TensorRTEngine("masks.engine", b"version https://git-lfs", library, device)
+        TensorRTEngine("mask_head.engine", b"version https://git-lfs", library, device)
     assert str(caught.value) == (
-        "masks.engine: expected a TensorRT engine built for this GPU and version (sm_86, fake_tensorrt 10.9.8), found "
+        "mask_head.engine: expected a TensorRT engine built for this GPU and version (sm_86, fake_tensorrt 10.9.8), "
+        "found "
         "one that cannot be loaded: assertion header.magicTag == kEXPECTED_MAGIC_TAG failed. Build it again: esam-rt "
         "build-engine."
     )
@@ -761,7 +762,7 @@ def test_the_pipeline_is_that_of_onnxruntime(
 ) -> None:
     row = MODELS["tiny"]
     files = onnx_model(row)
-    paths = (files.encoder, files.decoder, files.masks, files.logits)
+    paths = (files.encoder, files.decoder, files.mask_head, files.logits)
     side = row.input_px // 4
     greatest = {"B": row.decode_batch, "M": row.decode_batch, "rows": side, "columns": side}
 

@@ -79,7 +79,7 @@ def test_a_second_run_decodes_nothing() -> None:
     cache = CachingEngines(engines)
     sam = Sam(ROW, cache.engines(), "0" * 64)
     first = EntitySegmenter(sam, settings=settings_of({}))(photo)
-    for engine in (engines.encoder, engines.decoder, engines.masks, engines.logits):
+    for engine in (engines.encoder, engines.decoder, engines.mask_head, engines.logits):
         engine._function = None  # type: ignore[attr-defined]
     again = EntitySegmenter(sam, settings=settings_of({}))(photo)
     np.testing.assert_array_equal(first.labels, again.labels)

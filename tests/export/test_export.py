@@ -80,7 +80,7 @@ def decoder(exported: ExportedModel) -> OnnxRuntimeEngine:
 
 @pytest.fixture(scope="module")
 def masks(exported: ExportedModel) -> OnnxRuntimeEngine:
-    return OnnxRuntimeEngine(exported.masks)
+    return OnnxRuntimeEngine(exported.mask_head)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def decode(
 ) -> Arrays:
     """Scores, and the masks of some prompts or of all, bits [M, 3, G, G]."""
     out = decoder(feed)
-    score = out.pop("score")
+    score = out.pop("predicted_iou")
     index = np.arange(len(score)) if index is None else index
     out = masks(out | upscaling(valid_hw, grid, index, offset))
     bits = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool)
@@ -176,7 +176,7 @@ def decode(
     assert (rows, columns) == (4 * -(-valid_hw[0] // 4), 8 * -(-valid_hw[1] // 8))
     whole = np.zeros((*bits.shape[:2], grid, grid), bool)
     whole[:, :, :rows, :columns] = bits
-    return out | {"score": score, "bits": whole}
+    return out | {"predicted_iou": score, "bits": whole}
 
 
 def measure(logits: NDArray[np.float32], valid_hw: tuple[int, int], offset: float) -> Arrays:
@@ -192,7 +192,7 @@ def measure(logits: NDArray[np.float32], valid_hw: tuple[int, int], offset: floa
         ys, xs = np.nonzero(masks[i])
         if len(ys):
             box[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-    return {"stability": stability, "area": masks.sum((2, 3)), "box_xyxy": box, "masks": masks}
+    return {"stability_score": stability, "area": masks.sum((2, 3)), "box_xyxy": box, "masks": masks}
 
 
 def test_embedding(model: TinySam, exported: ExportedModel, image: NDArray[np.uint8], embedding: NDArray) -> None:
@@ -220,9 +220,9 @@ def test_scores_and_logits(
     points = random_points(n)
     theirs = predict(model.decoder, embedding, points, SIZE)
     out = decoder.infer(prompts(side, points))
-    np.testing.assert_allclose(out.pop("score"), theirs.iou, atol=1e-4)
+    np.testing.assert_allclose(out.pop("predicted_iou"), theirs.iou, atol=1e-4)
     level = np.random.default_rng(0).integers(0, 3, n)
-    ours = logits.infer(out | {"level": level})["logits"]
+    ours = logits.infer(out | {"mask_index": level})["logits"]
     expected = theirs.logits.numpy()[np.arange(n), level]
     assert ours.shape == (n, GRID, GRID)
     assert 3 < np.abs(expected).max() < 100
@@ -253,7 +253,7 @@ def test_masks(
     inside = (slice(None), slice(None), slice(valid_hw[0]), slice(valid_hw[1]))
     unclear = sum((np.abs(theirs[inside] - t) < 1e-3).sum((2, 3)) for t in (offset, -offset))
     union = np.maximum((theirs[inside] > -offset).sum((2, 3)), 1)
-    assert (np.abs(out["stability"] - expected["stability"]) <= 1e-6 + 2 * unclear / union).all()
+    assert (np.abs(out["stability_score"] - expected["stability_score"]) <= 1e-6 + 2 * unclear / union).all()
     assert [out[name].dtype for name in ("area", "box_xyxy")] == [np.int32, np.int32]
     np.testing.assert_array_equal(out["box_xyxy"], measure(bits - 0.5, valid_hw, 1)["box_xyxy"])
 
@@ -265,7 +265,7 @@ def test_masks_of_some_prompts(
     feed = prompts(side, random_points(16))
     everything = decode(decoder.infer, masks.infer, feed, (96, 128))
     some = decode(decoder.infer, masks.infer, feed, (96, 128), np.array(index))
-    for name in ("stability", "area", "box_xyxy", "bits"):
+    for name in ("stability_score", "area", "box_xyxy", "bits"):
         np.testing.assert_array_equal(some[name], everything[name][index])
 
 
@@ -273,17 +273,21 @@ def test_outputs_that_stay_where_they_are(
     decoder: OnnxRuntimeEngine, masks: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, side: Arrays
 ) -> None:
     feed = prompts(side, random_points(5))
-    kept = decoder.infer(feed, keep=("tokens", "images"))
-    assert isinstance(kept["score"], np.ndarray)
-    assert (kept["images"].shape, kept["images"].dtype) == ((5, 1024, 128), np.float32)
-    assert not isinstance(kept["images"], np.ndarray)
+    kept = decoder.infer(feed, keep=("tokens", "prompt_image_embeddings"))
+    assert isinstance(kept["predicted_iou"], np.ndarray)
+    assert (kept["prompt_image_embeddings"].shape, kept["prompt_image_embeddings"].dtype) == (
+        (5, 1024, 128),
+        np.float32,
+    )
+    assert not isinstance(kept["prompt_image_embeddings"], np.ndarray)
     plain = decoder.infer(feed)
     for engine, more in (
         (masks, upscaling((GRID, GRID), GRID, np.array([1, 4]))),
-        (logits, {"level": np.array([0, 1, 2, 1, 0])}),
+        (logits, {"mask_index": np.array([0, 1, 2, 1, 0])}),
     ):
         ours, theirs = (
-            engine.infer({"tokens": out["tokens"], "images": out["images"]} | more) for out in (kept, plain)
+            engine.infer({"tokens": out["tokens"], "prompt_image_embeddings": out["prompt_image_embeddings"]} | more)
+            for out in (kept, plain)
         )
         for name, array in theirs.items():
             np.testing.assert_array_equal(ours[name], array)
@@ -317,7 +321,7 @@ def test_packing_of_hard_masks() -> None:
         masks=2,
     )
     kinds = (np.float32, np.int32, np.int32, np.uint8)
-    for value, name, dtype in zip(outputs, ("stability", "area", "box_xyxy", "bits"), kinds, strict=True):
+    for value, name, dtype in zip(outputs, ("stability_score", "area", "box_xyxy", "bits"), kinds, strict=True):
         g.output(value, name, dtype, [None] * {"box_xyxy": 3, "bits": 4}.get(name, 2))
     session = onnxruntime.InferenceSession(
         ir.to_proto(g.model({}, "0")).SerializeToString(), providers=["CPUExecutionProvider"]
@@ -333,7 +337,7 @@ def test_packing_of_hard_masks() -> None:
     np.testing.assert_array_equal(np.unpackbits(bits, axis=-1, bitorder="little").astype(bool), expected["masks"])
     np.testing.assert_array_equal(area, expected["area"])
     np.testing.assert_array_equal(box, expected["box_xyxy"])
-    np.testing.assert_allclose(stability, expected["stability"], atol=1e-7)
+    np.testing.assert_allclose(stability, expected["stability_score"], atol=1e-7)
     words = np.ascontiguousarray(bits).view("<u2")[..., 0]
     assert words[6, 0, 5] == 1 << 7
     assert words[7, 0, 6] == 1 << 8
@@ -383,15 +387,15 @@ def test_decoder_of_sam_dimensions(seed: int) -> None:
     infer = [partial(run, build(dims, weights)) for build in (build_decoder, build_masks)]
     weights.check_all_taken()
     out = decode(*infer, prompts(side, points, 1), (32, 32), grid=32)
-    np.testing.assert_allclose(out["score"], expected.iou[:, 1:4], atol=1e-4)
+    np.testing.assert_allclose(out["predicted_iou"], expected.iou[:, 1:4], atol=1e-4)
     bits = out["bits"]
     wanted = expected.logits[:, 1:4].numpy()
     clear = np.abs(wanted) > 1e-3
     np.testing.assert_array_equal(bits & clear, (wanted > 0) & clear)
     level = np.array([0, 1, 2, 1, 0])
     made = run(build_decoder(dims, weights), prompts(side, points, 1))
-    del made["score"]
-    out = run(build_logits(dims, weights), made | {"level": level})
+    del made["predicted_iou"]
+    out = run(build_logits(dims, weights), made | {"mask_index": level})
     np.testing.assert_allclose(out["logits"], wanted[np.arange(5), level], atol=1e-3)
 
 
@@ -408,8 +412,8 @@ def test_float16_checkpoint(
     def first_logits(files: ExportedModel, image: Arrays) -> NDArray[np.float32]:
         with OnnxRuntimeEngine(files.decoder) as decoder, OnnxRuntimeEngine(files.logits) as logits:
             made = decoder.infer(prompts(image, points))
-            del made["score"]
-            return logits.infer(made | {"level": np.zeros(3, np.int64)})["logits"]
+            del made["predicted_iou"]
+            return logits.infer(made | {"mask_index": np.zeros(3, np.int64)})["logits"]
 
     ours = first_logits(half, half_side)
     expected = predict(rounded.decoder, embedding, points, SIZE).logits[:, 0]
@@ -433,9 +437,9 @@ def test_files(exported: ExportedModel, checkpoint: Path, tmp_path: Path) -> Non
         assert not {"Tile", "OneHot", "Expand"} & {node.op_type for node in proto.graph.node}
     again = export_model("tiny", checkpoint, tmp_path / "a" / "b")
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
-        *("decoder.onnx", "encoder.onnx", "esam-rt.json", "logits.onnx", "masks.onnx")
+        *("decoder.onnx", "encoder.onnx", "esam-rt.json", "logits.onnx", "mask_head.onnx")
     ]
-    for name in ("encoder", "decoder", "masks", "logits"):
+    for name in ("encoder", "decoder", "mask_head", "logits"):
         assert getattr(again, name).read_bytes() == getattr(exported, name).read_bytes()
 
 
@@ -525,4 +529,4 @@ def test_works_without_torch(checkpoint: Path, tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", code, str(checkpoint), str(tmp_path)], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(["score", "tokens", "images"])
+    assert run.stdout.strip() == str(["predicted_iou", "tokens", "prompt_image_embeddings"])

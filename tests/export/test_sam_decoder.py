@@ -118,20 +118,20 @@ def test_prompts_of_every_kind(
     weights.check_all_taken()
     out = decode(*infer, feed(side, prompts), (GRID, GRID), grid=GRID)
     made = run(build_decoder(SAM_DECODER, weights, precision), feed(side, prompts))
-    assert [made.pop("score").dtype, made["images"].dtype] == [np.float32, precision.dtype]
+    assert [made.pop("predicted_iou").dtype, made["prompt_image_embeddings"].dtype] == [np.float32, precision.dtype]
     level = np.array([0, 1, 2, 1])
-    logits = run(build_logits(SAM_DECODER, weights, precision), made | {"level": level})["logits"]
+    logits = run(build_logits(SAM_DECODER, weights, precision), made | {"mask_index": level})["logits"]
     bits = out["bits"]
     masks = theirs > 0
     iou = (bits & masks).sum((2, 3)) / (bits | masks).sum((2, 3))
     assert 0.05 < masks.mean() < 0.95
-    assert [a.dtype for a in (out["score"], out["stability"], logits)] == [np.float32] * 3
+    assert [a.dtype for a in (out["predicted_iou"], out["stability_score"], logits)] == [np.float32] * 3
     if precision is Precision.FP32:
-        assert relative_error(out["score"], scores) < 1e-4
+        assert relative_error(out["predicted_iou"], scores) < 1e-4
         assert relative_error(logits, theirs[np.arange(4), level]) < 1e-4
         assert iou.min() > 0.999
     else:
-        assert cosine(out["score"], scores) > 0.999
+        assert cosine(out["predicted_iou"], scores) > 0.999
         assert cosine(logits, theirs[np.arange(4), level]) > 0.999
         assert iou.min() > 0.97
 

@@ -57,7 +57,7 @@ def test_the_export_is_made_once_and_again_when_it_is_damaged(cache: Path) -> No
     onnx_model(MODELS["tiny"])
     assert files.decoder.read_bytes() == whole
     manifest = files.encoder.with_name("esam-rt.json")
-    assert set(json.loads(manifest.read_text())) == {"encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"}
+    assert set(json.loads(manifest.read_text())) == {"encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"}
 
 
 @pytest.mark.parametrize("manifest", ["", "{}", "[]", '{"encoder.onnx": "0"}'])

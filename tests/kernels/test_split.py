@@ -35,8 +35,8 @@ def blobs(n: int, h: int, w: int, seed: int) -> NDArray[np.bool_]:
 def test_split_matches_the_plain_version(seed: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     h = 24
-    objects = MaskSet.from_bool(blobs(14, h, width, seed), score=rng.permutation(14) / 14)
-    gallery = MaskSet.from_bool(blobs(30, h, width, 100 + seed), score=rng.random(30))
+    objects = MaskSet.from_bool(blobs(14, h, width, seed), predicted_iou=rng.permutation(14) / 14)
+    gallery = MaskSet.from_bool(blobs(30, h, width, 100 + seed), predicted_iou=rng.random(30))
     cells = rng.integers(0, (h, width), (200, 2)).astype(np.int32)
     vote = rng.integers(-1, 30, 200).astype(np.int32)
     rank = np.empty(30, np.intp)
@@ -63,7 +63,7 @@ def test_guidance_joins_parts_and_a_third_mask_met_on_the_way() -> None:
     masks[0, :, 0:10] = True  # p
     masks[1, :, 18:30] = True  # r, before q in the order
     masks[2, :, 6:20] = True  # q
-    objects = MaskSet.from_bool(masks, score=[0.9, 0.8, 0.7])
+    objects = MaskSet.from_bool(masks, predicted_iou=[0.9, 0.8, 0.7])
     guide = np.zeros((1, 8, 30), bool)
     guide[0, :, 0:20] = True
     gallery = MaskSet.from_bool(guide)
@@ -85,7 +85,7 @@ def test_ten_thousand_masks_end_without_overlap() -> None:
     masks = np.zeros((10_000, 32, 64), bool)
     for m, y, x in zip(masks, rng.integers(0, 30, 10_000), rng.integers(0, 60, 10_000), strict=True):
         m[y : y + 1 + y % 4, x : x + 2 + x % 5] = True
-    objects = MaskSet.from_bool(masks, score=rng.random(10_000))
+    objects = MaskSet.from_bool(masks, predicted_iou=rng.random(10_000))
     gallery = MaskSet.from_bool(masks[:100])
     cells = np.argwhere(np.ones((32, 64))).astype(np.int32)
     vote = rng.integers(-1, 100, len(cells)).astype(np.int32)
@@ -114,7 +114,7 @@ def test_leaders_match_the_plain_version(seed: int, iou_min: float) -> None:
     dense = blobs(40, 40, 70, seed)
     dense[30:38] = dense[20:28] ^ (np.random.default_rng(seed).random((8, 40, 70)) < 0.02)  # nearly equal
     dense[38:] = dense[20:22]
-    masks = MaskSet.from_bool(dense, score=np.random.default_rng(seed).random(40))
+    masks = MaskSet.from_bool(dense, predicted_iou=np.random.default_rng(seed).random(40))
     order = masks.by_score()
     want = dense_leaders(dense, order, iou_min)
     got = leaders(masks.bits, masks.box_xyxy, masks.area, order, iou_min)

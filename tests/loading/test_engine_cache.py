@@ -75,11 +75,11 @@ def test_they_say_what_they_are(engines: EngineSet) -> None:
     ]
     assert sidecar["backend_version"] == rtx.__version__
     assert sidecar["targets"] == ["sm_86", "sm_89", "sm_120"]
-    assert set(sidecar["onnx_sha256"]) == {"encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"}
+    assert set(sidecar["onnx_sha256"]) == {"encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"}
     assert tuple(sidecar["engines"]) == NAMES
     points = sidecar["engines"]["decoder.engine"]["profile"]["points_xy_px"]
     assert points == [[1, 1, 2], [64, 1, 2], [64, 1, 2]]
-    assert sidecar["engines"]["masks.engine"]["profile"]["cells"] == [[1, 2], [24, 32], [32, 32]]
+    assert sidecar["engines"]["mask_head.engine"]["profile"]["cells"] == [[1, 2], [24, 32], [32, 32]]
     for name in NAMES:
         assert len(engines.plan(name)) == sidecar["engines"][name]["size_bytes"] > 100_000
 
@@ -98,7 +98,7 @@ def test_they_are_built_once(cache: Path, engines: EngineSet) -> None:
 
 
 def remove_one(folder: Path) -> None:
-    (folder / "masks.engine").unlink()
+    (folder / "mask_head.engine").unlink()
 
 
 def cut(folder: Path) -> None:
@@ -126,7 +126,7 @@ def link(folder: Path) -> None:
 
 
 DAMAGE: dict[Callable[[Path], None], str] = {
-    remove_one: "masks.engine: found no such file",
+    remove_one: "mask_head.engine: found no such file",
     cut: r"encoder.engine: found \d+ bytes, expected \d+",
     flip: "decoder.engine: found SHA-256",
     swap: "bytes, expected",
@@ -403,7 +403,7 @@ def write(graph: Graph, path: Path) -> Path:
 @pytest.mark.parametrize("precision", Precision)
 def test_every_graph_of_tiny_parses_and_builds(cache: Path, precision: Precision) -> None:
     files = onnx_model(TINY, precision=precision)
-    for path in (files.encoder, files.decoder, files.masks, files.logits):
+    for path in (files.encoder, files.decoder, files.mask_head, files.logits):
         assert build_engine(path, rtx, SPEC.options).layers > 50
 
 

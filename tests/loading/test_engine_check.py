@@ -30,7 +30,7 @@ def changed(change: Any) -> Sam:
     def upscale(feed: dict[str, Any]) -> dict[str, Any]:
         return change(s.upscale(feed))
 
-    return Sam(ROW, replace(s.engines(), decoder=FakeEngine(decode), masks=FakeEngine(upscale)), "0" * 64)
+    return Sam(ROW, replace(s.engines(), decoder=FakeEngine(decode), mask_head=FakeEngine(upscale)), "0" * 64)
 
 
 def test_the_same_is_the_same() -> None:
@@ -40,13 +40,13 @@ def test_the_same_is_the_same() -> None:
 
 def test_a_little_noise_passes() -> None:
     def nudge(out: dict[str, Any]) -> dict[str, Any]:
-        return out | {"score": out["score"] + np.float32(0.01)} if "score" in out else out
+        return out | {"predicted_iou": out["predicted_iou"] + np.float32(0.01)} if "predicted_iou" in out else out
 
     assert self_test(changed(nudge), scene().sam(), PHOTO).score == pytest.approx(0.01, abs=1e-4)
 
 
 def wrong_score(out: dict[str, Any]) -> dict[str, Any]:
-    return out | {"score": out["score"] - np.float32(0.03)} if "score" in out else out
+    return out | {"predicted_iou": out["predicted_iou"] - np.float32(0.03)} if "predicted_iou" in out else out
 
 
 def wrong_bits(out: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_every_replay_is_compared() -> None:
     def decode(feed: dict[str, Any]) -> dict[str, Any]:
         calls.append(len(feed["points_xy_px"]))
         out = s.decode(feed)
-        return out | {"score": out["score"] - np.float32(0.03)} if len(calls) > 3 else out
+        return out | {"predicted_iou": out["predicted_iou"] - np.float32(0.03)} if len(calls) > 3 else out
 
     sam = Sam(replace(ROW, decode_batch=SIDE**2), replace(s.engines(), decoder=FakeEngine(decode)), "0" * 64)
     assert self_test(sam, scene().sam(), PHOTO).masks == 3 * SIDE**2

@@ -23,7 +23,7 @@ from esam_rt.storage.manifest import MANIFEST
 from tests.cli.test_app import assert_one_error_line, call
 
 TINY = MODELS["tiny"]
-GRAPHS = ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx")
+GRAPHS = ("encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_it_says_what_it_is(folder: Path) -> None:
     assert (given.row, given.precision) == (TINY, "fp16")
     assert given.onnx.checkpoint_sha256 == sha256_of(WEIGHTS / "tiny.safetensors")
     assert given.onnx.files == tuple(folder / name for name in GRAPHS)
-    assert given.onnx.masks == folder / "masks.onnx"
+    assert given.onnx.mask_head == folder / "mask_head.onnx"
 
 
 def test_data_beside_a_graph_belong_to_it(folder: Path) -> None:
@@ -90,13 +90,13 @@ def broken_manifest(folder: Path) -> None:
 
 def without_an_entry(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["masks.onnx"]
+    del manifest["mask_head.onnx"]
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 def without_a_hash(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["masks.onnx"] = {"sha256": None}
+    manifest["mask_head.onnx"] = {"sha256": None}
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -119,7 +119,7 @@ def of_another_precision(folder: Path) -> None:
 
 
 def of_another_checkpoint(folder: Path) -> None:
-    say(folder / "masks.onnx", "checkpoint_sha256", "0" * 64)
+    say(folder / "mask_head.onnx", "checkpoint_sha256", "0" * 64)
     list_anew(folder)
 
 
@@ -156,12 +156,12 @@ DAMAGE: dict[Callable[[Path], None], str] = {
     without_manifest: r"esam-rt\.json: found no such file, expected encoder\.onnx, .* there",
     broken_manifest: r"esam-rt\.json: found no list of these graphs",
     without_an_entry: r"esam-rt\.json: found no list of these graphs",
-    without_a_hash: r"masks\.onnx: found SHA-256 .*, expected None",
+    without_a_hash: r"mask_head\.onnx: found SHA-256 .*, expected None",
     without_a_graph: r"logits\.onnx: found no such file",
     with_a_link: r"logits\.onnx: found no such file",
     changed: r"decoder\.onnx: found SHA-256 .*damaged or of another export.*esam-rt export --out",
     of_another_precision: r"decoder\.onnx: precision: found 'fp32', expected 'fp16' of encoder\.onnx",
-    of_another_checkpoint: r"masks\.onnx: checkpoint_sha256: found '0000",
+    of_another_checkpoint: r"mask_head\.onnx: checkpoint_sha256: found '0000",
     of_another_program: r"logits\.onnx: model: found '', expected 'tiny'",
     of_an_older_exporter: r"encoder\.onnx: exporter_version: found '1', expected \d+",
     of_an_unknown_model: r"encoder\.onnx: model: found 'sam9', expected tiny or",
@@ -211,8 +211,12 @@ def test_engines_of_given_graphs_are_those_of_the_model(folder: Path, tmp_path: 
         (("--onnx", "mine", "--precision", "fp32"), 2, ("--precision fp32: the graphs of mine are of fp16",)),
         (("--onnx", "mine", "--backend", "onnxruntime"), 2, ("--onnx mine", "ONNX Runtime runs graphs")),
         (("--onnx", "mine", "--no-fusion"), 2, ("--no-fusion", "--attention concat")),
-        (("--onnx", "mine", "--checkpoint", "mine/masks.onnx"), 3, ("--checkpoint mine/masks.onnx: found SHA-256",)),
-        (("--onnx", "mine/masks.onnx"), 3, ("mine/masks.onnx: found a file",)),
+        (
+            ("--onnx", "mine", "--checkpoint", "mine/mask_head.onnx"),
+            3,
+            ("--checkpoint mine/mask_head.onnx: found SHA-256",),
+        ),
+        (("--onnx", "mine/mask_head.onnx"), 3, ("mine/mask_head.onnx: found a file",)),
     ],
 )
 def test_mistakes(

@@ -121,7 +121,9 @@ def build(graph: Path, library: ModuleType, file: ChecksummedFile) -> None:
     build_engine(graph, library, BuildOptions(max_batch=2), timings=file)
 
 
-def test_nodes_are_timed_once(graphs: Any, library: Any, file: ChecksummedFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_nodes_are_timed_once(
+    graphs: Any, library: Any, file: ChecksummedFile, caplog: pytest.LogCaptureFixture
+) -> None:
     build(graphs.masks, library, file)
     assert len(library.timed) > 50
     library.timed.clear()

@@ -135,7 +135,9 @@ def test_graphs_and_batches_follow_the_device(
 ) -> None:
     asked: list[Any] = []
 
-    def export(row: ModelSpec, checkpoint: object, precision: str, attention: str | None, listener: object) -> OnnxModel:
+    def export(
+        row: ModelSpec, checkpoint: object, precision: str, attention: str | None, listener: object
+    ) -> OnnxModel:
         asked.append(attention)
         path = Path("graph.onnx")
         return OnnxModel(path, path, path, path, "0" * 64, ())
@@ -186,7 +188,7 @@ def test_a_run_on_engines_that_are_built_first(built: list[str], cache: Path) ->
             info = segment.model_info()
         assert [info[key] for key in ("backend", "device", "precision")] == ["tensorrt", "cuda", "fp32"]
         np.testing.assert_array_equal(found.labels, expected.labels)
-    assert built == ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"]
+    assert built == ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"]
     (folder,) = (p for p in (cache / "engines").iterdir() if p.is_dir())
     with EntitySegmenter("tiny", settings=settings, backend="tensorrt", precision="fp32", engines=folder) as segment:
         np.testing.assert_array_equal(segment(photo).labels, expected.labels)
@@ -276,7 +278,7 @@ def test_given_graphs_are_tested_where_their_weights_are_known(built: list[str],
     result = call("build-engine", "--onnx", tmp_path / "mine", "--backend", "tensorrt")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "Self-test: " in result.stdout
-    for name in ("encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"):
+    for name in ("encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"):
         say(tmp_path / "mine" / name, "checkpoint_sha256", "0" * 64)
     list_anew(tmp_path / "mine")
     result = call("build-engine", "--onnx", tmp_path / "mine", "--backend", "tensorrt")
@@ -385,7 +387,7 @@ def test_engines_that_bring_code_are_nobody_elses(built: list[str]) -> None:
     finally:
         os.umask(was)
     (folder,) = stored()
-    for path in (folder, folder / "engine.json", folder / "masks.engine"):
+    for path in (folder, folder / "engine.json", folder / "mask_head.engine"):
         mode = path.stat().st_mode
         assert not mode & 0o022, path
         path.chmod(0o666 | mode)

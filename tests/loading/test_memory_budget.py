@@ -115,13 +115,13 @@ def fake_sam(cuda: FakeCuda, most: int, cuda_graphs: bool = False) -> Sam:
         return TensorRTEngine(path.stem, plan, FakeTensorRT(cuda), device, None, replays)  # type: ignore[arg-type]
 
     files = onnx_model(TINY)
-    engines = Engines(*map(load, (files.encoder, files.decoder, files.masks, files.logits)))
+    engines = Engines(*map(load, (files.encoder, files.decoder, files.mask_head, files.logits)))
     return Sam(replace(TINY, decode_batch=most), engines, "0" * 64)
 
 
 def need_of(sam: Sam, cuda_graphs: bool = False, overlaps: bool = False) -> Any:
     e = sam.engines
-    return tensorrt_need(e.encoder, e.decoder, e.masks, e.logits, cuda_graphs, overlaps)  # type: ignore[arg-type]
+    return tensorrt_need(e.encoder, e.decoder, e.mask_head, e.logits, cuda_graphs, overlaps)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
@@ -137,7 +137,7 @@ def test_the_figures_are_those_of_the_fake(batch: int, cuda_graphs: bool, overla
     image, points = photo_of(np.arange(64).reshape(8, 8), scale=64), point_grid(8)
     for _ in range(2):
         photo = fitting.encode(image)
-        assert len(np.unique(fitting.decode(photo, points, 0, EVERYTHING).point)) == 64
+        assert len(np.unique(fitting.decode(photo, points, 0, EVERYTHING).prompt_index)) == 64
         fitting.logits(photo, points[:20], np.zeros(20, np.uint8))
         del photo
     assert ("cudaGraphLaunch" in cuda.called) == cuda_graphs
@@ -150,7 +150,7 @@ def test_figures_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder: Any = sam.engines.decoder
     inputs = {"points_xy_px": (3, 1, 2), "labels": (3, 1)}
     call_bytes = decoder.call_bytes(inputs)
-    assert call_bytes.tensors["images"] == 3 * 1024 * 128 * 4
+    assert call_bytes.tensors["prompt_image_embeddings"] == 3 * 1024 * 128 * 4
     assert call_bytes.tensors["labels"] == 3 * 8
     assert call_bytes.total == call_bytes.scratch + sum(call_bytes.tensors.values())
     with pytest.raises(EngineError, match="points_xy_px: axis 0: expected 1…16, got 17"):

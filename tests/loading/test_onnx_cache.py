@@ -110,7 +110,7 @@ def test_each_precision_is_exported_once(folder: Path) -> None:
     told = ModelListener(writing=written.append)
     assert exported(TINY) == []
     full, half = (onnx_model(TINY, precision=precision, listener=told) for precision in ("fp32", "fp16"))
-    assert written == ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"] * 2
+    assert written == ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"] * 2
     assert full.checkpoint_sha256 == half.checkpoint_sha256
     assert half.encoder.stat().st_size < 0.6 * full.encoder.stat().st_size
     assert onnx_model(TINY, precision="fp16", listener=told) == half
@@ -151,7 +151,7 @@ def test_damage_is_mended(
     monkeypatch.setattr(export_files, "INLINE_BYTES", 8 << 20)
     model = onnx_model(TINY)
     assert sorted(f.name for f in model.files) == [
-        *("decoder.onnx", "encoder.onnx", "encoder.onnx.data", "logits.onnx", "masks.onnx")
+        *("decoder.onnx", "encoder.onnx", "encoder.onnx.data", "logits.onnx", "mask_head.onnx")
     ]
     file = model.encoder.with_name(name)
     whole = file.read_bytes()
@@ -198,7 +198,7 @@ def test_a_cache_that_cannot_be_written_is_not_needed_elsewhere(
 
 def test_an_interrupt_leaves_nothing_that_passes_for_whole(folder: Path, tmp_path: Path) -> None:
     def interrupt(name: str) -> None:
-        if name == "masks.onnx":
+        if name == "mask_head.onnx":
             raise KeyboardInterrupt
 
     out = tmp_path / "out"
@@ -230,7 +230,7 @@ def test_two_processes_export_once(folder: Path) -> None:
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     printed = sorted(process.communicate(timeout=60)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert [text.split() for text in printed] == [[], ["encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"]]
+    assert [text.split() for text in printed] == [[], ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"]]
 
 
 def test_the_default_form_by_name_is_the_default(folder: Path) -> None:

@@ -68,10 +68,10 @@ def test_each_prompt_is_decoded_once_and_numbered_by_its_place_in_the_grid() -> 
     assert sum(map(len, asked)) == 64
     everything = recorder([])
     everything.ask_all()
-    assert set(gallery.masks.point) < set(range(64))
+    assert set(gallery.masks.prompt_index) < set(range(64))
     for a, b in zip(vars(gallery.masks).values(), vars(everything.masks).values(), strict=True):
         np.testing.assert_array_equal(a, b)
-    columns = gallery.cells_yx[gallery.masks.point, 1]
+    columns = gallery.cells_yx[gallery.masks.prompt_index, 1]
     np.testing.assert_array_equal(gallery.masks.area, 16 * (columns + 1))
 
 

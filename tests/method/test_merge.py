@@ -34,7 +34,7 @@ class Patchwork:
         self.labels = cells_of(rng, count + 3) + 1
         self.labels[self.labels > count] = 0
         dense = self.labels == np.arange(1, count + 1)[:, None, None]
-        masks = MaskSet.from_bool(dense, score=rng.random(count), point=np.arange(count))
+        masks = MaskSet.from_bool(dense, predicted_iou=rng.random(count), prompt_index=np.arange(count))
         self.entities = GridEntities.by_score(masks, Stage.EMR, 1)
         self.dense = self.entities.labels() == np.arange(1, count + 1)[:, None, None]
         labels = cells_of(rng, pixels)
@@ -57,7 +57,7 @@ class Patchwork:
         index = np.array([self._index[tuple(point)] for point in points_norm_xy.tolist()])
         self.asked |= set(index.tolist())
         found = np.flatnonzero(self.answers[index].any((1, 2)))
-        return MaskSet.from_bool(self.answers[index[found]], point=found)
+        return MaskSet.from_bool(self.answers[index[found]], prompt_index=found)
 
     def candidates(self, settings: Emr) -> list[list[int]]:
         cells = GEOMETRY.to_cell_yx(self.pixels.centroid_norm_xy)

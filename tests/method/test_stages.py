@@ -104,15 +104,15 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
     photo = sam.encode(photo_of(maps[0]))
     masks = sam.decode(photo, point_grid(16), 100, filters)
     assert masks.grid_hw == (SIDE, SIDE)
-    assert not (masks.level == Level.OBJECT)[masks.output == 2].any(), "an object below the score filter is dropped"
-    assert (masks.score >= 0.88).all()
-    assert masks.point.min() == 100
-    assert set(masks.output[masks.best]) == {1}
+    assert not (masks.level == Level.OBJECT)[masks.mask_index == 2].any(), "an object below the score filter is dropped"
+    assert (masks.predicted_iou >= 0.88).all()
+    assert masks.prompt_index.min() == 100
+    assert set(masks.mask_index[masks.is_best]) == {1}
     dense = masks.to_bool()
     np.testing.assert_array_equal(masks.area, dense.sum((1, 2)))
     for i in range(0, len(masks), 17):
-        y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.point[i] - 100][None])[0]
-        truth = maps[::-1][masks.output[i]]
+        y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.prompt_index[i] - 100][None])[0]
+        truth = maps[::-1][masks.mask_index[i]]
         np.testing.assert_array_equal(dense[i], truth == truth[y, x])
     unstable = sam.decode(photo, point_grid(16), 0, dataclasses.replace(filters, stability_offset=5))
     assert len(unstable) == 0
@@ -141,13 +141,15 @@ def test_density_is_high_where_superpixels_are_small() -> None:
 
 def test_mmg_keeps_objects_that_match_the_best_level_and_parts_in_dense_regions() -> None:
     # Objects: two nearly equal (the better stays), and one that no best mask resembles.
-    objects = MaskSet.from_bool(strip((0, 30), (0, 29), (30, 60)), score=[0.9, 0.95, 0.99], level=[0, 0, 0])
-    parts = MaskSet.from_bool(strip((0, 20), (0, 13), (60, 64), (61, 64)), score=[0.9, 0.8, 0.9, 0.8], level=[1] * 4)
+    objects = MaskSet.from_bool(strip((0, 30), (0, 29), (30, 60)), predicted_iou=[0.9, 0.95, 0.99], level=[0, 0, 0])
+    parts = MaskSet.from_bool(
+        strip((0, 20), (0, 13), (60, 64), (61, 64)), predicted_iou=[0.9, 0.8, 0.9, 0.8], level=[1] * 4
+    )
     best = np.r_[[True, True, False], [False] * 4]
     joined = MaskSet.concatenate([objects, parts])
-    coarse = MaskSet(**{**joined.__dict__, "best": best})
+    coarse = MaskSet(**{**joined.__dict__, "is_best": best})
     levels = multi_level_masks(coarse, pixel_strips([0, 40, 60, 64]), Mmg(theta_o=0.8))
-    assert levels.object.score.tolist() == pytest.approx([0.95])
+    assert levels.object.predicted_iou.tolist() == pytest.approx([0.95])
     # IoU 13/20 = 0.65 > 0.5 in the sparse region; 3/4 < 0.81 in the dense one.
     assert levels.part.box_xyxy[:, 0].tolist() == [0, 60, 61]
     assert len(levels.subpart) == 0
@@ -157,11 +159,11 @@ def test_votes_follow_equation_6() -> None:
     dense = strip((0, 40), (0, 20), (0, 40), (0, 20), (0, 10), (40, 64))
     fine = MaskSet.from_bool(
         dense,
-        score=[0.90, 0.95, 0.85, 0.99, 0.9, 0.8],
-        point=[0, 0, 1, 1, 2, 3],
+        predicted_iou=[0.90, 0.95, 0.85, 0.99, 0.9, 0.8],
+        prompt_index=[0, 0, 1, 1, 2, 3],
         level=[0, 1, 0, 1, 2, 0],
     )
-    fine = MaskSet(**{**fine.__dict__, "best": np.array([False, True, False, True, True, True])})
+    fine = MaskSet(**{**fine.__dict__, "is_best": np.array([False, True, False, True, True, True])})
     votes = _votes(fine, 5, Emr())
     # 0: 0.95 - 0.90 < tau, its object; 1: 0.99 - 0.85 ≥ tau, its best; 2: no object passed; 4: nothing passed.
     assert votes.tolist() == [0, 3, 4, 5, -1]
@@ -169,7 +171,9 @@ def test_votes_follow_equation_6() -> None:
 
 def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) -> GridEntities:
     """Two adjacent objects 0…20 and 20…40 and one apart; superpixels of two columns, eight or more an object."""
-    objects = MaskSet.from_bool(strip((0, 20), (20, 40), (48, 64)), score=[0.9, 0.6, 0.8], point=[0, 1, 2])
+    objects = MaskSet.from_bool(
+        strip((0, 20), (20, 40), (48, 64)), predicted_iou=[0.9, 0.6, 0.8], prompt_index=[0, 1, 2]
+    )
     embedding = np.zeros((1, 2, 16, 16), np.float32)
     embedding[0] = features[:, None, :]
     photo = EncodedPhoto(embedding, GEOMETRY)
@@ -197,11 +201,11 @@ def test_dissimilar_neighbours_stay_apart() -> None:
 
 def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_sources() -> None:
     objects = MaskSet.from_bool(
-        strip((20, 44), (0, 30), (10, 40), (50, 64)), score=[0.7, 0.9, 0.8, 0.6], point=[5, 6, 7, 8]
+        strip((20, 44), (0, 30), (10, 40), (50, 64)), predicted_iou=[0.7, 0.9, 0.8, 0.6], prompt_index=[5, 6, 7, 8]
     )
 
     def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
-        return MaskSet.from_bool(strip(*[(0, 44)] * len(points_norm_xy)), point=np.arange(len(points_norm_xy)))
+        return MaskSet.from_bool(strip(*[(0, 44)] * len(points_norm_xy)), prompt_index=np.arange(len(points_norm_xy)))
 
     photo = EncodedPhoto(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
     entities = refine_entities(objects, Gallery(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
@@ -244,9 +248,9 @@ def patchwork(seed: int) -> tuple[GridEntities, SuperpixelMap, MaskSet]:
     def some(least: int, most: int) -> NDArray[np.bool_]:
         return np.isin(labels, rng.choice(41, rng.integers(least, most), replace=False))
 
-    objects = MaskSet.from_bool(np.array([some(1, 6) for _ in range(5)]), score=rng.random(5))
+    objects = MaskSet.from_bool(np.array([some(1, 6) for _ in range(5)]), predicted_iou=rng.random(5))
     noise = rng.random((30, *GRID)) < 0.01
-    parts = MaskSet.from_bool(np.array([some(1, 9) for _ in range(30)]) ^ noise, score=rng.random(30))
+    parts = MaskSet.from_bool(np.array([some(1, 9) for _ in range(30)]) ^ noise, predicted_iou=rng.random(30))
     return GridEntities.by_score(objects, Stage.EMR, 4), pixels, parts
 
 
@@ -285,7 +289,7 @@ def test_gaps_are_filled_as_defined(seed: int, rho: float) -> None:
     entities, _, additional = patchwork(seed)
     dense, more = list(dense_of(entities)), additional.to_bool()
     sources, stage = [list(s) for s in entities.sources], list(entities.stage)
-    taken = dense_cover(more, additional.score, np.any(dense, axis=0), 4)
+    taken = dense_cover(more, additional.predicted_iou, np.any(dense, axis=0), 4)
     for i in taken:
         iou = [(m & more[i]).sum() / (m | more[i]).sum() for m in dense]
         new = more[i] & ~np.any(dense, axis=0)
@@ -309,8 +313,8 @@ def test_gaps_are_filled_by_few_masks() -> None:
     entities = GridEntities.by_score(MaskSet.from_bool(strip((0, 20))), Stage.EMR, 4)
     additional = MaskSet.from_bool(
         strip((10, 34), (36, 64), (40, 50), (19, 21), (0, 20)),
-        score=[0.9, 0.8, 0.99, 0.99, 0.99],
-        point=[5, 6, 7, 8, 9],
+        predicted_iou=[0.9, 0.8, 0.99, 0.99, 0.99],
+        prompt_index=[5, 6, 7, 8, 9],
     )
     filled = fill_gaps(entities, additional, Usr(), 4)
     # 36…64 covers most and is new; 10…34 overlaps the entity by 10/34 > rho and joins it; the others cover too little.
@@ -421,10 +425,10 @@ def test_rendering_matches_whole_fields(seed: int) -> None:
     dense = np.stack([(owner == e) & (logits[e] > 0) for e in range(6)])
     dense[5] |= dense[4]  # an entity made of two masks, and cells that were taken from their own
     dense[4] = False
-    objects = MaskSet.from_bool(dense[[0, 1, 2, 3, 5]], point=[0, 1, 2, 3, 5])
+    objects = MaskSet.from_bool(dense[[0, 1, 2, 3, 5]], prompt_index=[0, 1, 2, 3, 5])
     sources = (((0, 0),), ((1, 0),), ((2, 0),), ((3, 0),), ((5, 0), (4, 0)))
     entities = GridEntities(
-        objects.bits, w, objects.area, objects.box_xyxy, objects.score, np.zeros(5, np.uint8), sources
+        objects.bits, w, objects.area, objects.box_xyxy, objects.predicted_iou, np.zeros(5, np.uint8), sources
     )
     points = np.arange(12, dtype=np.float32).reshape(6, 2)
 

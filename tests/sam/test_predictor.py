@@ -58,7 +58,7 @@ def test_boxes_and_labelled_points_reach_the_decoder() -> None:
         np.testing.assert_allclose(feed["points_xy_px"], points * [INPUT_PX, INPUT_PX // 2])
         assert feed["labels"].dtype == np.int64
         np.testing.assert_array_equal(feed["labels"], labels)
-    assert set(masks.point) == {0, 1}
+    assert set(masks.prompt_index) == {0, 1}
 
 
 def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
@@ -66,15 +66,15 @@ def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
     scene = Scene.of_label_maps(quadrants())
     scene.score[: SIDE**2 // 2] = 0.2
     spy = FakeEngine(lambda feed: (upscaled.append(feed["index"].tolist()), scene.upscale(feed))[1])
-    sam = Sam(replace(ROW, decode_batch=3), replace(scene.engines(), masks=spy), "0" * 64)
+    sam = Sam(replace(ROW, decode_batch=3), replace(scene.engines(), mask_head=spy), "0" * 64)
     photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.array([[0.5, y] for y in (0.1, 0.9, 0.2, 0.3, 0.4, 0.1, 0.8, 0.9)], np.float32)
     masks = sam.decode(photo, points, 10, FILTERS)
     assert upscaled == [[1], [0, 1]], "the second batch has none"
-    assert set(masks.point) == {11, 16, 17}
+    assert set(masks.prompt_index) == {11, 16, 17}
 
 
-@pytest.mark.parametrize("of_masks", [False, True], ids=["decoder", "masks"])
+@pytest.mark.parametrize("of_masks", [False, True], ids=["decoder", "mask_head"])
 @pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("fits", [5, 2, 1, 0])
 def test_batches_shrink_where_memory_ends(
@@ -90,7 +90,7 @@ def test_batches_shrink_where_memory_ends(
         return scene.upscale(feed) if of_masks else scene.decode(feed)
 
     row, engines = replace(ROW, decode_batch=16), scene.engines()
-    limits = {"masks" if of_masks else "decoder": FakeEngine(limited)}
+    limits = {"mask_head" if of_masks else "decoder": FakeEngine(limited)}
     sam = Sam(row, replace(engines, **limits), "0" * 64, overlaps=overlaps)
     photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (20, 2)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_batches_shrink_where_memory_ends(
             sam.decode(photo, points, 3, FILTERS)
         return
     masks = sam.decode(photo, points, 3, FILTERS)
-    for name in ("bits", "point", "score", "area", "level"):
+    for name in ("bits", "prompt_index", "predicted_iou", "area", "level"):
         np.testing.assert_array_equal(getattr(masks, name), getattr(expected, name))
     np.testing.assert_array_equal(
         sam.logits(photo, points, np.zeros(20, np.uint8)),
@@ -131,20 +131,20 @@ def test_masks_are_fetched_while_the_next_batch_is_decoded() -> None:
         behind.append(decoded[0] - len(behind) - 1)
         return scene.upscale(feed)
 
-    engines = replace(scene.engines(), decoder=FakeEngine(decode), masks=FakeEngine(masks))
+    engines = replace(scene.engines(), decoder=FakeEngine(decode), mask_head=FakeEngine(masks))
     photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (40, 2)).astype(np.float32)
     sam = Sam(replace(ROW, decode_batch=3), engines, "0" * 64, overlaps=True)
     found = sam.decode(photo, points, 0, FILTERS)
     expected = Sam(ROW, scene.engines(), "0" * 64).decode(photo, points, 0, FILTERS)
-    for name in ("bits", "point", "score", "area", "level"):
+    for name in ("bits", "prompt_index", "predicted_iou", "area", "level"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert behind[0] == AHEAD
     assert max(behind) <= AHEAD + 1
     sam.close()
 
 
-@pytest.mark.parametrize("stage", ["decoder", "masks"])
+@pytest.mark.parametrize("stage", ["decoder", "mask_head"])
 def test_an_error_ends_what_overlaps(stage: str) -> None:
     scene, calls = Scene.of_label_maps(quadrants()), []
 
@@ -152,7 +152,7 @@ def test_an_error_ends_what_overlaps(stage: str) -> None:
         calls.append(1)
         if len(calls) == 3:
             raise EngineError("broken")
-        return scene.upscale(feed) if stage == "masks" else scene.decode(feed)
+        return scene.upscale(feed) if stage == "mask_head" else scene.decode(feed)
 
     sam = Sam(
         replace(ROW, decode_batch=3), replace(scene.engines(), **{stage: FakeEngine(failing)}), "0" * 64, overlaps=True

@@ -67,7 +67,7 @@ def esam_rt(cache: Path, *arguments: str | Path) -> str:
 def test_export_and_run_without_torch(checkpoints: dict[str, Path], cache: Path, tmp_path: Path, model: str) -> None:
     result = json.loads(esam_rt(cache, "export", model, "--checkpoint", checkpoints[model], "--json"))
     files = [Path(f) for f in result["files"]]
-    assert {"encoder.onnx", "decoder.onnx", "masks.onnx", "logits.onnx"} <= {f.name for f in files}
+    assert {"encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"} <= {f.name for f in files}
     assert all(f.is_relative_to(cache) and f.is_file() for f in files)
     assert result["published"] is False
     stamps = [f.stat().st_mtime_ns for f in files]
@@ -112,6 +112,6 @@ def test_whole_vit_b_against_transformers(vit_b: SamModel, sam: Sam) -> None:
     assert 0.05 < np.mean(theirs > 0) < 0.95
     assert relative_error(ours, theirs) < 1e-4
     masks = sam.decode(photo, points, 0, EVERYTHING)
-    scores = out.iou_scores[0].numpy()[masks.point, masks.output]
+    scores = out.iou_scores[0].numpy()[masks.prompt_index, masks.mask_index]
     assert len(masks) > 12
-    assert relative_error(masks.score, scores) < 1e-4
+    assert relative_error(masks.predicted_iou, scores) < 1e-4

@@ -81,7 +81,7 @@ class Scene:
     def decode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The tokens are the cells of the prompts."""
         cells = self._cells(feed["points_xy_px"])
-        return {"score": self.score[cells], "tokens": cells, "images": np.zeros(1)}
+        return {"predicted_iou": self.score[cells], "tokens": cells, "prompt_image_embeddings": np.zeros(1)}
 
     def upscale(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         cells = feed["tokens"][feed["index"]]
@@ -104,14 +104,16 @@ class Scene:
                     ys, xs = np.nonzero(mask)
                     box[n, i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         return {
-            "stability": np.full((len(cells), 3), 1.0 if feed["stability_offset"] < self.margin else 0.0, np.float32),
+            "stability_score": np.full(
+                (len(cells), 3), 1.0 if feed["stability_offset"] < self.margin else 0.0, np.float32
+            ),
             "area": area.astype(np.int32),
             "box_xyxy": box,
             "bits": np.packbits(masks[:, :, : 4 * rows, : 4 * columns], axis=3, bitorder="little"),
         }
 
     def logits(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        masks = self.masks[feed["level"], feed["tokens"]]
+        masks = self.masks[feed["mask_index"], feed["tokens"]]
         return {"logits": np.where(masks, np.float32(self.margin), np.float32(-self.margin))}
 
 

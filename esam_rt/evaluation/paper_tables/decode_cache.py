@@ -73,7 +73,11 @@ class CachingEngines:
     def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         keys = [(p.tobytes(), k.tobytes()) for p, k in zip(feed["points_xy_px"], feed["labels"], strict=True)]
         self._run(feed, [i for i, key in enumerate(keys) if key not in self._score], keys)
-        return {"score": np.stack([self._score[key] for key in keys]), "tokens": keys, "images": feed}
+        return {
+            "predicted_iou": np.stack([self._score[key] for key in keys]),
+            "tokens": keys,
+            "prompt_image_embeddings": feed,
+        }
 
     def _run(self, feed: Mapping[str, Any], index: list[int], keys: list[Key]) -> None:
         """Decode the prompts at `index` of a batch."""
@@ -81,13 +85,13 @@ class CachingEngines:
             part = {"points_xy_px": feed["points_xy_px"][index], "labels": feed["labels"][index]}
             out = self._engines.decoder.infer({**feed, **part}, keep=PROMPT_FEATURES)
             self._last = [keys[i] for i in index], {name: out[name] for name in PROMPT_FEATURES}
-            self._score |= zip(self._last[0], out["score"], strict=True)
+            self._score |= zip(self._last[0], out["predicted_iou"], strict=True)
 
     def _tokens(self, wanted: list[Key], feed: Mapping[str, Any]) -> tuple[list[int], Mapping[str, Any]]:
         """Where in the last batch the prompts are, and its tokens and images."""
         if not set(wanted) <= set(self._last[0]):
             keys = feed["tokens"]
-            self._run(feed["images"], [keys.index(key) for key in wanted], keys)
+            self._run(feed["prompt_image_embeddings"], [keys.index(key) for key in wanted], keys)
         place = {key: i for i, key in enumerate(self._last[0])}
         return [place[key] for key in wanted], self._last[1]
 
@@ -97,14 +101,14 @@ class CachingEngines:
         missing = list(dict.fromkeys(key for key in wanted if (key, offset) not in self._masks))
         if missing:
             index, prompts = self._tokens(missing, feed)
-            out = self._engines.masks.infer({**feed, **prompts, "index": np.array(index, np.int64)})
+            out = self._engines.mask_head.infer({**feed, **prompts, "index": np.array(index, np.int64)})
             for i, key in enumerate(missing):
                 self._masks[key, offset] = {name: array[i].copy() for name, array in out.items()}
         found = [self._masks[key, offset] for key in wanted]
         return {name: np.stack([masks[name] for masks in found]) for name in found[0]}
 
     def _draw(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = list(zip(feed["tokens"], feed["level"].tolist(), strict=True))
+        wanted = list(zip(feed["tokens"], feed["mask_index"].tolist(), strict=True))
         missing = [pair for pair in dict.fromkeys(wanted) if pair not in self._fields]
         if missing:
             index, prompts = self._tokens([key for key, _ in missing], feed)
@@ -113,7 +117,7 @@ class CachingEngines:
                 now = {place: pair for pair, place in todo.items()}
                 level = np.zeros(len(self._last[0]), np.int64)
                 level[list(now)] = [output for _, output in now.values()]
-                logits = self._engines.logits.infer({**prompts, "level": level})["logits"]
+                logits = self._engines.logits.infer({**prompts, "mask_index": level})["logits"]
                 for place, pair in now.items():
                     self._fields[pair] = logits[place].copy()
                     del todo[pair]
