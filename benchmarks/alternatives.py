@@ -25,6 +25,7 @@ from esam_rt.evaluation.paper_tables.tables import MARKDOWN, RowSegmenter, run_t
 from esam_rt.evaluation.plan import EvalOptions
 from esam_rt.loading.loader import load_sam
 from esam_rt.run.run_options import RunOptions
+from esam_rt.segmenter import SegmenterConfig
 
 
 def segmenter_of(row: Row) -> type[RowSegmenter]:
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--overwrite", action="store_true")
     a = parser.parse_args()
-    run = RunOptions((), a.out, settings=Settings.preset(a.preset), model=a.model)
+    run = RunOptions((), a.out, SegmenterConfig(a.model, settings=Settings.preset(a.preset)))
     plan = prepare(
         EvalOptions(a.gt, a.out, images=a.images, run=run, limit=a.limit, resume=a.resume, overwrite=a.overwrite)
     )

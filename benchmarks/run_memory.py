@@ -28,6 +28,7 @@ from benchmarks.measure import in_fresh_process, status_mb
 from esam_rt import Settings, __version__
 from esam_rt.run.folder_run import run_photos
 from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
+from esam_rt.segmenter import SegmenterConfig
 
 KINDS = {"JPEG": (".jpg", 1), "JPEG, turned by EXIF": (".jpg", 6), "PNG": (".png", 1)}
 SIDES = ((480, 640), (1080, 1920), (2000, 3000), (3000, 4000))  # of the folder's photos, pixels
@@ -72,7 +73,8 @@ def rise(folder: Path, preset: str) -> dict[str, float]:
     with TemporaryDirectory() as temporary:
         (Path(temporary) / "first").mkdir()
         save(Path(temporary) / "first/a.jpg", 400, 600)
-        options = RunOptions([Path(temporary) / "first"], Path(temporary) / "out", Settings.preset(preset))
+        config = SegmenterConfig(settings=Settings.preset(preset))
+        options = RunOptions([Path(temporary) / "first"], Path(temporary) / "out", config)
         with open_segmenter(options) as segmenter:
 
             class Shared:
@@ -88,7 +90,7 @@ def rise(folder: Path, preset: str) -> dict[str, float]:
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
             before_mb = status_mb("VmRSS")
             sampler = Sampler()
-            many = RunOptions([folder], Path(temporary) / "results", options.settings)
+            many = RunOptions([folder], Path(temporary) / "results", options.segmenter)
             summary = run_photos(many, sampler, lambda options: Shared())  # type: ignore[arg-type, return-value]
             assert not summary.error, summary.error
         samples = sampler.resident_mb

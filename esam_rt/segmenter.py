@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,15 +39,44 @@ from esam_rt.tracing import Trace
 METHODS = ("e-sam", "amg", "sam-o", "superpixels")
 
 
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """All that makes a segmenter. It can be pickled, so that worker processes start from it.
+
+    Args:
+        model: A name that `esam-rt models` lists.
+        checkpoint: Weights in place of the model's own.
+        method: A name of `METHODS`.
+        settings: Numbers of the method.
+        execution: What runs the networks, and where. A stream cannot be pickled.
+    """
+
+    model: str = "tiny"
+    checkpoint: Path | None = None
+    method: str = "e-sam"
+    settings: Settings = field(default_factory=Settings)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    def open(self, listener: ModelListener = SILENT) -> EntitySegmenter:
+        """Load the model and return its segmenter."""
+        return EntitySegmenter(
+            self.model,
+            settings=self.settings,
+            method=self.method,
+            execution=self.execution,
+            checkpoint=self.checkpoint,
+            listener=listener,
+        )
+
+
 class EntitySegmenter:
     """Segments every entity of a photo. Loads its engines on construction; usable from several threads at once.
 
     model: a name in `sam.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
-    `superpixels` (as they are, scored by size; the model is loaded, but not asked). backend, device, precision,
-    threads, engines, build, memory_mb, cuda_graphs, stream: see `ExecutionConfig`; a loaded model stays as it is, which
-    `model_info` does not know. checkpoint: instead of the model's own. listener: told while the
-    model is fetched, exported and built, which happens once.
+    `superpixels` (as they are, scored by size; the model is loaded, but not asked). execution: what runs the networks,
+    and where; a loaded model stays where it is, which `model_info` does not know. checkpoint: instead of the model's
+    own. listener: told while the model is fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -56,24 +86,19 @@ class EntitySegmenter:
         *,
         settings: Settings | None = None,
         method: str = "e-sam",
-        backend: str = "onnxruntime",
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
+        execution: ExecutionConfig | None = None,
         checkpoint: Path | None = None,
-        engines: Path | None = None,
-        build: bool = True,
-        memory_mb: int | None = None,
-        cuda_graphs: bool = False,
-        stream: Any = None,
         listener: ModelListener = SILENT,
+        **deprecated: Any,
     ) -> None:
+        if deprecated:
+            message = f"EntitySegmenter({', '.join(deprecated)}): pass execution=ExecutionConfig(...)."
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            execution = ExecutionConfig(**deprecated)
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
         self.method = method
-        self.execution = ExecutionConfig(
-            backend, device, precision, threads, engines, build, memory_mb, cuda_graphs, stream
-        )
+        self.execution = execution or ExecutionConfig()
         self._owned = not isinstance(model, Sam)
         self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, listener)
         self.settings = (settings or Settings()).with_model_defaults(self._sam.row.default_thresholds())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from esam_rt import EntityMap, EntitySegmenter, Settings, segmenter
 from esam_rt.errors import EngineError, InputError, SettingsError
+from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.method.mmg import multi_level_masks
 from esam_rt.segmenter import METHODS
 from esam_rt.stages import Stage
@@ -313,7 +314,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(SettingsError, match="Did you mean tiny"):
         EntitySegmenter("tyni")
     with pytest.raises(SettingsError, match="Unknown device 'tpu'"):
-        EntitySegmenter("tiny", device="tpu")
+        EntitySegmenter("tiny", execution=ExecutionConfig(device="tpu"))
 
 
 def test_close_releases_the_engines_and_ends_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,25 +87,31 @@ def evaluate(
         from esam_rt.evaluation import evaluate as evaluation
         from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
         from esam_rt.evaluation.plan import EvalOptions
+        from esam_rt.loading.execution import ExecutionConfig
         from esam_rt.run.run_options import RunOptions
+        from esam_rt.segmenter import SegmenterConfig
         from esam_rt.storage.locks import kept_from_others
 
         folder = option_types.path("--out", out)
         run = RunOptions(
             sources=(),
             out=folder,
-            model=model,
-            checkpoint=checkpoint,
-            method=method,
-            settings=option_types.settings_of(preset, config, changes),
-            backend=backend,
-            device=device,
-            precision=precision,
-            engines=engines,
-            build=not no_build,
-            threads=threads,
-            memory_mb=memory,
-            cuda_graphs=cuda_graphs,
+            segmenter=SegmenterConfig(
+                model=model,
+                checkpoint=checkpoint,
+                method=method,
+                settings=option_types.settings_of(preset, config, changes),
+                execution=ExecutionConfig(
+                    backend=backend,
+                    device=device,
+                    precision=precision,
+                    threads=threads,
+                    engines=engines,
+                    build=not no_build,
+                    memory_mb=memory,
+                    cuda_graphs=cuda_graphs,
+                ),
+            ),
             max_pixels=option_types.pixels(max_megapixels),
         )
         options = EvalOptions(
@@ -177,15 +183,11 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
     from esam_rt.evaluation.paper_tables import tables
-    from esam_rt.loading.execution import ExecutionConfig
     from esam_rt.loading.loader import load_sam
 
-    run, out, truth = plan.options.run, plan.options.out, plan.options.truth.resolve()
-    execution = ExecutionConfig(
-        run.backend, run.device, run.precision, run.threads, run.engines, run.build, run.memory_mb, run.cuda_graphs
-    )
+    run, out, truth = plan.options.run.segmenter, plan.options.out, plan.options.truth.resolve()
     with progress.Steps(shown) as steps:
-        sam = load_sam(run.model, execution, run.checkpoint, steps.listener())
+        sam = load_sam(run.model, run.execution, run.checkpoint, steps.listener())
     with progress.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
         title = f"{title}: {run.model}, {truth.parent.name}/{truth.name}, {len(plan.photos)} photos"

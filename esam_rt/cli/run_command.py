@@ -56,25 +56,31 @@ def run(
     """Segment photos; write label maps, COCO annotations, overlays and a report."""
     with output.exit_codes():
         from esam_rt.kernels import warmup
+        from esam_rt.loading.execution import ExecutionConfig
         from esam_rt.run.folder_run import run_photos
         from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
+        from esam_rt.segmenter import SegmenterConfig
 
         options = RunOptions(
             sources=tuple(option_types.path("SOURCE", source) for source in sources),
             out=option_types.path("--out", out),
-            model=model,
-            checkpoint=checkpoint,
-            method=method,
-            settings=option_types.settings_of(preset, config, changes),
+            segmenter=SegmenterConfig(
+                model=model,
+                checkpoint=checkpoint,
+                method=method,
+                settings=option_types.settings_of(preset, config, changes),
+                execution=ExecutionConfig(
+                    backend=backend,
+                    device=device,
+                    precision=precision,
+                    threads=threads,
+                    engines=engines,
+                    build=not no_build,
+                    memory_mb=memory,
+                    cuda_graphs=cuda_graphs,
+                ),
+            ),
             write=tuple(name.strip() for name in write.split(",") if name.strip()),
-            backend=backend,
-            device=device,
-            precision=precision,
-            engines=engines,
-            build=not no_build,
-            threads=threads,
-            memory_mb=memory,
-            cuda_graphs=cuda_graphs,
             limit=limit,
             max_pixels=option_types.pixels(max_megapixels),
             resume=resume,

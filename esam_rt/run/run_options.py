@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.loading.events import SILENT, ModelListener
-from esam_rt.settings import Settings
+from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks.sink_table import WRITERS
 from esam_rt.sources.photo_files import PhotoFile
 
@@ -60,18 +60,7 @@ class RunOptions:
 
     sources: Sequence[Path]
     out: Path
-    settings: Settings = field(default_factory=Settings)
-    model: str = "tiny"
-    checkpoint: Path | None = None
-    method: str = "e-sam"
-    backend: str = "onnxruntime"
-    device: str | None = None
-    precision: str | None = None
-    engines: Path | None = None
-    build: bool = True
-    threads: int | None = None
-    memory_mb: int | None = None
-    cuda_graphs: bool = False
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     write: Sequence[str] = WRITERS
     limit: int | None = None
     max_pixels: int = 200_000_000
@@ -104,20 +93,4 @@ class RunSummary:
 
 def open_segmenter(options: RunOptions, listener: ModelListener = SILENT) -> Segmenter:
     """The product's own segmenter; `listener` is told while its model is fetched and exported."""
-    from esam_rt.segmenter import EntitySegmenter
-
-    return EntitySegmenter(
-        options.model,
-        settings=options.settings,
-        method=options.method,
-        backend=options.backend,
-        device=options.device,
-        precision=options.precision,
-        engines=options.engines,
-        build=options.build,
-        threads=options.threads,
-        memory_mb=options.memory_mb,
-        cuda_graphs=options.cuda_graphs,
-        checkpoint=options.checkpoint,
-        listener=listener,
-    )
+    return options.segmenter.open(listener)

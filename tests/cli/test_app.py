@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from esam_rt import __version__
 from esam_rt.cli import app, option_types, output
 from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError
+from esam_rt.loading.execution import ExecutionConfig
 from tests.support.fake_segmenter import FakeSegmenter
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: lis
     result = call(
         *("run", photos, "--out", tmp_path / "out", "--model", "small", "--method", "amg", "--device", "cuda"),
         *("--preset", "fast", "--config", config, "--set", "emr.tau=0.4", "--set", "usr.enabled=false"),
-        *("--threads", "3", "--memory", "700", "--cuda-graphs"),
+        *("--threads", "3", "--memory", "700"),
         *("--checkpoint", tmp_path / "w", "--write", "labels, coco", "--limit", "2"),
     )
     assert result.exit_code == 0, result.stderr
@@ -104,14 +105,7 @@ def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: lis
     assert made == {
         "model": "small",
         "method": "amg",
-        "backend": "onnxruntime",
-        "device": "cuda",
-        "precision": None,
-        "engines": None,
-        "build": True,
-        "threads": 3,
-        "memory_mb": 700,
-        "cuda_graphs": True,
+        "execution": ExecutionConfig(device="cuda", threads=3, memory_mb=700),
         "checkpoint": tmp_path / "w",
     }
     names = {p.name for p in (tmp_path / "out").iterdir()}

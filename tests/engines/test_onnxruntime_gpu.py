@@ -359,7 +359,9 @@ def test_a_photo_on_a_gpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, device:
         patch.setattr(onnxruntime, "InferenceSession", RealSession)
         with EntitySegmenter("tiny", settings=settings) as segment:
             wanted = [segment(photo).labels for photo in photos]
-    with EntitySegmenter("tiny", settings=settings, device=device, cuda_graphs=cuda_graphs) as segment:
+    with EntitySegmenter(
+        "tiny", settings=settings, execution=ExecutionConfig(device=device, cuda_graphs=cuda_graphs)
+    ) as segment:
         assert segment.model_info()["device"] == device
         for photo, labels in zip(photos, wanted, strict=True):
             np.testing.assert_array_equal(segment(photo).labels, labels)
@@ -372,7 +374,9 @@ def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch,
     gpu.cuda.kernels["place_photo"] = place_photo()
     settings = Settings().with_overrides({"prompts.coarse_side": 6, "prompts.fine_side": 8})
     photo = photo_of(np.arange(16).reshape(4, 4), scale=150)
-    with EntitySegmenter("tiny", settings=settings, device="cuda", cuda_graphs=cuda_graphs) as segment:
+    with EntitySegmenter(
+        "tiny", settings=settings, execution=ExecutionConfig(device="cuda", cuda_graphs=cuda_graphs)
+    ) as segment:
         wanted = segment(photo)
         for array in (Foreign(gpu.cuda, photo), ByDlpack(Foreign(gpu.cuda, photo))):
             found = segment(array)

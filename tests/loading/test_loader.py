@@ -183,18 +183,22 @@ def test_a_run_on_engines_that_are_built_first(built: list[str], cache: Path) ->
     with EntitySegmenter("tiny", settings=settings) as segment:
         expected = segment(photo)
     for _ in range(2):
-        with EntitySegmenter("tiny", settings=settings, backend="tensorrt", precision="fp32") as segment:
+        with EntitySegmenter(
+            "tiny", settings=settings, execution=ExecutionConfig(backend="tensorrt", precision="fp32")
+        ) as segment:
             found = segment(photo)
             info = segment.model_info()
         assert [info[key] for key in ("backend", "device", "precision")] == ["tensorrt", "cuda", "fp32"]
         np.testing.assert_array_equal(found.labels, expected.labels)
     assert built == ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"]
     (folder,) = (p for p in (cache / "engines").iterdir() if p.is_dir())
-    with EntitySegmenter("tiny", settings=settings, backend="tensorrt", precision="fp32", engines=folder) as segment:
+    with EntitySegmenter(
+        "tiny", settings=settings, execution=ExecutionConfig(backend="tensorrt", precision="fp32", engines=folder)
+    ) as segment:
         np.testing.assert_array_equal(segment(photo).labels, expected.labels)
     (folder / "decoder.engine").write_bytes(b"hostile")
     with pytest.raises(ModelError, match=r"decoder\.engine: found 7 bytes"):
-        EntitySegmenter("tiny", backend="tensorrt", precision="fp32", build=False)
+        EntitySegmenter("tiny", execution=ExecutionConfig(backend="tensorrt", precision="fp32", build=False))
 
 
 def test_photos_on_the_gpu(library: FakeTensorRTBuilder) -> None:
@@ -205,8 +209,8 @@ def test_photos_on_the_gpu(library: FakeTensorRTBuilder) -> None:
     photo = photo_of(quadrants()[0], scale=11)
     _, stream = cuda.cudaStreamCreateWithFlags(1)
     for method in ("e-sam", "amg", "superpixels"):
-        options: Any = {"settings": settings, "method": method, "backend": "tensorrt", "precision": "fp32"}
-        with EntitySegmenter("tiny", **options, stream=stream) as segment:
+        execution = ExecutionConfig("tensorrt", precision="fp32", stream=stream)
+        with EntitySegmenter("tiny", settings=settings, method=method, execution=execution) as segment:
             expected = segment(photo)
             cuda.called.clear()
             memory = Foreign(cuda, photo)
@@ -302,7 +306,7 @@ def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.Monke
     assert result.exit_code == 3
     assert_one_error_line(result, "Self-test", "--no-fusion")
     with pytest.raises(EngineError, match=r"Self-test: .* To build these again"):
-        EntitySegmenter("tiny", backend="tensorrt", precision="fp32", build=False)
+        EntitySegmenter("tiny", execution=ExecutionConfig(backend="tensorrt", precision="fp32", build=False))
 
 
 def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_path: Path) -> None:
@@ -315,8 +319,8 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
     result = call("build-engine", "tiny", *options)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "Self-test: " in result.stdout
-    given: Any = {"backend": "tensorrt", "precision": "fp32", "engines": tmp_path / "mine"}
-    with EntitySegmenter("tiny", settings=settings, **given) as segment:
+    given = ExecutionConfig("tensorrt", precision="fp32", engines=tmp_path / "mine")
+    with EntitySegmenter("tiny", settings=settings, execution=given) as segment:
         np.testing.assert_array_equal(segment(photo).labels, expected.labels)
         graph = next((cache / "onnx").glob("tiny*/encoder.onnx"))
         encoder: Any = segment._sam.engines.encoder
@@ -325,7 +329,7 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(graph, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(ModelError, match=r"encoder\.onnx: found SHA-256 .*; the file is damaged\. Remove its folder"):
-        EntitySegmenter("tiny", **given)
+        EntitySegmenter("tiny", execution=given)
     graph.write_bytes(content)
     sidecar = json.loads((tmp_path / "mine" / "engine.json").read_text())
     assert sidecar["options"]["strip_weights"] is True
@@ -335,7 +339,7 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
     ):
         (tmp_path / "mine" / "engine.json").write_text(json.dumps({**sidecar, field: value}))
         with pytest.raises(ModelError, match=f"{field}: found .*{words}"):
-            EntitySegmenter("tiny", **given)
+            EntitySegmenter("tiny", execution=given)
 
 
 def test_engines_without_weights_of_a_model_to_download(cache: Path, tmp_path: Path) -> None:
@@ -438,7 +442,7 @@ def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPat
     tests: list[Any] = []
     monkeypatch.setattr("esam_rt.loading.engine_check.self_test", count)
     for _ in range(2):
-        EntitySegmenter("tiny", backend="tensorrt").close()
+        EntitySegmenter("tiny", execution=ExecutionConfig(backend="tensorrt")).close()
     assert len(tests) == 1
 
 

@@ -20,6 +20,7 @@ from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, Se
 from esam_rt.run import folder_run
 from esam_rt.run.folder_run import run_photos
 from esam_rt.run.run_options import RunOptions, RunSummary
+from esam_rt.segmenter import SegmenterConfig
 from esam_rt.storage.atomic import TEMPORARY
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
@@ -64,10 +65,16 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def run(sources: Path | list[Path], out: Path, segmenter: FakeSegmenter | None = None, **options: Any) -> RunSummary:
+def run(
+    sources: Path | list[Path],
+    out: Path,
+    segmenter: FakeSegmenter | None = None,
+    config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 - frozen
+    **options: Any,
+) -> RunSummary:
     sources = [sources] if isinstance(sources, Path) else sources
     segmenter = segmenter or FakeSegmenter()
-    return run_photos(RunOptions(sources=sources, out=out, **options), Log(), segmenter.open)
+    return run_photos(RunOptions(sources=sources, out=out, segmenter=config, **options), Log(), segmenter.open)
 
 
 def files(folder: Path) -> set[str]:
@@ -110,7 +117,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_writes_every_output_and_the_record_of_the_run(photos: Path, out: Path) -> None:
     segmenter = FakeSegmenter(sha256="ab12")
     settings = Settings.preset("fast").with_overrides({"emr.delta": "0.2"})
-    summary = run(photos, out, segmenter, settings=settings, method="amg")
+    summary = run(photos, out, segmenter, config=SegmenterConfig(settings=settings, method="amg"))
     assert (summary.done, summary.failed, summary.left, summary.entities) == (3, 0, 0, 6)
     assert summary.exit_code == 0
     assert summary.look_at == out / "report" / "index.html"
@@ -281,8 +288,11 @@ def test_resume_of_nothing_begins(photos: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"settings": Settings.preset("paper").with_overrides({"usr.rho": 0.3})}, r"settings\.usr\.rho was 0\.1.*0\.3"),
-        ({"method": "amg"}, "method was 'e-sam', now it is 'amg'"),
+        (
+            {"config": SegmenterConfig(settings=Settings().with_overrides({"usr.rho": 0.3}))},
+            r"settings\.usr\.rho was 0\.1.*0\.3",
+        ),
+        ({"config": SegmenterConfig(method="amg")}, "method was 'e-sam', now it is 'amg'"),
         ({"write": ["labels"]}, "write was"),
         ({"segmenter": FakeSegmenter(sha256="other")}, r"model\.checkpoint_sha256"),
     ],

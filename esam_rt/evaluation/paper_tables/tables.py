@@ -93,6 +93,7 @@ def run_table(
     Errors: SettingsError for rows that cannot be; InputError for a photo or a journal that cannot be read.
     """
     o = plan.options
+    execution = o.run.segmenter.execution
     header = {
         "program": PROGRAM,
         "esam_rt": __version__,
@@ -102,11 +103,15 @@ def run_table(
             "checkpoint_sha256": sam.checkpoint_sha256,
             "default_thresholds": sam.row.default_thresholds(),
         },
-        "engines": {"backend": o.run.backend, "device": o.run.device, "precision": o.run.precision},
+        "engines": {
+            "backend": execution.backend,
+            "device": execution.device,
+            "precision": execution.precision,
+        },
         "ground_truth": "/".join(o.truth.resolve().parts[-2:]),
         "photos": len(plan.photos),
         "photo_list_sha256": _photo_list_sha256(plan),
-        "settings": o.run.settings.to_dict(),
+        "settings": o.run.segmenter.settings.to_dict(),
         "timed": timed,
         "rows": {row.name: {"method": row.method, "changes": dict(row.changes)} for row in rows},
     }
@@ -115,11 +120,11 @@ def run_table(
     with ExitStack() as stack:
         segmenters = {  # before _begin: rows that cannot be must not cost an earlier table
             row.name: stack.enter_context(
-                segmenter_of(row)(cached, o.run.settings.with_overrides(row.changes), row.method, pixels)
+                segmenter_of(row)(cached, o.run.segmenter.settings.with_overrides(row.changes), row.method, pixels)
             )
             for row in rows
         }
-        alone = stack.enter_context(EntitySegmenter(sam, settings=o.run.settings)) if timed else None
+        alone = stack.enter_context(EntitySegmenter(sam, settings=o.run.segmenter.settings)) if timed else None
         _begin(plan, header)
         journal = o.out / JOURNAL
         finished = {image_id for image_id, _ in _records(journal, rows)}
