@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from esam_rt.cli import option_types, output, progress
+from esam_rt.cli import option_types, output
 from esam_rt.errors import ModelError
 from esam_rt.loading.execution import BACKENDS, PRECISIONS
 
@@ -60,7 +60,8 @@ def build_engine(
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Build the engines of a model or of exported graphs: encoder, decoder, mask head and logits."""
+    """Build the TensorRT engines of a model. It builds the encoder, decoder, mask head and logits, and tests them."""
+    from esam_rt.cli import progress
     from esam_rt.engines.tensorrt.builder import BuildOptions
     from esam_rt.loading.engine_builds import build_engines
 
@@ -169,7 +170,7 @@ def prune_engines(
     everything: Annotated[bool, typer.Option("--all", help="Remove valid engines too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
 ) -> None:
-    """Remove engines that no run can use: damaged, or made for other versions of the library or the exporter."""
+    """Remove engines that no run can use. They are damaged, or made for another version of the library or exporter."""
     from esam_rt.loading import engine_inventory
 
     freed = 0

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from esam_rt.cli import execution_options, option_types, output, progress
+from esam_rt.cli import execution_options, option_types, output
 from esam_rt.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def evaluate(
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Measure quality: segment photos, or read finished results, and compare them with ground truth."""
+    """Measure quality against ground truth. Segment photos, or read finished results, and score them."""
     from esam_rt.evaluation import evaluate as evaluation
     from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
     from esam_rt.evaluation.plan import EvalOptions
@@ -117,6 +117,7 @@ def evaluate(
 
 def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     """Segment if there are no finished results, then score, write and print; returns the exit code."""
+    from esam_rt.cli import progress
     from esam_rt.evaluation import evaluate as evaluation
     from esam_rt.evaluation.plan import REPORT
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
@@ -148,6 +149,7 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
 
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
+    from esam_rt.cli import progress
     from esam_rt.evaluation.paper_tables import tables
     from esam_rt.loading.loader import load_sam
 
@@ -180,6 +182,7 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
 
 
 def _score(plan: Plan, shown: bool) -> Result:
+    from esam_rt.cli import progress
     from esam_rt.evaluation import evaluate as evaluation
 
     with progress.PhotoBar(shown) as bar:

@@ -37,9 +37,7 @@ EXECUTION: dict[str, Any] = {
         str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32 for onnxruntime, fp16 for TensorRT.")
     ],
     "engines": Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of engines from build-engine --out.")],
-    "build": Annotated[
-        bool, typer.Option(" /--no-build", help="Fail if an engine is missing, do not build it.", show_default=False)
-    ],
+    "build": Annotated[bool, typer.Option("--build/--no-build", help="Build missing engines, or fail.")],
     "threads": Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
     ],

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from esam_rt.cli import option_types, output, progress
+from esam_rt.cli import option_types, output
 
 if TYPE_CHECKING:
     from esam_rt.loading.model_files import ExportedFiles
@@ -33,7 +33,8 @@ def export(
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
-    """Convert a checkpoint to ONNX files without PyTorch: encoder, decoder, mask head and logits."""
+    """Convert a checkpoint to ONNX files. It makes the encoder, decoder, mask head and logits without PyTorch."""
+    from esam_rt.cli import progress
     from esam_rt.export import AttentionForm, Precision
     from esam_rt.loading.model_files import export_files
     from esam_rt.sam.models import get_model
@@ -70,7 +71,8 @@ def compile_kernels(
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compile the Numba kernels for this CPU into the cache. Later commands then start faster."""
+    """Compile the Numba kernels for this CPU. Later commands then start faster."""
+    from esam_rt.cli import progress
     from esam_rt.kernels.warmup import compile_all
 
     with progress.Steps(output.shows_progress(quiet, as_json)) as steps:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from esam_rt.cli import execution_options, option_types, output, progress
+from esam_rt.cli import execution_options, option_types, output
 
 if TYPE_CHECKING:
     from esam_rt.run.run_options import RunSummary
@@ -44,6 +44,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Segment photos. Write label maps, COCO annotations, overlays and a report."""
+    from esam_rt.cli import progress
     from esam_rt.kernels import warmup
     from esam_rt.run.folder_run import run_photos
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
