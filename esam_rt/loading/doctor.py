@@ -150,7 +150,7 @@ def library_findings() -> Iterator[Finding]:
 
 
 def onnxruntime_finding(has_gpu: bool) -> Finding:
-    """Look at ONNX Runtime. Its two wheels overwrite each other's files, so only one may be installed.
+    """Look at ONNX Runtime. Only one of the two wheels may be installed: they overwrite each other's files.
 
     Args:
         has_gpu: If true, the wheel with CUDA is proposed.

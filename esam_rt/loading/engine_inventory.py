@@ -1,4 +1,4 @@
-"""What the cache holds of engines and library caches: a list, a check of all, a clean-up."""
+"""The engines and library caches on this machine: a list, a check of all, a clean-up."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ class ExecutionConfig:
             limit for ONNX Runtime.
         cuda_graphs: If true, prompt batches that repeat run as CUDA graphs. Only for device ``cuda``.
         gpu: Index of the GPU, as CUDA counts them. It must be 0 for device ``cpu``.
-        stream: CUDA stream of the caller, on which the GPU then works: an address, which must outlive the engines, or
-            an object with ``__cuda_stream__``, which is held. On a default stream of CUDA no work is done; it is
-            waited for when an array is taken.
+        stream: CUDA stream of the caller. All work is then done on it. It is an object with ``__cuda_stream__``, or an
+            address; a stream given by its address must outlive the engines. A default stream of CUDA is only waited
+            for, when an array is taken.
 
     Raises:
         SettingsError: A name is unknown, a number is out of range, or two options exclude each other.
