@@ -19,7 +19,7 @@ from benchmarks.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.export.model import VITS, Precision
 from esam_rt.loading.engine_cache import engine_set
-from esam_rt.loading.engine_record import EngineSpec
+from esam_rt.loading.engine_spec import EngineSpec
 from esam_rt.sam.models import MODELS
 
 
@@ -28,7 +28,7 @@ def build(model: str, checkpoint: Path, spec: EngineSpec, cache: Path) -> dict[s
     os.environ["ESAM_RT_CACHE"] = str(cache)
     made: list[Any] = []
     taken = seconds(lambda: made.append(engine_set(MODELS[model], spec, checkpoint)))
-    sidecar = made[0].sidecar
+    sidecar = made[0].record.to_json()
     return {
         "model": model,
         "precision": spec.precision,

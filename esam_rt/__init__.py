@@ -5,16 +5,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from esam_rt import _moved
 from esam_rt._version import __version__
 
 if TYPE_CHECKING:
     from esam_rt.entity_map import EntityMap
+    from esam_rt.loading.execution import ExecutionConfig
+    from esam_rt.loading.loader import load_sam
     from esam_rt.segmenter import EntitySegmenter
     from esam_rt.settings import Settings
+    from esam_rt.sources.frame import Frame
 
-__all__ = ["EntityMap", "EntitySegmenter", "Settings", "__version__"]
+__all__ = ["EntityMap", "EntitySegmenter", "ExecutionConfig", "Frame", "Settings", "__version__", "load_sam"]
 
-_HOMES = {"EntityMap": "entity_map", "EntitySegmenter": "segmenter", "Settings": "settings"}
+_HOMES = {
+    "EntityMap": "entity_map",
+    "EntitySegmenter": "segmenter",
+    "ExecutionConfig": "loading.execution",
+    "Frame": "sources.frame",
+    "Settings": "settings",
+    "load_sam": "loading.loader",
+}
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command `esam-rt`, also as `python -m esam_rt`: what holds for all commands of signals and streams."""
+"""The command ``esam-rt``, also as ``python -m esam_rt``: signals and streams, the same for all commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import FrameType
 
 from esam_rt.errors import INTERRUPTED
 
-OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def main() -> None:
-    """Run the command line; SIGTERM is taken as Ctrl-C."""
+    """Run the command line. SIGTERM acts as Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a path may hold any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path may hold any bytes
     try:
         from esam_rt.cli.app import app
 
@@ -26,9 +26,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
     except OSError as e:
-        if e.filename is not None or e.errno not in OF_STREAMS or sys.stdout is None:
+        if e.filename is not None or e.errno not in STREAM_ERRORS or sys.stdout is None:
             raise
-        # Of a stream: files have names. What it still holds would be tried again at the exit.
+        # No file name: the error is from stdout. Redirect it, so that the flush at the exit does not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _end(f"stdout cannot be written ({e.strerror}); files that were written are whole", 1)
     finally:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does now; it may be ignored, as in a job in the background."""
+    """Act as the current handler of Ctrl-C. A job in the background may ignore Ctrl-C; this does not."""
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
@@ -48,7 +48,7 @@ def _end(message: str, exit_code: int) -> None:
 
 
 def _ignore_ctrl_c() -> None:
-    """The exit code is known, what is left is to wait for threads; SIGTERM ends that at once."""
+    """Ignore Ctrl-C while threads end; the exit code is known. SIGTERM then ends the process at once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import EngineError, SettingsError, did_you_mean
-from esam_rt.loading.events import SILENT, ModelListener
+from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import Level, MaskSet
@@ -57,7 +57,7 @@ class SegmenterConfig:
     settings: Settings = field(default_factory=Settings)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
-    def open(self, listener: ModelListener = SILENT) -> EntitySegmenter:
+    def open(self, on_event: OnEvent = ignore) -> EntitySegmenter:
         """Load the model and return its segmenter."""
         return EntitySegmenter(
             self.model,
@@ -65,7 +65,7 @@ class SegmenterConfig:
             method=self.method,
             execution=self.execution,
             checkpoint=self.checkpoint,
-            listener=listener,
+            on_event=on_event,
         )
 
 
@@ -76,7 +76,7 @@ class EntitySegmenter:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
     `superpixels` (as they are, scored by size; the model is loaded, but not asked). execution: what runs the networks,
     and where; a loaded model stays where it is, which `model_info` does not know. checkpoint: instead of the model's
-    own. listener: told while the model is fetched, exported and built, which happens once.
+    own. on_event: called while the model is fetched, exported and built, which happens once.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -88,7 +88,7 @@ class EntitySegmenter:
         method: str = "e-sam",
         execution: ExecutionConfig | None = None,
         checkpoint: Path | None = None,
-        listener: ModelListener = SILENT,
+        on_event: OnEvent = ignore,
         **deprecated: Any,
     ) -> None:
         if deprecated:
@@ -100,7 +100,7 @@ class EntitySegmenter:
         self.method = method
         self.execution = execution or ExecutionConfig()
         self._owned = not isinstance(model, Sam)
-        self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, listener)
+        self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, on_event)
         self.settings = (settings or Settings()).with_model_defaults(self._sam.row.default_thresholds())
         self._filters = self.settings.filters
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")

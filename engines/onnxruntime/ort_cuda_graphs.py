@@ -55,12 +55,12 @@ class Kept:
 Feed: TypeAlias = Mapping[str, np.ndarray[Any, Any] | Kept | GpuArray]
 
 
-def bind_input(binding: Any, name: str, array: Any) -> None:
+def bind_input(binding: Any, name: str, array: Any, gpu: int = 0) -> None:
     """Bind an input: in place if it is on a device, else copied from the host."""
     if isinstance(array, Kept):
         binding.bind_ortvalue_input(name, array.value)
     elif isinstance(array, GpuArray):
-        binding.bind_input(name, "cuda", 0, element_type(array.dtype), list(array.shape), array.pointer)
+        binding.bind_input(name, "cuda", gpu, element_type(array.dtype), list(array.shape), array.pointer)
     else:
         # asarray: ONNX Runtime takes a scalar as an array of no dimensions only.
         binding.bind_cpu_input(name, np.ascontiguousarray(array).reshape(array.shape))
@@ -183,7 +183,9 @@ class Replays:
         import onnxruntime
 
         def allocated(t: Tensor, shape: tuple[int, ...]) -> Any:
-            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), element_type(t.dtype), "cuda", 0)
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                list(shape), element_type(t.dtype), "cuda", self._placed.gpu
+            )
 
         shapes = dict(key.inputs)
         fed = {t.name: allocated(t, shapes[t.name]) for t in self._inputs}
@@ -206,7 +208,7 @@ class Replays:
         def copy(feed: Feed) -> None:
             binding = session.io_binding()
             for t in tensors:
-                bind_input(binding, t.name, feed[t.name])
+                bind_input(binding, t.name, feed[t.name], self._placed.gpu)
                 binding.bind_ortvalue_output(f"{t.name} copied", targets[t.name])
             session.run_with_iobinding(binding)
 

@@ -55,6 +55,7 @@ class OnnxRuntimeEngine:
     ones. cache: folder where TensorRT's provider keeps engines and timings; it trusts them. None = built at each start.
     max_batch: prompts of one call at most that TensorRT builds for. in_arena: whether the memory on `cuda` is that of
     `gpu_arena`. whole: whether no node of the graph may run on the CPU, when it is placed on `cuda`.
+    gpu: index of the GPU.
     Errors: SettingsError for an unknown device or options that it does not have, MissingDependencyError without ONNX
     Runtime or TensorRT, DeviceError for a device that is out of memory or not to be had (never a quiet run on the CPU),
     ModelError for a file that is missing or no ONNX model.
@@ -72,6 +73,7 @@ class OnnxRuntimeEngine:
         max_batch: int = 64,
         in_arena: bool = False,
         whole: bool = False,
+        gpu: int = 0,
     ) -> None:
         if device not in PROVIDERS:
             raise SettingsError(f"Unknown device {device!r}.{did_you_mean(device, PROVIDERS)}")
@@ -85,9 +87,9 @@ class OnnxRuntimeEngine:
         check_graph_file(path)
         built = TensorRTCache(cache, profile_shapes(path, _extents(path), max_batch)) if device == "tensorrt" else None
         address = None if stream is None else stream_address(stream)
-        self._name, self._device, self._callers = path.name, device, stream
+        self._name, self._device, self._callers, self._index = path.name, device, stream, gpu
         self._stream = None if address in DEFAULT_STREAMS else address
-        placed = Placed(device, threads, self._stream, tensorrt=built, in_arena=in_arena, whole=whole)
+        placed = Placed(device, threads, self._stream, tensorrt=built, in_arena=in_arena, whole=whole, gpu=gpu)
         with self._gate():
             self._session: Any = open_session(str(path), path, placed)
         self.inputs = tuple(_tensor(path, t) for t in self._session.get_inputs())
@@ -135,10 +137,10 @@ class OnnxRuntimeEngine:
         """Outputs as ONNX Runtime's values, those in `keep` on the device."""
         binding = session.io_binding()
         for name, array in feed.items():
-            bind_input(binding, name, array)
-        memory = "cpu" if self._device == "cpu" else "cuda"
+            bind_input(binding, name, array, self._index)
+        memory = ("cpu", 0) if self._device == "cpu" else ("cuda", self._index)
         for t in self.outputs:
-            binding.bind_output(t.name, memory if t.name in keep else "cpu")
+            binding.bind_output(t.name, *(memory if t.name in keep else ("cpu", 0)))
         session.run_with_iobinding(binding)
         return dict(zip((t.name for t in self.outputs), binding.get_outputs(), strict=True))
 
@@ -163,7 +165,7 @@ class OnnxRuntimeEngine:
     @functools.cached_property
     def _gpu(self) -> CudaDevice:
         """What finds arrays of other libraries; needs cuda-python."""
-        return CudaDevice(stream=self._callers)
+        return CudaDevice(index=self._index, stream=self._callers)
 
     def _gate(self) -> AbstractContextManager[None]:
         """Context of what uses the GPU."""

@@ -54,7 +54,8 @@ class TensorRTCache:
 class Placed:
     """Where a session runs. threads: of one call on the CPU. stream: the address of a caller's on the GPU. cuda_graphs:
     whether the session does nothing but capture one call and replay it. tensorrt: for device `tensorrt`. in_arena:
-    whether its memory comes from the last `gpu_arena`. whole: whether no node may run on the CPU."""
+    whether its memory comes from the last `gpu_arena`. whole: whether no node may run on the CPU. gpu: index of the
+    GPU."""
 
     device: str
     threads: int | None = None
@@ -63,12 +64,15 @@ class Placed:
     tensorrt: TensorRTCache | None = None
     in_arena: bool = False
     whole: bool = False
+    gpu: int = 0
 
     def providers(self) -> list[tuple[str, Options]]:
         """Providers with their options, the first one first; CUDA takes what TensorRT does not."""
         if self.device == "cpu":
             return [(PROVIDERS["cpu"], {})]
         stream = {} if self.stream is None else {"user_compute_stream": str(self.stream)}
+        if self.gpu:
+            stream["device_id"] = str(self.gpu)
         cuda = {"use_tf32": "0", **stream}  # fp32 is fp32, as everywhere
         if self.cuda_graphs:
             cuda["enable_cuda_graph"] = "1"
@@ -225,19 +229,19 @@ def share_memory() -> None:
 
 
 @contextlib.contextmanager
-def gpu_arena(limit_mb: int) -> Iterator[None]:
+def gpu_arena(limit_mb: int, gpu: int = 0) -> Iterator[None]:
     """One arena on the GPU for all sessions that are opened inside with `in_arena`, of so many MB at most: what the
     encoder needed, the decoder uses again, and a call that needs more is out of memory. These sessions may run one at a
     time only: streams of two do not know of each other's memory."""
     import onnxruntime
 
     memory = onnxruntime.OrtMemoryInfo(
-        "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, gpu, onnxruntime.OrtMemType.DEFAULT
     )
 
     def register(limit_bytes: int) -> None:
         limit = onnxruntime.OrtArenaCfg({"max_mem": limit_bytes})
-        onnxruntime.create_and_register_allocator_v2(PROVIDERS["cuda"], memory, {"device_id": "0"}, limit)
+        onnxruntime.create_and_register_allocator_v2(PROVIDERS["cuda"], memory, {"device_id": str(gpu)}, limit)
 
     with _REGISTERED:  # sessions take the one that was registered last
         register(limit_mb << 20)

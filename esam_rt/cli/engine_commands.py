@@ -11,235 +11,170 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from esam_rt.cli import option_types, output, progress
-from esam_rt.errors import EsamError, ModelError, SettingsError
+from esam_rt.cli import option_types, output
+from esam_rt.errors import ModelError
+from esam_rt.loading.execution import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
-    from esam_rt.loading.events import ModelListener
-    from esam_rt.loading.exported_folder import GivenGraphs
-    from esam_rt.sam.models import ModelSpec
+    from esam_rt.loading.engine_builds import BuiltEngines
+    from esam_rt.loading.engine_record import EngineRecord
 
-BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
-
-engines_app = typer.Typer(help="List, verify and prune the engines that were built.", no_args_is_help=True)
+engines_app = typer.Typer(help="List, verify and remove the engines in the cache.", no_args_is_help=True)
 
 
+@output.exit_codes()
 def build_engine(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A name that `esam-rt models` lists.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Name of a model. `esam-rt models` lists them.")
+    ] = None,
     checkpoint: option_types.Checkpoint = None,
-    onnx: Annotated[Path | None, typer.Option(help="Folder of `esam-rt export --out`, in place of MODEL.")] = None,
-    backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx or onnxruntime.")] = "tensorrt-rtx",
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of `esam-rt export --out`, in place of MODEL.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")] = "tensorrt-rtx",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp16, for onnxruntime fp32; that of --onnx.")
+        str | None,
+        typer.Option(help="fp32, fp16 or bf16. Default: fp16, or fp32 for onnxruntime, or that of --onnx."),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="GPUs that will run it, such as sm_86,sm_89; no GPU is needed. Default: the one here.")
+        str,
+        typer.Option(help="GPUs that will run the engines, such as sm_86,sm_89. Default: the GPU of this machine."),
     ] = "",
-    max_batch: Annotated[int | None, typer.Option(min=1, help="Prompts of one call at most; default: 64.")] = None,
-    workspace: Annotated[int | None, typer.Option(min=1, help="Scratch memory in MB. Default: all.")] = None,
-    no_fusion: Annotated[bool, typer.Option("--no-fusion", help="No fused attention.")] = False,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of prompts of one call. Default: 64.")
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(min=1, metavar="MB", help="Scratch memory of the builder. Default: no limit.")
+    ] = None,
+    no_fusion: Annotated[bool, typer.Option("--no-fusion", help="Do not fuse attention.")] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Engines that later versions of TensorRT run too.")
+        bool, typer.Option("--version-compatible", help="Build engines that later versions of TensorRT run too.")
     ] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Engines without weights; loading takes them from the graphs.")
+        bool,
+        typer.Option("--strip-weights", help="Build engines without weights. A run reads them from the ONNX files."),
     ] = False,
+    gpu: Annotated[int, typer.Option(min=0, help="Index of the GPU that builds.")] = 0,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for the engines. Default: the cache.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rebuild existing engines.")] = False,
     quiet: option_types.Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Build the engines of a model, or of graphs that were exported: encoder, decoder, masks and logits."""
-    with output.exit_codes():
-        from esam_rt.export import Precision
-        from esam_rt.sam.models import get_model
+    """Build the TensorRT engines of a model. It builds the encoder, decoder, mask head and logits, and tests them."""
+    from esam_rt.cli import progress
+    from esam_rt.engines.tensorrt.builder import BuildOptions
+    from esam_rt.loading.engine_builds import build_engines
 
-        option_types.check_choice("--backend", backend, BACKENDS)
-        folder = None if out is None else option_types.path("--out", out)
-        if precision is not None:
-            option_types.check_choice("--precision", precision, Precision)
-        given = None
-        if onnx is not None:
-            given = _given(onnx, backend, model, precision, checkpoint, no_fusion)
-            row, precision = given.row, given.precision
-        elif model is not None:
-            row, precision = get_model(model), precision or ("fp32" if backend == "onnxruntime" else "fp16")
-        else:
-            raise SettingsError("Found no MODEL, expected a name that esam-rt models lists, or --onnx FOLDER.")
-        start, untried = time.perf_counter(), "that takes one of these GPUs"
-        with progress.Steps(shown=output.stderr.is_terminal and not quiet and not as_json) as steps:
-            if backend == "onnxruntime":
-                from esam_rt.loading.execution import ExecutionConfig
-                from esam_rt.loading.onnx_cache import onnx_model
-
-                if any((target, folder, workspace, max_batch, no_fusion, version_compatible, strip_weights, force)):
-                    raise SettingsError(
-                        "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
-                        "--workspace, --no-fusion, --version-compatible, --strip-weights and --force are for TensorRT."
-                    )
-                ExecutionConfig(backend, precision=precision)  # SettingsError for one that it does not run
-                files = onnx_model(row, checkpoint, precision, None, steps.listener()).files
-                result: dict[str, Any] = {"backend": backend, "folder": str(files[0].parent)}
-            else:
-                from esam_rt.engines.tensorrt.builder import BuildOptions
-                from esam_rt.loading.engine_cache import engine_set, gpu_here
-                from esam_rt.loading.engine_record import EngineSpec, checked, runs_on
-                from esam_rt.loading.execution import ExecutionConfig
-                from esam_rt.loading.loader import load_sam
-
-                targets = tuple(name.strip() for name in target.split(",") if name.strip())
-                options = BuildOptions(
-                    targets, max_batch or BuildOptions.max_batch, workspace, version_compatible, strip_weights
-                )
-                spec = EngineSpec(backend, precision, not no_fusion, options, gpu_here())
-                graphs = given.onnx if given else None
-                built = engine_set(row, spec, checkpoint, folder, force=force, listener=steps.listener(), graphs=graphs)
-                result = {"backend": backend, "folder": str(built.folder), **built.sidecar}
-                if version_compatible and folder is not None:
-                    untried = "engines for other versions are run from the cache only"
-                elif runs_on(built.sidecar, spec.gpu):
-                    if weights := _weights(row, given, checkpoint, steps.listener()):
-                        execution = ExecutionConfig(backend, precision=precision, engines=built.folder)
-                        load_sam(row.name, execution, weights, steps.listener()).close()  # which tests them
-                        result |= checked(built.folder).sidecar
-                    else:
-                        untried = "that takes the weights of these graphs, --checkpoint"
-        if as_json:
-            typer.echo(json.dumps(result))
-        elif not quiet:
-            _print_built(result, untried, time.perf_counter() - start)
-
-
-def _given(
-    folder: Path, backend: str, model: str | None, precision: str | None, checkpoint: Path | None, no_fusion: bool
-) -> GivenGraphs:
-    """The graphs of --onnx; SettingsError or ModelError where other options want others."""
-    from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
-    from esam_rt.loading.exported_folder import given_graphs
-
-    if backend == "onnxruntime":
-        raise SettingsError(f"--onnx {folder}: ONNX Runtime runs graphs themselves, expected a backend of TensorRT.")
-    if no_fusion:
-        raise SettingsError(f"--onnx {folder}: found --no-fusion, expected esam-rt export --attention concat before.")
-    given = given_graphs(folder)
-    for option, wanted, found in (("MODEL", model, given.row.name), ("--precision", precision, given.precision)):
-        if wanted not in (None, found):
-            raise SettingsError(f"{option} {wanted}: the graphs of {folder} are of {found}; leave {option} out.")
-    if checkpoint is not None and (digest := checkpoint_sha256(checkpoint)) != given.onnx.checkpoint_sha256:
-        raise ModelError(
-            f"--checkpoint {checkpoint}: found SHA-256 {digest[:12]}…, expected {given.onnx.checkpoint_sha256[:12]}…, "
-            f"of which the graphs of {folder} were made."
+    option_types.check_choice("--backend", backend, BACKENDS)
+    if precision is not None:
+        option_types.check_choice("--precision", precision, PRECISIONS)
+    options = None
+    if target or max_batch or workspace or version_compatible or strip_weights:
+        batch = max_batch or BuildOptions.max_batch
+        options = BuildOptions(option_types.names(target), batch, workspace, version_compatible, strip_weights)
+    start = time.perf_counter()
+    with progress.Steps(output.shows_progress(quiet, as_json)) as steps:
+        built = build_engines(
+            model,
+            backend,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
+            checkpoint=checkpoint,
+            onnx=onnx,
+            options=options,
+            fusion=not no_fusion,
+            out=None if out is None else option_types.path("--out", out),
+            force=force,
+            gpu=gpu,
+            on_event=steps.on_event,
         )
-    return given
+    if as_json:
+        typer.echo(json.dumps(built.to_json()))
+    elif not quiet:
+        _print_built(built, time.perf_counter() - start)
 
 
-def _weights(
-    row: ModelSpec, given: GivenGraphs | None, checkpoint: Path | None, listener: ModelListener
-) -> Path | None:
-    """The checkpoint that engines can be compared with; None for given graphs of one that nobody named."""
-    from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
-    from esam_rt.loading.checkpoints import checkpoint_of
-
-    if given is not None and checkpoint is None:
-        ships = row.checkpoint and checkpoint_sha256(row.checkpoint)
-        if given.onnx.checkpoint_sha256 not in (ships, row.remote and row.remote.sha256):
-            return None
-    return checkpoint_of(row, checkpoint, listener)
-
-
-def _print_built(result: dict[str, Any], untried: str, seconds: float) -> None:
-    """Size, layers and attention of each engine, and where they are."""
-    if engines := result.get("engines"):
-        table = Table("engine", "size", "layers", "fused attention", "built in", box=None)
-        for name, entry in engines.items():
-            size, attention = f"{entry['size_bytes'] / 1e6:.1f} MB", str(entry["attention"] or "-")
-            table.add_row(name, size, str(entry["layers"]), attention, f"{entry['seconds']:.1f} s")
-        output.stdout.print(table)
-        whom = ", ".join(result["targets"]) or result["gpu"]["name"]
-        output.stdout.print(f"{result['backend']} {result['backend_version']} for {whom}", highlight=False)
-        tried = f"Not tried: {untried}."
-        if test := result.get("self_test"):
-            tried = (
-                f"Self-test: {test['masks']} masks, mean IoU {test['iou']:.4f} with ONNX Runtime in fp32, scores within"
-            )
-            tried += f" {test['score']:.4f}."
-        output.stdout.print(tried, soft_wrap=True, highlight=False)
+def _print_built(built: BuiltEngines, seconds: float) -> None:
+    """Print the folder, for TensorRT after the engines and their self-test."""
+    if built.record is None:
+        output.print_line("ONNX Runtime runs the graphs themselves. No engine is needed.")
     else:
-        output.stdout.print("ONNX Runtime runs the graphs themselves; nothing is to be built.", highlight=False)
-    line = f"{result['folder']} in {seconds:.1f} s"
-    output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+        _print_record(built.record)
+        output.print_line(_self_test(built, built.record.self_test or {}))
+    output.print_line(f"{built.folder} in {seconds:.1f} s")
+
+
+def _print_record(record: EngineRecord) -> None:
+    """Print one row for each engine, and the GPUs that run them."""
+    table = Table("engine", "size", "layers", "fused attention", "built in", box=None)
+    for name, engine in record.engines.items():
+        size, attention = f"{engine.size_bytes / 1e6:.1f} MB", str(engine.attention or "-")
+        table.add_row(name, size, str(engine.layers), attention, f"{engine.seconds:.1f} s")
+    output.stdout.print(table)
+    output.print_line(f"{record.backend} {record.backend_version} for {', '.join(record.runs_on_names)}")
+
+
+def _self_test(built: BuiltEngines, test: Any) -> str:
+    if built.untested or not test:
+        return f"Self-test skipped: {built.untested}."
+    return (
+        f"Self-test: {test['masks']} masks, mean IoU {test['iou']:.4f} with ONNX Runtime in fp32, scores within "
+        f"{test['score']:.4f}."
+    )
 
 
 @engines_app.command("list")
+@output.exit_codes()
 def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the engines in the cache."""
-    with output.exit_codes():
-        from esam_rt.loading.engine_cache import outdated, stored
-        from esam_rt.loading.engine_record import checked
+    from esam_rt.loading import engine_inventory
 
-        rows: list[dict[str, Any]] = []
-        for folder in stored():
-            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            try:
-                sidecar: dict[str, Any] = dict(checked(folder).sidecar)
-            except EsamError:
-                sidecar = {}
-            fields = {name: sidecar.get(name) for name in ("model", "backend", "backend_version", "precision", "built")}
-            runs_on = sidecar.get("targets") or [(sidecar.get("gpu") or {}).get("name", "?")]
-            rows.append(
-                {"folder": str(folder), **fields, "runs_on": runs_on, "size_bytes": size, "why_not": outdated(folder)}
-            )
-        if as_json:
-            typer.echo(json.dumps(rows))
-            return
-        table = Table("model", "backend", "precision", "runs on", "size", "built", "state", box=None)
-        for row in rows:
-            name, built = row["model"] or Path(row["folder"]).name, (row["built"] or "?")[:10]
-            backend = f"{row['backend'] or '?'} {row['backend_version'] or ''}".strip()
-            megabytes, state = f"{row['size_bytes'] / 1e6:.0f} MB", "of no use" if row["why_not"] else "ok"
-            cells = (name, backend, row["precision"] or "?", ", ".join(row["runs_on"]), megabytes, built, state)
-            table.add_row(*map(escape, cells))
-        output.stdout.print(table if rows else "No engines yet: esam-rt build-engine MODEL.")
+    found = engine_inventory.list_engines()
+    if as_json:
+        typer.echo(json.dumps([engines.to_json() for engines in found]))
+        return
+    table = Table("model", "backend", "precision", "runs on", "size", "built", "state", box=None)
+    for engines in found:
+        cells = (
+            engines.model or Path(engines.folder).name,
+            f"{engines.backend or '?'} {engines.backend_version or ''}".strip(),
+            engines.precision or "?",
+            ", ".join(engines.runs_on),
+            f"{engines.size_bytes / 1e6:.0f} MB",
+            (engines.built or "?")[:10],
+            "outdated" if engines.why_not else "ok",
+        )
+        table.add_row(*map(escape, cells))
+    output.stdout.print(table if found else "No engines yet: esam-rt build-engine MODEL.")
 
 
 @engines_app.command("verify")
+@output.exit_codes()
 def verify_engines() -> None:
-    """Compare every engine in the cache with its hash."""
-    with output.exit_codes():
-        from esam_rt.loading.engine_cache import stored, verify
+    """Compare each engine in the cache with its checksum."""
+    from esam_rt.loading import engine_inventory
 
-        broken = 0
-        for folder in stored():
-            wrong = verify(folder)
-            broken += wrong is not None
-            if wrong:
-                output.print_error(wrong)
-            else:
-                output.stdout.print(f"ok  {folder}", soft_wrap=True, highlight=False, markup=False)
-        if broken:
-            raise typer.Exit(ModelError.exit_code)
+    broken = 0
+    for folder, wrong in engine_inventory.verify_engines():
+        if wrong:
+            broken += 1
+            output.print_error(wrong)
+        else:
+            output.print_line(f"ok  {folder}")
+    if broken:
+        raise typer.Exit(ModelError.exit_code)
 
 
 @engines_app.command("prune")
+@output.exit_codes()
 def prune_engines(
-    everything: Annotated[bool, typer.Option("--all", help="Also those that are in order.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove valid engines too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
 ) -> None:
-    """Remove engines that no run will use any more: damaged, or of other versions of the library or the exporter."""
-    with output.exit_codes():
-        from esam_rt.loading.engine_cache import outdated, remove, stored, verify
-        from esam_rt.loading.library_caches import prune
+    """Remove engines that no run can use. They are damaged, or made for another version of the library or exporter."""
+    from esam_rt.loading import engine_inventory
 
-        freed = 0
-        for folder in stored():
-            why = "all are to go" if everything else outdated(folder) or verify(folder)
-            if why:
-                size = 0 if dry_run else remove(folder)
-                why = f"{why}; left alone, it is being built" if size is None else why
-                output.stdout.print(f"{folder}: {why}", soft_wrap=True, highlight=False, markup=False)
-                freed += size or 0
-        for folder, size in prune(everything, dry_run):
-            why = "all are to go" if everything else "of a library that is not installed"
-            output.stdout.print(f"{folder}: {why}", soft_wrap=True, highlight=False, markup=False)
-            freed += 0 if dry_run else size
-        output.stdout.print(f"{freed / 1e6:.0f} MB freed.", highlight=False)
+    freed = 0
+    for pruned in engine_inventory.prune_engines(everything, dry_run):
+        output.print_line(f"{pruned.folder}: {pruned.why}")
+        freed += pruned.freed_bytes
+    output.print_line(f"{freed / 1e6:.0f} MB freed.")

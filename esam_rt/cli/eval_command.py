@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from esam_rt.cli import option_types, output, progress
+from esam_rt.cli import execution_options, option_types, output
 from esam_rt.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,146 +18,113 @@ if TYPE_CHECKING:
 
     from esam_rt.evaluation.paper_tables.table_rows import Row
     from esam_rt.evaluation.plan import Plan, Result
+    from esam_rt.segmenter import SegmenterConfig
 
-BSDS = "bsds:"  # may stand before a folder of BSDS500's ground truth
+BSDS = "bsds:"  # optional prefix of a folder of BSDS500's ground truth
 
 GroundTruth = Annotated[
     str,
     typer.Option(
         "--gt",
         metavar="FILE|DIR",
-        help="COCO's JSON (instances, panoptic, EntitySeg), or a folder of BSDS500's annotators (or bsds:DIR).",
+        help="Ground truth: a COCO JSON file (instances, panoptic or EntitySeg), or a BSDS500 folder.",
     ),
 ]
 
 
+@output.exit_codes()
+@execution_options.takes_segmenter
 def evaluate(
     gt: GroundTruth,
+    segmenter: SegmenterConfig,
     images: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the photos. With BSDS500: DIR/images.")
+        str | None, typer.Option(metavar="DIR", help="Folder of the photos. Default with BSDS500: DIR/images.")
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Finished results in place of segmenting: COCO results, entities.json, a run's folder."),
+        typer.Option(help="Score these results, do not segment: COCO results, entities.json or the folder of a run."),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Other results over the same photos, to measure the difference.")
+        Path | None, typer.Option(help="Other results for the same photos. The difference is measured.")
     ] = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")] = "esam-rt-eval",
     pngs: Annotated[
-        Path | None, typer.Option(help="PNGs of panoptic ground truth. Default: beside the JSON, by its name.")
+        Path | None,
+        typer.Option(help="Folder of PNGs of panoptic ground truth. Default: beside the JSON, with its name."),
     ] = None,
-    model: option_types.Model = "tiny",
-    checkpoint: option_types.Checkpoint = None,
-    method: option_types.Method = "e-sam",
-    preset: option_types.Preset = "paper",
-    config: option_types.Config = None,
-    changes: option_types.Changes = None,
-    backend: option_types.Backend = "onnxruntime",
-    device: option_types.Device = None,
-    precision: option_types.Precision = None,
-    engines: option_types.Engines = None,
-    no_build: option_types.NoBuild = False,
-    threads: option_types.Threads = None,
-    memory: option_types.Memory = None,
-    cuda_graphs: option_types.CudaGraphs = False,
     limit: option_types.Limit = None,
     max_megapixels: option_types.MaxMegapixels = 200.0,
-    partial: Annotated[bool, typer.Option("--partial", help="Score the photos there are, where some are missing.")] = (
-        False
-    ),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Score available photos even if some are missing.")
+    ] = False,
     table: Annotated[
         str | None,
-        typer.Option(help="The paper's table 1, 2, 3, 4 or 5, all of them, or superpixels, in place of one method."),
+        typer.Option(help="Measure a table of the paper: 1, 2, 3, 4, 5, all, or superpixels."),
     ] = None,
     rows: Annotated[
         list[str] | None,
-        typer.Option("--row", metavar="NAME:SETTING=VALUE[,…]", help="A row of your own; may be repeated."),
+        typer.Option("--row", metavar="NAME:SETTING=VALUE[,…]", help="Measure a row of your own. May be repeated."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples, for the intervals.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    worst: Annotated[int, typer.Option(min=0, help="Photos shown in the report.")] = 12,
+    worst: Annotated[int, typer.Option(min=0, help="Number of worst photos in the report.")] = 12,
     resume: option_types.Resume = False,
     overwrite: option_types.Overwrite = False,
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Measure quality: segment photos, or take finished results, and compare with ground truth."""
-    with output.exit_codes():
-        from esam_rt.evaluation import evaluate as evaluation
-        from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
-        from esam_rt.evaluation.plan import EvalOptions
-        from esam_rt.loading.execution import ExecutionConfig
-        from esam_rt.run.run_options import RunOptions
-        from esam_rt.segmenter import SegmenterConfig
-        from esam_rt.storage.locks import kept_from_others
+    """Measure quality against ground truth. Segment photos, or read finished results, and score them."""
+    from esam_rt.evaluation import evaluate as evaluation
+    from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
+    from esam_rt.evaluation.plan import EvalOptions
+    from esam_rt.run.run_options import RunOptions
+    from esam_rt.storage.locks import kept_from_others
 
-        folder = option_types.path("--out", out)
-        run = RunOptions(
-            sources=(),
-            out=folder,
-            segmenter=SegmenterConfig(
-                model=model,
-                checkpoint=checkpoint,
-                method=method,
-                settings=option_types.settings_of(preset, config, changes),
-                execution=ExecutionConfig(
-                    backend=backend,
-                    device=device,
-                    precision=precision,
-                    threads=threads,
-                    engines=engines,
-                    build=not no_build,
-                    memory_mb=memory,
-                    cuda_graphs=cuda_graphs,
-                ),
-            ),
-            max_pixels=option_types.pixels(max_megapixels),
-        )
-        options = EvalOptions(
-            truth=option_types.path("--gt", gt.removeprefix(BSDS)),
-            out=folder,
-            images=None if images is None else option_types.path("--images", images),
-            pngs=pngs,
-            predictions=predictions,
-            against=against,
-            run=run,
-            limit=limit,
-            partial=partial,
-            resamples=resamples,
-            seed=seed,
-            worst=worst,
-            resume=resume,
-            overwrite=overwrite,
-        )
-        wanted = rows_of(table, rows or [])
-        if wanted and (predictions is not None or against is not None):
-            raise SettingsError("--table and --row segment by themselves; leave out --predictions and --against.")
-        if wanted and method != "e-sam":
-            raise SettingsError(
-                f"--method {method}: each row of a table has its own; write --row NAME:method={method}."
-            )
-        if gt.startswith(BSDS) and not options.truth.is_dir():
-            raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
-        shown = output.stderr.is_terminal and not quiet and not as_json
-        with kept_from_others(folder):
-            plan = evaluation.prepare(options)
-            if wanted:
-                title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
-                _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
-            else:
-                raise typer.Exit(_method(plan, shown, quiet, as_json))
+    folder = option_types.path("--out", out)
+    options = EvalOptions(
+        truth=option_types.path("--gt", gt.removeprefix(BSDS)),
+        out=folder,
+        images=None if images is None else option_types.path("--images", images),
+        pngs=pngs,
+        predictions=predictions,
+        against=against,
+        run=RunOptions(sources=(), out=folder, segmenter=segmenter, max_pixels=option_types.pixels(max_megapixels)),
+        limit=limit,
+        partial=partial,
+        resamples=resamples,
+        seed=seed,
+        worst=worst,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    wanted = rows_of(table, rows or [])
+    if wanted and (predictions is not None or against is not None):
+        raise SettingsError("--table and --row segment by themselves; leave out --predictions and --against.")
+    if wanted and segmenter.method != "e-sam":
+        method = segmenter.method
+        raise SettingsError(f"--method {method}: each row of a table has its own; write --row NAME:method={method}.")
+    if gt.startswith(BSDS) and not options.truth.is_dir():
+        raise SettingsError(f"--gt {gt}: {options.truth} is no folder; expected one of annotators' label maps.")
+    shown = output.shows_progress(quiet, as_json)
+    with kept_from_others(folder):
+        plan = evaluation.prepare(options)
+        if wanted:
+            title = "Rows" if table is None else "Tables 1 to 5" if table == "all" else f"Table {table}"
+            _table(plan, wanted, title, table in TIMED, shown, quiet, as_json)
+        else:
+            raise typer.Exit(_method(plan, shown, quiet, as_json))
 
 
 def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
-    """Segment, where there are no finished results, score, write and print; the exit code."""
+    """Segment if there are no finished results, then score, write and print; returns the exit code."""
+    from esam_rt.cli import progress
     from esam_rt.evaluation import evaluate as evaluation
     from esam_rt.evaluation.plan import REPORT
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 
     def open_and_show(options: RunOptions) -> Segmenter:
         with progress.Steps(shown) as steps:
-            return open_segmenter(options, steps.listener())
+            return open_segmenter(options, steps.on_event)
 
     out = plan.options.out
     exit_code = 0
@@ -176,18 +143,19 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     elif not quiet:
         _print(result)
         line = f"{len(result.scored.photos)} photos scored. Look at {(out / REPORT).resolve()}"
-        output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+        output.print_line(line)
     return exit_code
 
 
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
+    from esam_rt.cli import progress
     from esam_rt.evaluation.paper_tables import tables
     from esam_rt.loading.loader import load_sam
 
     run, out, truth = plan.options.run.segmenter, plan.options.out, plan.options.truth.resolve()
     with progress.Steps(shown) as steps:
-        sam = load_sam(run.model, run.execution, run.checkpoint, steps.listener())
+        sam = load_sam(run.model, run.execution, run.checkpoint, steps.on_event)
     with progress.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
         title = f"{title}: {run.model}, {truth.parent.name}/{truth.name}, {len(plan.photos)} photos"
@@ -197,7 +165,7 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
         typer.echo((out / tables.TABLE).read_text("utf-8").rstrip("\n"))
     elif not quiet:
         lines = tables.filled(result, run.model)
-        titles = [name for name in lines[0] if name != tables.GAIN_INTERVAL]  # 80 columns hold the others
+        titles = [name for name in lines[0] if name != tables.GAIN_INTERVAL]  # the others fit in 80 columns
         table = Table(*map(escape, titles), box=None, title=escape(title))
         for column in table.columns:
             column.no_wrap = True
@@ -210,10 +178,11 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
                 table.add_row(*line.values())
             output.stdout.print(table)
         where = f"{len(plan.photos)} photos. Look at {(out / tables.PLOT).resolve()}"
-        output.stdout.print(where, soft_wrap=True, highlight=False, markup=False)
+        output.print_line(where)
 
 
 def _score(plan: Plan, shown: bool) -> Result:
+    from esam_rt.cli import progress
     from esam_rt.evaluation import evaluate as evaluation
 
     with progress.PhotoBar(shown) as bar:
@@ -222,7 +191,7 @@ def _score(plan: Plan, shown: bool) -> Result:
 
 
 def _print(result: Result) -> None:
-    """A row a metric."""
+    """Print one row for each metric."""
     from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown_range
 
     head = ["", "score", "95 % interval"]
@@ -238,7 +207,7 @@ def _print(result: Result) -> None:
     output.stdout.print(table)
     if result.empty():
         line = f"In {result.empty()} of {len(result.scored.photos)} photos nothing was found."
-        output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+        output.print_line(line)
     if result.scored.overlapping:
-        line = f"In {result.scored.overlapping} photos masks overlap; E-SAM's AP^e is one of masks that do not."
-        output.stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+        line = f"In {result.scored.overlapping} photos masks overlap. AP^e of E-SAM assumes that they do not."
+        output.print_line(line)

@@ -1,8 +1,7 @@
-"""Options that commands share."""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,66 +14,93 @@ from esam_rt.errors import SettingsError, did_you_mean
 if TYPE_CHECKING:
     from esam_rt.settings import Settings
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name that `esam-rt models` lists.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name of a model. `esam-rt models` lists them.", show_default=False)
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        help="Weights: .pth, .safetensors or a Hugging Face folder. Default: those that ship or are published."
+        help="Weights: a .pth or .safetensors file, or a Hugging Face folder. Default: the model's own weights."
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-# Of the commands that segment photos.
-Model = Annotated[str, typer.Option(help="A name that `esam-rt models` lists.")]
-Method = Annotated[str, typer.Option(help="e-sam, or a baseline: amg, sam-o, superpixels.")]
-Preset = Annotated[str, typer.Option(help="paper (grids 32/64) or fast (16/32).")]
-Config = Annotated[Path | None, typer.Option(help="TOML file of settings, on top of the preset.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="One setting, on top of both; may be repeated."),
-]
-Backend = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu or cuda; of onnxruntime also tensorrt. Default: what the backend runs on.")
-]
-Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: fp32, for TensorRT fp16.")]
-Engines = Annotated[Path | None, typer.Option(help="Folder of engines from build-engine --out.")]
-NoBuild = Annotated[bool, typer.Option("--no-build", help="Fail rather than build an engine.")]
-# Each costs memory, and the libraries start as many as they are told to: 100,000 end the process.
-MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
-Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads; default: one a core.")]
-Memory = Annotated[
-    int | None, typer.Option(min=1, metavar="MB", help="Memory of the engines at most; smaller batches of prompts.")
-]
-CudaGraphs = Annotated[
-    bool, typer.Option("--cuda-graphs", help="On device cuda: launch full batches of prompts as CUDA graphs.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N photos.", metavar="N")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an earlier run in --out.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run's results in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an earlier run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run in --out first.")]
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """SettingsError unless `value` is one of the choices."""
+    """Check that a value is one of some names.
+
+    Args:
+        option: Name of the option, for the message.
+        value: What the user gave.
+        choices: All valid names.
+
+    Raises:
+        SettingsError: ``value`` is another name.
+    """
     if value not in list(choices):
         raise SettingsError(f"{option} {value}: unknown.{did_you_mean(value, choices)}")
 
 
 def path(name: str, value: str) -> Path:
-    """A path given as an argument; SettingsError for none, as a variable that is not set leaves it: it would be the
-    current folder."""
+    """Read a path.
+
+    Args:
+        name: Name of the option or argument, for the message.
+        value: What the user gave.
+
+    Returns:
+        The path.
+
+    Raises:
+        SettingsError: ``value`` is empty, usually an unset shell variable. It would mean the current folder.
+    """
     if not value:
         raise SettingsError(f"{name} is empty; expected a path. Is a variable not set?")
     return Path(value)
 
 
 def pixels(megapixels: float) -> int:
-    """--max-megapixels in pixels; `inf` = no cap."""
+    """Convert ``--max-megapixels`` to pixels.
+
+    Args:
+        megapixels: Millions of pixels. Infinity means no limit.
+
+    Returns:
+        The number of pixels.
+    """
     return int(min(megapixels * 1e6, sys.maxsize))
 
 
+def names(words: str) -> tuple[str, ...]:
+    """Split names at commas.
+
+    Args:
+        words: For example ``labels, coco``.
+
+    Returns:
+        The names without spaces; empty ones are dropped.
+    """
+    return tuple(name.strip() for name in words.split(",") if name.strip())
+
+
 def settings_of(preset: str, config: Path | None, changes: list[str] | None) -> Settings:
-    """Preset, then file, then --set."""
+    """Read the settings: first the preset, then the file, then ``--set``.
+
+    Args:
+        preset: Name of a preset.
+        config: A TOML file.
+        changes: Texts of the form ``NAME=VALUE``.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: A name or a value is wrong, or the file cannot be read.
+    """
     from esam_rt.settings import Settings
 
     settings = Settings.preset(preset)

@@ -17,17 +17,25 @@ stdout = Console()
 
 
 class WarningLines(logging.Handler):
-    """What the library logs, as lines on stderr that do not break a progress display."""
+    """Prints log records as lines on stderr that do not break a progress display."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
+        """Print one record.
+
+        Args:
+            record: A record of the logger ``esam_rt``.
+        """
         line = " ".join(record.getMessage().split())
         stderr.print(f"[yellow]{record.levelname.lower()}:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """An EsamError becomes one line on stderr and its exit code; Ctrl-C becomes INTERRUPTED."""
+    """Turn an error into one line on stderr and an exit code. Also a decorator.
+
+    Raises:
+        typer.Exit: With the exit code of an ``EsamError``, or ``INTERRUPTED`` after Ctrl-C.
+    """
     try:
         yield
     except EsamError as e:
@@ -39,6 +47,32 @@ def exit_codes() -> Iterator[None]:
 
 
 def print_error(message: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr.
+
+    Args:
+        message: Line breaks become spaces.
+    """
     line = " ".join(message.split())
     stderr.print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def print_line(line: str) -> None:
+    """Print one line on stdout, without color and not wrapped: paths and commands in it can be copied.
+
+    Args:
+        line: The text. Square brackets are no markup.
+    """
+    stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def shows_progress(quiet: bool, as_json: bool) -> bool:
+    """Tell if a command shows its progress: only on a terminal.
+
+    Args:
+        quiet: The option ``--quiet``.
+        as_json: The option ``--json``.
+
+    Returns:
+        True if stderr is a terminal and neither option was given.
+    """
+    return stderr.is_terminal and not quiet and not as_json

@@ -1,4 +1,4 @@
-"""What this machine has of what esam-rt can use, and the command that brings what is missing."""
+"""Finds what esam-rt can use on this machine, and the command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -33,15 +33,15 @@ LIBRARIES = {
     "onnx": "onnx",
     "onnx_ir": "onnx-ir",
     "ml_dtypes": "ml-dtypes",
-    "pooch": "pooch",
     "requests": "requests",
     "safetensors": "safetensors",
 }
 TENSORRT = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import name -> extra
+QUERY = ("name", "memory.total", "driver_version", "compute_cap")  # fields of nvidia-smi
 
 
 class State(StrEnum):
-    """What a finding means: in order, optional and absent, or in the way of a run."""
+    """Meaning of a finding: in order, optional and absent, or it stops every run."""
 
     OK = "ok"
     ABSENT = "absent"
@@ -50,7 +50,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; remedy is a command or a sentence, empty where there is nothing to do."""
+    """One line of the report.
+
+    Attributes:
+        name: What was looked at.
+        state: Its meaning.
+        found: What was found, in words.
+        remedy: A command or a sentence; empty if there is nothing to do.
+    """
 
     name: str
     state: State
@@ -59,44 +66,81 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class GpuCard:
+    """One line of ``nvidia-smi``.
+
+    Attributes:
+        line: The line: name, memory, driver, compute capability.
+        capability: For example ``sm_86``; empty if the driver does not tell.
+    """
+
+    line: str
+    capability: str
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    """All findings, and the backends that can run here."""
+    """The whole report.
+
+    Attributes:
+        findings: All lines.
+        backends: Backends that can run here.
+    """
 
     findings: tuple[Finding, ...]
     backends: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
-        """0 when esam-rt can run on at least one backend."""
+        """0 if esam-rt can run on a backend, else that of ``ModelError``."""
         return 0 if self.backends else ModelError.exit_code
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict for `--json`."""
+        """Convert for ``--json``.
+
+        Returns:
+            A plain dict.
+        """
         return {"backends": list(self.backends), "findings": [asdict(f) for f in self.findings]}
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything; nothing is changed, downloaded or written."""
-    gpu = gpu_finding()
-    runtime = onnxruntime_finding(has_gpu=gpu.state is State.OK)
+    """Look at libraries, models, GPUs and the cache. Nothing is changed, downloaded or written.
+
+    Returns:
+        The report.
+    """
+    cards = list_gpus()
+    gpu = gpu_finding(cards)
+    has_gpu = gpu.state is State.OK
+    runtime = onnxruntime_finding(has_gpu)
     needed = [*library_findings(), *model_findings()]
-    findings = [*version_findings(), *needed, runtime, *provider_findings(), *tensorrt_findings(gpu)]
+    findings = [*version_findings(), *needed, runtime, *provider_findings()]
+    findings += tensorrt_findings(() if isinstance(cards, Finding) else cards)
     findings += [array_finding(), gpu, cache_finding()]
     backends = [runtime]
-    if gpu.state is State.OK and runtime.state is State.OK:  # which the self-test of engines takes
+    if has_gpu and runtime.state is State.OK:  # the self-test of engines needs ONNX Runtime
         backends += [f for f in findings if f.name in TENSORRT.values()]
     able = all(f.state is State.OK for f in needed)
     return Diagnosis(tuple(findings), tuple(f.name for f in backends if able and f.state is State.OK))
 
 
 def version_findings() -> Iterator[Finding]:
-    """Python and esam-rt itself."""
+    """Look at Python and esam-rt.
+
+    Yields:
+        One finding for each.
+    """
     yield Finding("python", State.OK, f"{platform.python_version()} on {platform.platform()}")
     yield Finding("esam-rt", State.OK, __version__)
 
 
 def library_findings() -> Iterator[Finding]:
-    """The libraries every run needs, imported: a version that is installed may still fail to load."""
+    """Import the libraries that every run needs: an installed one may still fail to load.
+
+    Yields:
+        One finding for each.
+    """
     for name, package in LIBRARIES.items():
         module = _import(name)
         if isinstance(module, str):
@@ -106,7 +150,14 @@ def library_findings() -> Iterator[Finding]:
 
 
 def onnxruntime_finding(has_gpu: bool) -> Finding:
-    """ONNX Runtime and its providers; the two wheels overwrite each other's files, so only one may be installed."""
+    """Look at ONNX Runtime. Only one of the two wheels may be installed: they overwrite each other's files.
+
+    Args:
+        has_gpu: If true, the wheel with CUDA is proposed.
+
+    Returns:
+        Version and providers.
+    """
     extra = "gpu" if has_gpu else "cpu"
     wheels = [w for w in ("onnxruntime", "onnxruntime-gpu") if _is_installed(w)]
     again = f"pip uninstall -y {' '.join(wheels)} && pip install 'esam-rt[{extra}]'"
@@ -119,7 +170,11 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
 
 
 def provider_findings() -> Iterator[Finding]:
-    """CUDA, cuDNN and TensorRT as ONNX Runtime's providers want them, where there are such providers."""
+    """Look for the CUDA, cuDNN and TensorRT that the providers of ONNX Runtime need.
+
+    Yields:
+        One finding for each GPU provider that this ONNX Runtime has.
+    """
     module = _import("onnxruntime")
     if isinstance(module, str):
         return
@@ -130,13 +185,20 @@ def provider_findings() -> Iterator[Finding]:
             yield Finding(f"onnxruntime on device {device}", State.ABSENT if missing else State.OK, found, remedy)
 
 
-def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:
-    """TensorRT and TensorRT-RTX, both optional."""
-    capabilities = {f"sm_{card.rpartition(', ')[2].replace('.', '')}" for card in gpu.found.split("; ")}
+def tensorrt_findings(cards: Sequence[GpuCard]) -> Iterator[Finding]:
+    """Look at TensorRT and TensorRT-RTX. Both are optional.
+
+    Args:
+        cards: GPUs of this machine. TensorRT-RTX does not run on some.
+
+    Yields:
+        One finding for each.
+    """
+    unsupported = sorted({card.capability for card in cards} & set(NOT_RTX))
     for name, extra in TENSORRT.items():
         module, cuda = _import(name), _import("cuda.bindings.runtime")
-        if extra == "tensorrt-rtx" and (lacking := sorted(capabilities & set(NOT_RTX))):
-            yield Finding(extra, State.ABSENT, f"does not run on {', '.join(lacking)}", INSTEAD_OF_RTX)
+        if extra == "tensorrt-rtx" and unsupported:
+            yield Finding(extra, State.ABSENT, f"does not run on {', '.join(unsupported)}", INSTEAD_OF_RTX)
         elif isinstance(module, str):
             yield Finding(extra, State.ABSENT, module, f"pip install 'esam-rt[{extra}]'")
         elif isinstance(cuda, str):
@@ -147,7 +209,11 @@ def tensorrt_findings(gpu: Finding) -> Iterator[Finding]:
 
 
 def array_finding() -> Finding:
-    """What reads arrays of other libraries on a GPU, optional."""
+    """Look at cuda-core, which reads arrays of other libraries on a GPU. It is optional.
+
+    Returns:
+        Its version.
+    """
     module = _import("cuda.core")
     if isinstance(module, str):
         return Finding("cuda-core", State.ABSENT, f"{module}; reads photos on a GPU by DLPack", "pip install cuda-core")
@@ -155,7 +221,11 @@ def array_finding() -> Finding:
 
 
 def model_findings() -> Iterator[Finding]:
-    """The models that ship with the package, with the start of their SHA-256."""
+    """Look at the models that ship with the package.
+
+    Yields:
+        Size and start of the SHA-256 of each.
+    """
     for row in MODELS.values():
         if row.checkpoint is not None:
             yield _checkpoint_finding(row, row.checkpoint)
@@ -170,23 +240,44 @@ def _checkpoint_finding(row: ModelSpec, checkpoint: Path) -> Finding:
     return Finding(f"model {row.name}", State.OK, f"{checkpoint.name}, {megabytes:.1f} MB, SHA-256 {digest[:12]}…")
 
 
-def gpu_finding() -> Finding:
-    """NVIDIA GPUs as `nvidia-smi` lists them: name, memory, driver, compute capability."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    if shutil.which(query[0]) is None:
+def list_gpus() -> tuple[GpuCard, ...] | Finding:
+    """Ask ``nvidia-smi`` for the GPUs.
+
+    Returns:
+        The GPUs, or the finding that says why there are none.
+    """
+    if shutil.which("nvidia-smi") is None:
         return Finding("gpu", State.ABSENT, "no nvidia-smi: no NVIDIA GPU or no driver")
+    query = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (subprocess.SubprocessError, OSError) as e:
         return Finding("gpu", State.ABSENT, f"nvidia-smi failed: {e}", "check the NVIDIA driver")
-    cards = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-    return (
-        Finding("gpu", State.OK, "; ".join(cards)) if cards else Finding("gpu", State.ABSENT, "nvidia-smi lists none")
-    )
+    lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    if not lines:
+        return Finding("gpu", State.ABSENT, "nvidia-smi lists no GPU")
+    return tuple(GpuCard(line, _capability(line)) for line in lines)
+
+
+def gpu_finding(cards: tuple[GpuCard, ...] | Finding | None = None) -> Finding:
+    """Report the GPUs.
+
+    Args:
+        cards: Result of ``list_gpus``. Default: it is asked now.
+
+    Returns:
+        Name, memory, driver and compute capability of each.
+    """
+    cards = list_gpus() if cards is None else cards
+    return cards if isinstance(cards, Finding) else Finding("gpu", State.OK, "; ".join(card.line for card in cards))
 
 
 def cache_finding() -> Finding:
-    """The cache folder, or the nearest folder above that exists: is it writable, how much room is left?"""
+    """Look at the cache folder, or at the nearest folder above it that exists.
+
+    Returns:
+        Its free space, or why it cannot be written.
+    """
     folder = cache_folder().absolute()
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -195,13 +286,19 @@ def cache_finding() -> Finding:
     return Finding("cache", State.OK, f"{folder}, {shutil.disk_usage(there).free / 1e9:.1f} GB free")
 
 
+def _capability(line: str) -> str:
+    """``sm_86`` from a line of nvidia-smi; empty if the line has too few fields."""
+    fields = line.rsplit(", ", maxsplit=len(QUERY) - 1)
+    return f"sm_{fields[-1].replace('.', '')}" if len(fields) == len(QUERY) else ""
+
+
 def _import(name: str) -> ModuleType | str:
-    """The module, or why it cannot be imported. OSError: a package whose shared library is missing."""
+    """The module, or why it cannot be imported."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
         return "not installed" if e.name == name else f"does not load: {e}"
-    except (ImportError, OSError) as e:
+    except (ImportError, OSError) as e:  # OSError: its shared library is missing
         return f"does not load: {e}"
 
 

@@ -1,4 +1,4 @@
-"""Do engines say what the same model says in float32 on the CPU?"""
+"""The self-test of engines: their masks are compared with those of ONNX Runtime in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
 
-SIDE = 6  # of the grid of prompts
-REPLAYED = 4  # batches: the first is run as any, the second is captured
+SIDE = 6  # prompts on a side of the grid
+REPLAYED = 4  # full batches with CUDA graphs: the first is a plain call, the second is captured
 IOU_MIN = 0.99  # mean IoU of the masks
-SCORE_MAX = 0.02  # greatest difference of the scores
+SCORE_MAX = 0.02  # largest difference of two scores
 EVERYTHING = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=16)
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """masks: compared. iou: mean over them. score: greatest difference of their scores. cuda_graphs: whether calls were
-    replayed."""
+    """Result of a comparison.
+
+    Attributes:
+        masks: Number of compared masks.
+        iou: Their mean IoU.
+        score: Largest difference of two predicted IoUs.
+        cuda_graphs: True if calls ran as CUDA graphs.
+    """
 
     masks: int
     iou: float
@@ -36,30 +42,55 @@ class SelfTest:
 
 
 def check_once(engines: EngineSet, sam: Sam, reference: Callable[[], Sam], cuda_graphs: bool = False) -> None:
-    """Self-test of engines that were not tested before, or not with CUDA graphs, on a photo that scikit-image carries;
-    the result is noted beside them, and engines that fail without are not used again. EngineError as of `self_test`."""
-    tested = engines.sidecar.get("self_test")
+    """Test engines that were not tested before, and write the result into their record.
+
+    The photo comes from scikit-image. Engines that failed without CUDA graphs are not used again.
+
+    Args:
+        engines: The engines.
+        sam: The model on these engines.
+        reference: Loads the same model on ONNX Runtime.
+        cuda_graphs: Test CUDA graphs too. They have a test of their own: plain calls may be right and they wrong.
+
+    Raises:
+        EngineError: The engines failed.
+    """
+    tested = engines.record.self_test
     if tested and (tested.get("cuda_graphs") or not cuda_graphs):
         return
     from skimage import data
 
-    photo: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
-    other = reference()
+    image: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+    baseline = reference()
     try:
-        result = asdict(self_test(sam, other, photo, cuda_graphs))
+        result = asdict(self_test(sam, baseline, image, cuda_graphs))
     except EngineError as e:
-        if cuda_graphs:  # perhaps they are right without
+        if cuda_graphs:
             raise EngineError(f"{e} This was with CUDA graphs; try without.") from e
         record_self_test(engines, {"failed": str(e)})
         raise
     finally:
-        other.close()
+        baseline.close()
     record_self_test(engines, result)
 
 
 def self_test(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda_graphs: bool = False) -> SelfTest:
-    """`compare`, and EngineError if the masks or the scores differ by more than reduced precision explains: fused
-    attention has been wrong on some GPUs without a word."""
+    """Compare, and fail if the difference is larger than reduced precision explains.
+
+    Fused attention has been wrong on some GPUs without an error.
+
+    Args:
+        engines: The model on the engines under test.
+        reference: The model on ONNX Runtime.
+        image_hwc_rgb: uint8 [H, W, 3].
+        cuda_graphs: As in ``compare``.
+
+    Returns:
+        The result.
+
+    Raises:
+        EngineError: The masks or scores differ too much, or neither model has a mask.
+    """
     result = compare(engines, reference, image_hwc_rgb, cuda_graphs)
     if result.iou < IOU_MIN or result.score > SCORE_MAX:
         raise EngineError(
@@ -71,23 +102,33 @@ def self_test(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cu
 
 
 def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda_graphs: bool = False) -> SelfTest:
-    """What a model's engines and a reference answer to a grid of prompts on a photo uint8 [H, W, 3]; a mask that one of
-    them lacks counts as an IoU of 0. EngineError if neither has any.
+    """Compare the masks of two models for a grid of point prompts. A mask that one of them lacks has an IoU of 0.
 
-    cuda_graphs: prompt the engines again and again, until full batches are replayed; each answer counts.
+    Args:
+        engines: The model on the engines under test.
+        reference: The baseline.
+        image_hwc_rgb: uint8 [H, W, 3].
+        cuda_graphs: Repeat the prompts until full batches run as CUDA graphs. Each answer counts.
+
+    Returns:
+        The result.
+
+    Raises:
+        EngineError: Neither model has a mask.
     """
     points = point_grid(SIDE)
     rounds = -(-REPLAYED * engines.row.decode_batch // len(points)) if cuda_graphs else 1
-    ours = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
-    theirs = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
-    at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.prompt_index, ours.mask_index, strict=True))}
+    candidate = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
+    baseline = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
+    keys = zip(candidate.prompt_index, candidate.mask_index, strict=True)
+    unmatched = {(int(prompt), int(mask)): i for i, (prompt, mask) in enumerate(keys)}
     ious, scores = [], []
-    answers = list(enumerate(zip(theirs.prompt_index.tolist(), theirs.mask_index.tolist(), strict=True)))
-    for nth, (j, (point, output)) in itertools.product(range(rounds), answers):
-        i = at.pop((nth * len(points) + point, output), None)
-        ious.append(0.0 if i is None else _iou(ours, i, theirs, j))
-        scores.append(1.0 if i is None else abs(float(ours.predicted_iou[i]) - float(theirs.predicted_iou[j])))
-    ious += [0.0] * len(at)  # masks that the reference does not have
+    answers = list(enumerate(zip(baseline.prompt_index.tolist(), baseline.mask_index.tolist(), strict=True)))
+    for nth, (j, (prompt, mask)) in itertools.product(range(rounds), answers):
+        i = unmatched.pop((nth * len(points) + prompt, mask), None)
+        ious.append(0.0 if i is None else _iou(candidate, i, baseline, j))
+        scores.append(1.0 if i is None else abs(float(candidate.predicted_iou[i]) - float(baseline.predicted_iou[j])))
+    ious += [0.0] * len(unmatched)
     if not ious:
         raise EngineError("Self-test: found no masks to compare; the weights answer nothing on the test photo.")
     return SelfTest(len(ious), float(np.mean(ious)), max(scores, default=1.0), cuda_graphs)

@@ -1,4 +1,4 @@
-"""The record beside a folder of engines: how they were made, and checks against it."""
+"""The record beside a folder of engines: how they were made, and the checks against it."""
 
 from __future__ import annotations
 
@@ -6,87 +6,178 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from esam_rt.engines.tensorrt.builder import BuildOptions, check_rtx, fuses_attention
-from esam_rt.errors import EngineError, ModelError, SettingsError
+from esam_rt.engines.tensorrt.builder import BuildOptions
+from esam_rt.errors import EngineError, ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
-from esam_rt.loading.onnx_cache import GRAPHS, OnnxModel
+from esam_rt.loading.engine_spec import EngineSpec, Gpu
+from esam_rt.loading.networks import ENGINE_FILES, GRAPHS
+from esam_rt.loading.onnx_cache import OnnxModel
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.manifest import listed_files
 
-SIDECAR = "engine.json"
-FORMAT = 2  # of the sidecar, and of what is asked of the libraries
-FIELDS: dict[str, Callable[[Any], bool]] = {
-    "format": lambda value: isinstance(value, int),
-    **dict.fromkeys(
-        ("model", "checkpoint_sha256", "exporter_version", "precision", "backend", "backend_version", "built"),
-        lambda value: isinstance(value, str),
-    ),
-    "onnx_sha256": lambda value: isinstance(value, dict),
-    "engines": lambda value: isinstance(value, dict),
-    "targets": lambda value: isinstance(value, list) and all(isinstance(target, str) for target in value),
-    "gpu": lambda value: value is None or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())),
-    "options": lambda value: isinstance(value, dict) and type(value.get("max_batch")) is int and value["max_batch"] > 0,
-    "self_test": lambda value: value is None or isinstance(value, dict),
-}
-"""What the fields of a sidecar must be."""
-ATTENTION = ("fused", "concat", "bias")  # forms of a ViT's encoder, those of TensorRT first
-NAMES = tuple(f"{graph.removesuffix('.onnx')}.engine" for graph in GRAPHS)
+RECORD = "engine.json"
+FORMAT = 2  # of the record, and of the build settings that this code gives to the libraries
+REBUILD = "build the engines again"
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU as engines are made for it: `sm_86`, and its name."""
+class EngineFile:
+    """One engine of a record.
 
-    capability: str
-    name: str
+    Attributes:
+        sha256: Hash of the file, in hexadecimal.
+        size_bytes: Size of the file.
+        layers: Layers of the network, as parsed.
+        attention: Fused attention operators.
+        seconds: Time of the build.
+        profile: Smallest, usual and largest shape of each input with dynamic dimensions.
+    """
+
+    sha256: str
+    size_bytes: int
+    layers: int = 0
+    attention: int = 0
+    seconds: float = 0.0
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class EngineSpec:
-    """What engines are wanted. precision: fp32, fp16 or bf16. fusion: fused attention where the library has it for the
-    precision; without, products and softmax one by one. options: None = the defaults, or whatever engines have that
-    were built ahead of time. gpu: the one at hand, None where there is none. SettingsError where TensorRT-RTX does not
-    run on these GPUs, or not in this precision."""
+class EngineRecipe:
+    """All that decides if engines are the wanted ones; see ``recipe_of``.
 
+    Attributes:
+        format: Version of the record.
+        model: Name of the model.
+        checkpoint_sha256: Hash of its weights.
+        exporter_version: Version of the exporter that wrote the graphs.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        onnx_sha256: Hash of each graph file.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        backend_version: Version of the library.
+        targets: Compute capabilities that the engines were built for ahead of time. Empty = for ``gpu``.
+        gpu: The GPU that they were built on.
+        options: Fields of ``BuildOptions`` without ``targets``.
+    """
+
+    format: int
+    model: str
+    checkpoint_sha256: str
+    exporter_version: str
+    precision: str
+    onnx_sha256: Mapping[str, str]
     backend: str
-    precision: str = "fp16"
-    fusion: bool = True
-    options: BuildOptions | None = None
-    gpu: Gpu | None = None
+    backend_version: str
+    targets: tuple[str, ...]
+    gpu: Gpu | None
+    options: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        at_hand = (self.gpu.capability,) if self.gpu else ()
-        if self.backend == "tensorrt-rtx":
-            check_rtx((self.options and self.options.targets) or at_hand, self.precision)
-            if self.options and self.options.version_compatible:
-                raise SettingsError(
-                    "--version-compatible: TensorRT-RTX runs only what its own version has built; use --backend "
-                    "tensorrt, or build again after an update."
-                )
+    @property
+    def max_batch(self) -> int:
+        """Most prompts of one call."""
+        return int(self.options["max_batch"])
 
-    def attention(self, row: ModelSpec, library: ModuleType) -> str | None:
-        """The attention form of a model's encoder. TensorRT fuses attention in half precisions only."""
-        if row.attention is None:
-            return None
-        return "fused" if self.fusion and self.precision != "fp32" and fuses_attention(library) else "concat"
+    @property
+    def is_version_compatible(self) -> bool:
+        """True if later versions of the library run the engines too. They contain host code."""
+        return self.options.get("version_compatible") is True
+
+    @property
+    def is_stripped(self) -> bool:
+        """True if the engines lack their weights."""
+        return bool(self.options.get("strip_weights"))
+
+    @property
+    def runs_on_names(self) -> list[str]:
+        """Targets, or the name of the GPU, for tables."""
+        return list(self.targets) or ([self.gpu.name] if self.gpu else ["?"])
+
+    def runs_on(self, gpu: Gpu | None) -> bool:
+        """Check if the engines were built for a GPU.
+
+        Args:
+            gpu: A GPU, or ``None``.
+
+        Returns:
+            True if ``gpu`` is a target or the GPU of the build.
+        """
+        return gpu is not None and (gpu.capability in self.targets or self.gpu == gpu)
+
+    def runs_with(self, version: str) -> bool:
+        """Check if another version of the library runs the engines.
+
+        Args:
+            version: For example ``10.9.8``.
+
+        Returns:
+            True if the engines were built for later versions, and ``version`` is not older than theirs.
+        """
+        return self.is_version_compatible and _numbers(self.backend_version) <= _numbers(version)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to the content of the record file.
+
+        Returns:
+            Lists and dicts in place of tuples and dataclasses.
+        """
+        return asdict(self) | {"targets": list(self.targets)}
+
+
+@dataclass(frozen=True)
+class EngineRecord(EngineRecipe):
+    """The recipe of a folder of engines, and the result.
+
+    Attributes:
+        engines: Each engine by file name.
+        built: Time of the build, ISO 8601, UTC.
+        self_test: Result of the self-test, ``None`` before it. ``failed`` holds the message of a failure.
+    """
+
+    engines: Mapping[str, EngineFile]
+    built: str
+    self_test: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to the content of the record file.
+
+        Returns:
+            Lists and dicts in place of tuples and dataclasses; no ``self_test`` before the self-test.
+        """
+        content = super().to_json()
+        if self.self_test is None:
+            del content["self_test"]
+        return content
 
 
 @dataclass(frozen=True)
 class EngineSet:
-    """A folder of engines, and its sidecar."""
+    """A folder of engines and its record.
+
+    Attributes:
+        folder: Where the engines are.
+        record: How they were made.
+    """
 
     folder: Path
-    sidecar: Mapping[str, Any]
+    record: EngineRecord
 
     def plan(self, name: str) -> bytes:
-        """The bytes of an engine, whose hash is that of the sidecar; ModelError otherwise."""
-        path = self.folder / name
-        expected = self.sidecar["engines"].get(name, {}).get("sha256")
+        """Read an engine and check its hash.
+
+        Args:
+            name: One of ``ENGINE_FILES``.
+
+        Returns:
+            The content of the file.
+
+        Raises:
+            ModelError: The file cannot be read, or its hash differs from the record.
+        """
+        path, expected = self.folder / name, self.record.engines[name].sha256
         try:
             content = path.read_bytes()
         except OSError as e:
@@ -94,93 +185,175 @@ class EngineSet:
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise ModelError(
-                f"{path}: found SHA-256 {found[:12]}…, expected {str(expected)[:12]}… of {SIDECAR}; the file is "
+                f"{path}: found SHA-256 {found[:12]}…, expected {expected[:12]}… of {RECORD}; the file is "
                 "damaged or of another build. Build it again."
             )
         return content
 
 
-def description(row: ModelSpec, spec: EngineSpec, graphs: OnnxModel, library: ModuleType) -> dict[str, Any]:
-    """The fields of a sidecar that decide whether engines are the wanted ones."""
+def recipe_of(row: ModelSpec, spec: EngineSpec, graphs: OnnxModel, library: ModuleType) -> EngineRecipe:
+    """Describe the engines that a build would make.
+
+    Args:
+        row: The model.
+        spec: The wanted engines.
+        graphs: Their graphs.
+        library: The imported ``tensorrt`` or ``tensorrt_rtx``.
+
+    Returns:
+        The recipe.
+    """
     files, options = listed_files(graphs.encoder.parent, GRAPHS), spec.options or BuildOptions()
-    return {
-        "format": FORMAT,
-        "model": row.name,
-        "checkpoint_sha256": graphs.checkpoint_sha256,
-        "exporter_version": EXPORTER_VERSION,
-        "precision": spec.precision,
-        "onnx_sha256": {name: entry["sha256"] for name, entry in sorted(files.items())},
-        "backend": spec.backend,
-        "backend_version": library.__version__,
-        "targets": list(options.targets),
-        "gpu": asdict(spec.gpu) if spec.gpu and not options.targets else None,
-        "options": {key: value for key, value in asdict(options).items() if key != "targets"},
-    }
+    return EngineRecipe(
+        format=FORMAT,
+        model=row.name,
+        checkpoint_sha256=graphs.checkpoint_sha256,
+        exporter_version=EXPORTER_VERSION,
+        precision=spec.precision,
+        onnx_sha256={name: entry["sha256"] for name, entry in sorted(files.items())},
+        backend=spec.backend,
+        backend_version=library.__version__,
+        targets=options.targets,
+        gpu=None if options.targets else spec.gpu,
+        options={key: value for key, value in asdict(options).items() if key != "targets"},
+    )
 
 
 def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
-    """The engines of a folder; ModelError, naming the field, unless its sidecar says what is wanted and its files are
-    as large as they were written; `EngineSet.plan` hashes them. EngineError if they failed their self-test."""
-    sidecar = _sidecar(folder)
+    """Read the record of a folder of engines and check it. ``EngineSet.plan`` checks the hashes.
+
+    Args:
+        folder: Folder of engines.
+        wanted: Expected fields, in the form of ``EngineRecipe.to_json``. Default: any.
+
+    Returns:
+        The engines.
+
+    Raises:
+        ModelError: The record is missing or damaged, a field differs, or a file is missing or of another size.
+        EngineError: The engines failed their self-test.
+    """
+    record = read_record(folder / RECORD)
+    found = record.to_json()
     for name, expected in (wanted or {}).items():
-        if sidecar.get(name) != expected and not (name == "backend_version" and runs_with(sidecar, expected)):
+        if found.get(name) != expected and not (name == "backend_version" and record.runs_with(expected)):
             raise ModelError(
-                f"{folder / SIDECAR}: {name}: found {brief(sidecar.get(name))}, expected {brief(expected)}; build "
-                "the engines again: esam-rt build-engine."
+                f"{folder / RECORD}: {name}: found {brief(found.get(name))}, expected {brief(expected)}; {REBUILD}: "
+                "esam-rt build-engine."
             )
-    for name in NAMES:
-        entry = sidecar["engines"].get(name)
-        if not isinstance(entry, dict):
-            raise ModelError(f"{folder / SIDECAR}: found no entry {name}, expected one; build the engines again.")
-        path, size = folder / name, entry.get("size_bytes")
+    for name in ENGINE_FILES:
+        path, size = folder / name, record.engines[name].size_bytes
         if not path.is_file() or path.is_symlink():
-            raise ModelError(f"{path}: found no such file, expected an engine; build the engines again.")
+            raise ModelError(f"{path}: found no such file, expected an engine; {REBUILD}.")
         if path.stat().st_size != size:
             raise ModelError(
                 f"{path}: found {path.stat().st_size} bytes, expected {size}; the file is cut off or of another build. "
                 "Build the engines again."
             )
-    if failed := (sidecar.get("self_test") or {}).get("failed"):
+    if failed := (record.self_test or {}).get("failed"):
         raise EngineError(f"{folder}: {failed} To build these again: esam-rt build-engine --force.")
-    return EngineSet(folder, sidecar)
+    return EngineSet(folder, record)
 
 
-def runs_with(sidecar: Mapping[str, Any], version: str) -> bool:
-    """Whether a library of this version runs engines that were built, by an earlier one, to be run by later ones."""
-    built = sidecar.get("backend_version")
-    return (
-        isinstance(built, str)
-        and sidecar["options"].get("version_compatible") is True
-        and _numbers(built) <= _numbers(version)
+def brief(value: object) -> str:
+    """Show a value in an error message.
+
+    Args:
+        value: Anything that JSON can hold.
+
+    Returns:
+        JSON of at most 120 characters.
+    """
+    return f"{json.dumps(value):.120}"
+
+
+def read_record(path: Path) -> EngineRecord:
+    """Read a record, which may be hostile.
+
+    Args:
+        path: The record file.
+
+    Returns:
+        The record; each field has its type.
+
+    Raises:
+        ModelError: The file is missing, is no JSON, or a field is missing or of another type.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: found no such file, expected engines of esam-rt build-engine.") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path}: cannot be read as JSON ({e}); {REBUILD}.") from e
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: found no table, expected one; {REBUILD}.")
+    for name, is_valid in _FIELDS.items():
+        if not is_valid(content.get(name)):
+            raise ModelError(f"{path}: {name}: found {brief(content.get(name))}, expected another value; {REBUILD}.")
+    values = {name: content.get(name) for name in _FIELDS}
+    return EngineRecord(
+        **values
+        | {
+            "targets": tuple(content["targets"]),
+            "gpu": None if content["gpu"] is None else Gpu(**content["gpu"]),
+            "engines": {name: _engine_file(path, name, content["engines"].get(name)) for name in ENGINE_FILES},
+        }
     )
+
+
+def _engine_file(path: Path, name: str, entry: Any) -> EngineFile:
+    """One engine of a record, checked."""
+    if not isinstance(entry, dict):
+        raise ModelError(f"{path}: found no entry {name}, expected one; {REBUILD}.")
+    known = {key: entry[key] for key in _ENGINE_FIELDS if key in entry}
+    for key, is_valid in _ENGINE_FIELDS.items():
+        if (key in known or key in ("sha256", "size_bytes")) and not is_valid(known.get(key)):
+            raise ModelError(
+                f"{path}: {name}: {key}: found {brief(known.get(key))}, expected another value; {REBUILD}."
+            )
+    return EngineFile(**known)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def runs_on(sidecar: Mapping[str, Any], gpu: Gpu | None) -> bool:
-    """Whether engines of a sidecar were built for `gpu`."""
-    return gpu is not None and (gpu.capability in sidecar.get("targets", []) or sidecar.get("gpu") == asdict(gpu))
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-def _sidecar(folder: Path) -> dict[str, Any]:
-    path = folder / SIDECAR
-    try:
-        sidecar = json.loads(path.read_text())
-    except FileNotFoundError as e:
-        raise ModelError(f"{path}: found no such file, expected engines of esam-rt build-engine.") from e
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path}: cannot be read as JSON ({e}); build the engines again.") from e
-    if not isinstance(sidecar, dict):
-        raise ModelError(f"{path}: found no table, expected one; build the engines again.")
-    for name, is_valid in FIELDS.items():
-        if not is_valid(sidecar.get(name)):
-            found = brief(sidecar.get(name))
-            raise ModelError(f"{path}: {name}: found {found}, expected another value; build the engines again.")
-    return sidecar
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
-def brief(value: object) -> str:
-    """A value as JSON, at most 120 characters."""
-    return f"{json.dumps(value):.120}"
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_gpu(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"capability", "name"} and all(map(_is_text, value.values()))
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "format": lambda value: type(value) is int,
+    **dict.fromkeys(
+        ("model", "checkpoint_sha256", "exporter_version", "precision", "backend", "backend_version", "built"), _is_text
+    ),
+    "onnx_sha256": _is_table,
+    "engines": _is_table,
+    "targets": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "gpu": lambda value: value is None or _is_gpu(value),
+    "options": lambda value: _is_table(value) and type(value.get("max_batch")) is int and value["max_batch"] > 0,
+    "self_test": lambda value: value is None or _is_table(value),
+}
+"""Checks of the fields of a record."""
+
+_ENGINE_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "sha256": _is_text,
+    "size_bytes": _is_number,
+    "layers": _is_number,
+    "attention": _is_number,
+    "seconds": _is_number,
+    "profile": _is_table,
+}
+"""Checks of the fields of one engine."""

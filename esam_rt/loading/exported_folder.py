@@ -1,7 +1,8 @@
-"""Graphs that a user brings: a folder of `esam-rt export --out`, checked in full before anything reads them."""
+"""Graphs that a user brings: a folder of ``esam-rt export --out``, checked in full before anything reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,26 @@ import onnx
 from esam_rt.errors import ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.execution import PRECISIONS
-from esam_rt.loading.onnx_cache import GRAPHS, OnnxModel
+from esam_rt.loading.networks import GRAPHS
+from esam_rt.loading.onnx_cache import OnnxModel
 from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, listed_files
 from esam_rt.storage.onnx_files import check_graph_file
 
-KEYS = ("model", "precision", "checkpoint_sha256", "exporter_version")  # of what the exporter writes into each graph
+KEYS = ("model", "precision", "checkpoint_sha256", "exporter_version")  # the exporter writes them into each graph
 AGAIN = "Write it again: esam-rt export --out."
 
 
 @dataclass(frozen=True)
 class GivenGraphs:
-    """The graphs of a folder, and the model and precision that they say they are of."""
+    """The graphs of a folder.
+
+    Attributes:
+        row: The model that the graphs name.
+        precision: The precision that they name.
+        onnx: Their paths.
+    """
 
     row: ModelSpec
     precision: str
@@ -31,10 +39,17 @@ class GivenGraphs:
 
 
 def given_graphs(folder: Path) -> GivenGraphs:
-    """The graphs of a folder that `esam-rt export --out` wrote.
+    """Read the graphs of a folder that ``esam-rt export --out`` wrote.
 
-    ModelError unless the manifest is there, each graph and its data are as it lists them, hashes included, and all
-    graphs are of one model, precision and checkpoint and of this version of the exporter.
+    Args:
+        folder: The folder.
+
+    Returns:
+        The checked graphs.
+
+    Raises:
+        ModelError: The manifest or a file is missing, a file differs from its hash, or the graphs are not of one model,
+            precision and checkpoint and of this version of the exporter.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
@@ -50,18 +65,25 @@ def given_graphs(folder: Path) -> GivenGraphs:
         )
     files: list[Path] = []
     for name in GRAPHS:
-        _check_hash(folder / name, entries)
-        data = {tensor.file for tensor in check_graph_file(folder / name)}
-        for file in sorted(data):
-            _check_hash(file, entries)
-        files += [folder / name, *sorted(data)]
-    says = {name: _says(folder / name) for name in GRAPHS}
-    first = says[GRAPHS[0]]
-    for name, of_graph in says.items():
+        _check_sha256(folder / name, entries)
+        data = sorted({tensor.file for tensor in check_graph_file(folder / name)})
+        for file in data:
+            _check_sha256(file, entries)
+        files += [folder / name, *data]
+    metadata = _common_metadata(folder)
+    model = OnnxModel.in_folder(folder, metadata["checkpoint_sha256"], tuple(files))
+    return GivenGraphs(MODELS[metadata["model"]], metadata["precision"], model)
+
+
+def _common_metadata(folder: Path) -> Mapping[str, str]:
+    """The metadata that all graphs share. ``ModelError`` if they differ or are unknown here."""
+    first = _metadata(folder / GRAPHS[0])
+    for name in GRAPHS[1:]:
+        other = _metadata(folder / name)
         for key in KEYS:
-            if of_graph[key] != first[key]:
+            if other[key] != first[key]:
                 raise ModelError(
-                    f"{folder / name}: {key}: found {of_graph[key]!r:.80}, expected {first[key]!r:.80} of {GRAPHS[0]}. "
+                    f"{folder / name}: {key}: found {other[key]!r:.80}, expected {first[key]!r:.80} of {GRAPHS[0]}. "
                     f"{AGAIN}"
                 )
     for key, known in (("model", MODELS), ("precision", PRECISIONS), ("exporter_version", (EXPORTER_VERSION,))):
@@ -69,13 +91,18 @@ def given_graphs(folder: Path) -> GivenGraphs:
             raise ModelError(
                 f"{folder / GRAPHS[0]}: {key}: found {first[key]!r:.80}, expected {' or '.join(known)}. {AGAIN}"
             )
-    encoder, decoder, masks, logits = (folder / name for name in GRAPHS)
-    model = OnnxModel(encoder, decoder, masks, logits, first["checkpoint_sha256"], tuple(files))
-    return GivenGraphs(MODELS[first["model"]], first["precision"], model)
+    return first
 
 
-def _check_hash(file: Path, entries: dict[str, dict[str, Any]]) -> None:
-    """ModelError unless a file is as the manifest lists it."""
+def _metadata(path: Path) -> dict[str, str]:
+    """The exporter's keys of a graph; empty values if another program wrote it."""
+    model = onnx.load_model(path, load_external_data=False)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return {key: metadata.get(f"esam_rt.{key}", "") for key in KEYS}
+
+
+def _check_sha256(file: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``ModelError`` unless a file is as the manifest lists it."""
     if not file.is_file() or file.is_symlink():
         raise ModelError(f"{file}: found no such file, expected it as {MANIFEST} lists it. {AGAIN}")
     found, expected = sha256_of(file), str(entries.get(file.name, {}).get("sha256"))
@@ -84,10 +111,3 @@ def _check_hash(file: Path, entries: dict[str, dict[str, Any]]) -> None:
             f"{file}: found SHA-256 {found[:12]}…, expected {expected[:12]}… of {MANIFEST}; the file is damaged or of "
             f"another export. {AGAIN}"
         )
-
-
-def _says(path: Path) -> dict[str, str]:
-    """What the exporter wrote into a graph, by key; empty words where it is of another program."""
-    model = onnx.load_model(path, load_external_data=False)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return {key: metadata.get(f"esam_rt.{key}", "") for key in KEYS}

@@ -11,24 +11,43 @@ from esam_rt.errors import OutputError
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.checkpoints import checkpoint_of
-from esam_rt.loading.events import SILENT, ModelListener
+from esam_rt.loading.events import OnEvent, Writing, ignore
+from esam_rt.loading.networks import GRAPHS, Networks
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
 
-GRAPHS = ("encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx")
-
 
 @dataclass(frozen=True)
-class OnnxModel:
-    """The graphs of a model, all their files, and the SHA-256 of the checkpoint that they were made of."""
+class OnnxModel(Networks[Path]):
+    """Paths of the graphs of a model.
 
-    encoder: Path
-    decoder: Path
-    mask_head: Path
-    logits: Path
+    Attributes:
+        encoder: Graph file.
+        decoder: Graph file.
+        mask_head: Graph file.
+        logits: Graph file.
+        checkpoint_sha256: Hash of the checkpoint that the graphs were made from, in hexadecimal.
+        files: The graph files and their ``.data`` files.
+    """
+
     checkpoint_sha256: str
     files: tuple[Path, ...]
+
+    @classmethod
+    def in_folder(cls, folder: Path, checkpoint_sha256: str, files: tuple[Path, ...]) -> OnnxModel:
+        """Name the graphs of a folder.
+
+        Args:
+            folder: Folder of an export.
+            checkpoint_sha256: Hash of the checkpoint, in hexadecimal.
+            files: All files.
+
+        Returns:
+            The paths.
+        """
+        encoder, decoder, mask_head, logits = (folder / name for name in GRAPHS)
+        return cls(encoder, decoder, mask_head, logits, checkpoint_sha256, files)
 
 
 def onnx_model(
@@ -36,26 +55,41 @@ def onnx_model(
     checkpoint: Path | None = None,
     precision: str = "fp32",
     attention: str | None = None,
-    listener: ModelListener = SILENT,
+    on_event: OnEvent = ignore,
 ) -> OnnxModel:
-    """The ONNX files of a model, exported from its checkpoint (see `checkpoint_of`) unless the cache has them.
+    """Find the ONNX files of a model in the cache, or export them.
 
-    precision, attention: as of `export_model`. The cache is keyed on the checkpoint's hash, the exporter's version and
-    these. Every file is compared with what was written when it was made, and made anew if it differs. Two processes
-    that need the same model make it once.
+    The cache key is the hash of the checkpoint, the version of the exporter, ``precision`` and ``attention``. Each file
+    is compared with the record of its export, and exported again if it differs. Two processes that need the same model
+    export it once.
+
+    Args:
+        row: The model.
+        checkpoint: The user's own weights. Default: those of ``checkpoint_of``.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        attention: Attention form of a ViT: ``bias``, ``concat`` or ``fused``. Default: the model's form for CPUs.
+        on_event: Gets ``Downloading`` and ``Writing`` events.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ModelError: The checkpoint is missing, damaged or of another model.
+        SettingsError: The model does not have this attention form.
+        OutputError: The cache cannot be written.
     """
-    checkpoint = checkpoint_of(row, checkpoint, listener)
+    checkpoint = checkpoint_of(row, checkpoint, on_event)
     digest = checkpoint_sha256(checkpoint)
     attention = attention or row.attention
     key = "-".join(part for part in (row.name, digest[:16], precision, attention) if part)
     folder = cache_folder() / "onnx" / f"{key}-v{EXPORTER_VERSION}"
-    if not is_whole(folder, GRAPHS):  # what is whole needs no lock: a cache may be read-only
+    if not is_whole(folder, GRAPHS):  # a whole folder needs no lock: the cache may be read-only
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f"{folder.name}.lock"):
                 if not is_whole(folder, GRAPHS):
                     remove_leftovers(folder)
-                    export_to(row, checkpoint, folder, precision, attention, listener)
+                    export_to(row, checkpoint, folder, precision, attention, on_event)
         except OSError as e:
             if isinstance(e, OutputError):
                 raise
@@ -64,8 +98,7 @@ def onnx_model(
             ) from e
     written = listed_files(folder, GRAPHS)
     files = tuple(folder / name for graph in GRAPHS for name in (graph, f"{graph}.data") if name in written)
-    encoder, decoder, masks, logits = (folder / name for name in GRAPHS)
-    return OnnxModel(encoder, decoder, masks, logits, digest, files)
+    return OnnxModel.in_folder(folder, digest, files)
 
 
 def export_to(
@@ -74,19 +107,47 @@ def export_to(
     folder: Path,
     precision: str = "fp32",
     attention: str | None = None,
-    listener: ModelListener = SILENT,
+    on_event: OnEvent = ignore,
 ) -> tuple[Path, ...]:
-    """`export_model` by words; returns the graphs' files."""
+    """Export a checkpoint to a folder.
+
+    Args:
+        row: The model.
+        checkpoint: Its weights.
+        folder: Folder for the files. It is made if it is missing.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        attention: Attention form of a ViT. Default: ``bias``.
+        on_event: Gets a ``Writing`` event for each graph.
+
+    Returns:
+        The written files.
+
+    Raises:
+        ModelError: The checkpoint is missing, damaged or of another model.
+        SettingsError: The model does not have this attention form.
+        OutputError: The folder cannot be written.
+    """
     from esam_rt.export import AttentionForm, Precision, export_model
 
     form = AttentionForm(attention) if attention else None
-    return export_model(row.name, checkpoint, folder, Precision(precision), form, listener.writing).files
+
+    def tell(name: str) -> None:
+        on_event(Writing(name))
+
+    return export_model(row.name, checkpoint, folder, Precision(precision), form, tell).files
 
 
 def exported(row: ModelSpec) -> list[str]:
-    """What the cache has of a model's exports by this version, of any checkpoint: precisions and attention forms."""
+    """List the exports of a model in the cache, made by this version from any checkpoint.
+
+    Args:
+        row: The model.
+
+    Returns:
+        Precision and attention form of each, such as ``fp16-concat``. Empty if the cache cannot be read.
+    """
     folders = (cache_folder() / "onnx").glob(f"{row.name}-*-v{EXPORTER_VERSION}")
     try:
         return sorted({f.name.split("-", 2)[2].rpartition("-v")[0] for f in folders if (f / MANIFEST).is_file()})
-    except OSError:  # it cannot be searched
+    except OSError:
         return []

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.loading.events import SILENT, ModelListener
+from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks.sink_table import WRITERS
 from esam_rt.sources.photo_files import PhotoFile
@@ -91,6 +91,6 @@ class RunSummary:
         return asdict(self) | {"out": str(self.out), "look_at": str(self.look_at)}
 
 
-def open_segmenter(options: RunOptions, listener: ModelListener = SILENT) -> Segmenter:
-    """The product's own segmenter; `listener` is told while its model is fetched and exported."""
-    return options.segmenter.open(listener)
+def open_segmenter(options: RunOptions, on_event: OnEvent = ignore) -> Segmenter:
+    """The product's own segmenter; `on_event` is called while its model is fetched and exported."""
+    return options.segmenter.open(on_event)

@@ -25,6 +25,21 @@ class Remote:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """Memory that ONNX Runtime takes on a CPU in float32, in MB: benchmarks/memory.py, x86-64, version 1.32, 2 threads.
+
+    Attributes:
+        weights: Memory after loading.
+        least: Peak over several images with a few prompts a call. The encoder needs it; the prompts share it.
+        prompt: Memory of each prompt of a larger call.
+    """
+
+    weights: float
+    least: float
+    prompt: float
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """One model; the mask grid has `input_px / 4` cells a side.
 
@@ -33,7 +48,7 @@ class ModelSpec:
     decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. points_per_prompt: that the
     decoder takes; a single point is followed by padding. attention: of a ViT, the form that is fastest on a CPU, or
     None where there is no choice. checkpoint: the file that ships, or None. remote: the
-    published one, or None.
+    published one, or None. footprint: memory on a CPU, or None if it was not measured.
     """
 
     name: str
@@ -50,6 +65,7 @@ class ModelSpec:
     amg_nms: float = 0.7
     checkpoint: Path | None = None
     remote: Remote | None = None
+    footprint: Footprint | None = None
 
     def default_thresholds(self) -> dict[str, float]:
         """The settings that a model decides where the user does not."""
@@ -65,7 +81,9 @@ class ModelSpec:
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
-def _sam(name: str, description: str, remote: Remote, attention: str | None = "bias") -> ModelSpec:
+def _sam(
+    name: str, description: str, remote: Remote, footprint: Footprint, attention: str | None = "bias"
+) -> ModelSpec:
     """A model with SAM's input and filters. At 4 prompts a call the decoder is within 6 % of its best rate and takes
     half the memory of 8 (benchmarks/decoder.py)."""
     return ModelSpec(
@@ -79,6 +97,7 @@ def _sam(name: str, description: str, remote: Remote, attention: str | None = "b
         decode_batch=4,
         attention=attention,
         remote=remote,
+        footprint=footprint,
     )
 
 
@@ -100,6 +119,7 @@ MODELS = {
             decode_batch=16,
             points_per_prompt=1,
             checkpoint=WEIGHTS / "tiny.safetensors",
+            footprint=Footprint(45, 150, 7),
         ),
         _sam(
             "vit_t",
@@ -109,6 +129,7 @@ MODELS = {
                 40_728_226,
                 "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
             ),
+            Footprint(80, 390, 56),
             attention=None,
         ),
         _sam(
@@ -119,6 +140,7 @@ MODELS = {
                 375_042_383,
                 "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
             ),
+            Footprint(400, 970, 56),
         ),
         _sam(
             "vit_l",
@@ -128,6 +150,7 @@ MODELS = {
                 1_249_524_607,
                 "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
             ),
+            Footprint(1275, 1925, 56),
         ),
         _sam(
             "vit_h",
@@ -137,6 +160,7 @@ MODELS = {
                 2_564_550_879,
                 "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
             ),
+            Footprint(2575, 3350, 56),
         ),
     )
 }

@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from esam_rt import __version__
-from esam_rt.cli import app, option_types, output
+from esam_rt.cli import app, execution_options, output
 from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError
 from esam_rt.loading.execution import ExecutionConfig
 from tests.support.fake_segmenter import FakeSegmenter
@@ -99,7 +99,7 @@ def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: lis
     assert result.exit_code == 0, result.stderr
     (made,) = segmenters
     settings = made.pop("settings")
-    del made["listener"]
+    del made["on_event"]
     assert (settings.prompts.fine_side, settings.emr.delta, settings.emr.tau) == (32, 0.2, 0.4)
     assert settings.usr.enabled is False
     assert made == {
@@ -219,7 +219,7 @@ def test_bad_settings_are_2_and_say_what_is_meant(
 def test_more_threads_than_a_machine_can_use_are_refused(
     photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]
 ) -> None:
-    most = option_types.MOST_THREADS
+    most = execution_options.MAX_THREADS
     assert most >= 64
     refused = call("run", photos, "--out", tmp_path / "out", "--threads", str(most + 1))
     assert refused.exit_code == 2
@@ -324,7 +324,7 @@ from esam_rt.cli import app
 try:
     app.app(["run", "--help"])
 except SystemExit as e:
-    heavy = {"numba", "onnxruntime", "skimage", "cv2", "torch", "onnx_ir", "PIL"} & sys.modules.keys()
+    heavy = {"numpy", "pydantic", "numba", "onnxruntime", "rich.progress", "skimage", "cv2", "torch", "onnx_ir", "PIL"} & sys.modules.keys()
     sys.exit(e.code or ", ".join(sorted(heavy)) or 0)
 """
     result = python("-c", script)
@@ -340,13 +340,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 FAKE_RUN = """
-import sys, time, types
+import sys, time
+import esam_rt.segmenter
 from esam_rt.__main__ import main
 from tests.support.fake_segmenter import FakeSegmenter
 seconds = float(sys.argv.pop(1))
 think = lambda number: time.sleep(seconds if number else 0)
 make = lambda model, **options: FakeSegmenter(think)
-sys.modules["esam_rt.segmenter"] = types.SimpleNamespace(EntitySegmenter=make)
+esam_rt.segmenter.EntitySegmenter = make
 sys.argv[0] = "esam-rt"
 main()
 """

@@ -42,14 +42,14 @@ from esam_rt.errors import (
     SettingsError,
 )
 from esam_rt.loading import doctor
-from esam_rt.loading.events import ModelListener
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.library_caches import provider_cache, prune
 from esam_rt.loading.loader import load_sam
-from esam_rt.loading.onnxruntime_loader import _photos_beside
+from esam_rt.loading.onnxruntime_loader import gpu_images
 from esam_rt.sam.point_grids import point_grid
 from tests.loading.test_memory_budget import EVERYTHING
 from tests.support.cuda_on_cpu import place_photo
+from tests.support.events import Events
 from tests.support.fake_cuda import FakeCuda, Operation
 from tests.support.fake_onnxruntime import (
     CPU,
@@ -424,7 +424,7 @@ def test_what_scales_photos_is_made_beside_no_capture(gpu: FakeGpu, monkeypatch:
         return load(image)
 
     monkeypatch.setattr(gpu.cuda, "cuModuleLoadData", counted)
-    photos = _photos_beside(None)
+    photos = gpu_images(None)
     assert made == [1]
     with photos.using():
         assert GATE._users == 1
@@ -733,11 +733,11 @@ def test_folders_of_other_versions_are_pruned(path: Path, tmp_path: Path, monkey
 
 def test_building_is_told(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelError, match=r"found no engine of encoder\.onnx, expected one; let it be built"):
+    with pytest.raises(ModelError, match=r"found no engine of encoder\.onnx, expected one; run without --no-build"):
         load_sam("tiny", ExecutionConfig(device="tensorrt", build=False))
     for expected_steps in (["encoder.engine", "decoder.engine", "mask_head.engine", "logits.engine"], []):
-        told: list[str] = []
-        load_sam("tiny", ExecutionConfig(device="tensorrt"), listener=ModelListener(writing=told.append)).close()
-        assert [name for name in told if name.endswith(".engine")] == expected_steps
+        told = Events()
+        load_sam("tiny", ExecutionConfig(device="tensorrt"), on_event=told).close()
+        assert told.built == expected_steps
     assert len(gpu.engines_built) == 4
     load_sam("tiny", ExecutionConfig(device="tensorrt", build=False)).close()

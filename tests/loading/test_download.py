@@ -18,6 +18,7 @@ from esam_rt.errors import ModelError, OutputError
 from esam_rt.loading import download
 from esam_rt.loading.download import fetch_checkpoint
 from esam_rt.sam.models import MODELS, ModelSpec, Remote
+from tests.support.events import Events
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -79,11 +80,11 @@ def names(folder: Path) -> set[str]:
 
 
 def test_whole(server: Server, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    path = fetch_checkpoint(server.row(), tmp_path / "new", lambda there, total: seen.append((there, total)))
+    told = Events()
+    path = fetch_checkpoint(server.row(), tmp_path / "new", told)
     assert path == tmp_path / "new" / "weights.pth"
     assert path.read_bytes() == CONTENT
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert told.downloaded[-1] == (len(CONTENT), len(CONTENT))
     assert fetch_checkpoint(server.row(), tmp_path / "new") == path
     assert server.asked == [None]
     assert names(tmp_path / "new") == {"weights.pth"}
@@ -149,7 +150,7 @@ def test_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Excepti
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"content": CONTENT[:-1] + b"?"}, "hash"),
+        ({"content": CONTENT[:-1] + b"?"}, r"found SHA-256 \w+…, expected \w+…"),
         ({"content": CONTENT + b"more"}, r"found [\d,]+ bytes, expected 1,024,000"),
         ({"content": b"<html>sign in</html>"}, "found 20 bytes, expected 1,024,000"),
         ({"content": b'{"error": "sign in"}'}, "found 20 bytes, expected 1,024,000"),

@@ -26,13 +26,16 @@ from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
 from esam_rt.loading import engine_cache
 from esam_rt.loading.engine_cache import engine_set, given_engines, outdated, remove, verify
-from esam_rt.loading.engine_record import NAMES, SIDECAR, EngineSet, EngineSpec, Gpu, checked
-from esam_rt.loading.events import ModelListener
+from esam_rt.loading.engine_record import RECORD, EngineSet, checked
+from esam_rt.loading.engine_spec import EngineSpec, Gpu
+from esam_rt.loading.events import Building, Event
+from esam_rt.loading.networks import ENGINE_FILES
 from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.run import folder_run
 from esam_rt.sam.models import MODELS, WEIGHTS
 from tests.cli.test_app import assert_one_error_line, call
 from tests.export.test_vit import encoder, weights_of
+from tests.support.events import Events
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -64,37 +67,36 @@ def engines(cache: Path) -> EngineSet:
 
 
 def change(folder: Path, **fields: Any) -> None:
-    sidecar = json.loads((folder / SIDECAR).read_text())
-    (folder / SIDECAR).write_text(json.dumps(sidecar | fields))
+    sidecar = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(sidecar | fields))
 
 
 def test_they_say_what_they_are(engines: EngineSet) -> None:
-    sidecar = engines.sidecar
+    sidecar = json.loads((engines.folder / RECORD).read_text())
     assert [sidecar[name] for name in ("model", "backend", "precision", "gpu")] == [
         *("tiny", "tensorrt-rtx", "fp16", None)
     ]
     assert sidecar["backend_version"] == rtx.__version__
     assert sidecar["targets"] == ["sm_86", "sm_89", "sm_120"]
     assert set(sidecar["onnx_sha256"]) == {"encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"}
-    assert tuple(sidecar["engines"]) == NAMES
+    assert tuple(sidecar["engines"]) == ENGINE_FILES
     points = sidecar["engines"]["decoder.engine"]["profile"]["points_xy_px"]
     assert points == [[1, 1, 2], [64, 1, 2], [64, 1, 2]]
     assert sidecar["engines"]["mask_head.engine"]["profile"]["cells"] == [[1, 2], [24, 32], [32, 32]]
-    for name in NAMES:
+    for name in ENGINE_FILES:
         assert len(engines.plan(name)) == sidecar["engines"][name]["size_bytes"] > 100_000
 
 
 def test_they_are_built_once(cache: Path, engines: EngineSet) -> None:
-    built: list[str] = []
-    again = engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
-    assert (again, built) == (engines, [])
-    told = ModelListener(writing=built.append)
+    told = Events()
+    again = engine_set(TINY, SPEC, on_event=told)
+    assert (again, told) == (engines, [])
     small = EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_86",), max_batch=8))
-    other = engine_set(TINY, small, listener=told)
+    other = engine_set(TINY, small, on_event=told)
     assert other.folder != engines.folder
-    assert built == list(NAMES)
-    engine_set(TINY, SPEC, force=True, listener=told)
-    assert built == list(NAMES) * 2
+    assert told.built == list(ENGINE_FILES)
+    engine_set(TINY, SPEC, force=True, on_event=told)
+    assert told.built == list(ENGINE_FILES) * 2
 
 
 def remove_one(folder: Path) -> None:
@@ -138,12 +140,12 @@ DAMAGE: dict[Callable[[Path], None], str] = {
 def test_damage_is_named_and_mended(engines: EngineSet, damage: Callable[[Path], None]) -> None:
     damage(engines.folder)
     with pytest.raises(ModelError, match=DAMAGE[damage]):
-        for name in NAMES:
+        for name in ENGINE_FILES:
             engine_set(TINY, SPEC, build=False).plan(name)
     assert verify(engines.folder) is not None
-    built: list[str] = []
-    mended = engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
-    assert built == list(NAMES)
+    told = Events()
+    mended = engine_set(TINY, SPEC, on_event=told)
+    assert told.built == list(ENGINE_FILES)
     assert verify(mended.folder) is None
 
 
@@ -166,9 +168,9 @@ def test_foreign_engines_name_the_field(engines: EngineSet, field: str, value: o
     change(engines.folder, **{field: value})
     with pytest.raises(ModelError, match=rf"engine\.json: {field}: found .*, expected .*build the engines again"):
         engine_set(TINY, SPEC, build=False)
-    built: list[str] = []
-    engine_set(TINY, SPEC, listener=ModelListener(writing=built.append))
-    assert built == list(NAMES)
+    told = Events()
+    engine_set(TINY, SPEC, on_event=told)
+    assert told.built == list(ENGINE_FILES)
 
 
 def test_engines_built_ahead_of_time_are_found_on_their_gpu(cache: Path, engines: EngineSet) -> None:
@@ -210,7 +212,7 @@ BROKEN = ("", "[]", "{", "null", "{}", "[" * 100_000)
 
 @pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 def test_broken_sidecars(engines: EngineSet, content: str) -> None:
-    (engines.folder / SIDECAR).write_text(content)
+    (engines.folder / RECORD).write_text(content)
     with pytest.raises(ModelError, match=r"engine\.json"):
         checked(engines.folder)
     assert outdated(engines.folder) is not None
@@ -237,14 +239,14 @@ def test_hostile_sidecars(engines: EngineSet, fields: dict[str, Any]) -> None:
 
 def test_engines_that_failed_their_self_test_are_neither_used_nor_built_again(engines: EngineSet) -> None:
     change(engines.folder, self_test={"failed": "Self-test: mean IoU 0.5."})
-    built = (engines.folder / SIDECAR).stat().st_mtime_ns
+    built = (engines.folder / RECORD).stat().st_mtime_ns
     for use in (lambda: checked(engines.folder), lambda: engine_set(TINY, SPEC)):
         with pytest.raises(EngineError, match=r"Self-test: mean IoU 0\.5\. To build these again: .* --force"):
             use()
-    assert (engines.folder / SIDECAR).stat().st_mtime_ns == built
+    assert (engines.folder / RECORD).stat().st_mtime_ns == built
     assert "failed" in (outdated(engines.folder) or "") or "Self-test" in (outdated(engines.folder) or "")
     assert call("engines", "verify").exit_code == 3
-    assert not engine_set(TINY, SPEC, force=True).sidecar.get("self_test")
+    assert not engine_set(TINY, SPEC, force=True).record.self_test
 
 
 def test_names_that_look_like_markup(engines: EngineSet) -> None:
@@ -268,7 +270,7 @@ def test_a_library_of_another_environment_is_no_reason_to_prune(
 
 
 def test_what_is_being_built_is_not_pruned(engines: EngineSet) -> None:
-    (engines.folder / SIDECAR).unlink()
+    (engines.folder / RECORD).unlink()
     with engine_cache._locked(engines.folder):
         result = call("engines", "prune")
     assert "being built" in result.stdout.replace("\n", " ")
@@ -278,7 +280,7 @@ def test_what_is_being_built_is_not_pruned(engines: EngineSet) -> None:
 def test_of_other_versions(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outdated(engines.folder) is None
     monkeypatch.setattr(engine_cache, "EXPORTER_VERSION", "next")
-    assert outdated(engines.folder) == f"built of graphs of version {engines.sidecar['exporter_version']}, this is next"
+    assert outdated(engines.folder) == f"built from graphs of version {engines.record.exporter_version}, this is next"
     change(engines.folder, backend_version="1.0.0")
     assert f"built with tensorrt-rtx 1.0.0, installed is {rtx.__version__}" == outdated(engines.folder)
 
@@ -320,11 +322,12 @@ def test_unwritable_and_full(cache: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_interrupt_leaves_nothing(cache: Path, tmp_path: Path) -> None:
-    def interrupt(phase: str) -> None:
-        raise KeyboardInterrupt
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Building) and event.phase:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine_set(TINY, SPEC, out=tmp_path / "engines", listener=ModelListener(building=interrupt))
+        engine_set(TINY, SPEC, out=tmp_path / "engines", on_event=interrupt)
     assert not (tmp_path / "engines").exists()
 
 
@@ -350,18 +353,20 @@ def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
 
 def test_two_processes_build_once(cache: Path) -> None:
     code = (
-        "from esam_rt.loading.events import ModelListener\n"
-        "from esam_rt.loading.engine_record import EngineSpec; from esam_rt.loading.engine_cache import engine_set\n"
+        "from esam_rt.loading.engine_spec import EngineSpec; from esam_rt.loading.engine_cache import engine_set\n"
         "from esam_rt.engines.tensorrt.builder import BuildOptions\n"
         "from esam_rt.sam.models import MODELS\n"
         "spec = EngineSpec('tensorrt-rtx', options=BuildOptions(('sm_75',)))\n"
-        "print(len(engine_set(MODELS['tiny'], spec, listener=ModelListener(writing=print)).plan('encoder.engine')))\n"
+        "def tell(event):\n"
+        "    if getattr(event, 'phase', '') == '':\n"
+        "        print(getattr(event, 'engine', ''))\n"
+        "print(len(engine_set(MODELS['tiny'], spec, on_event=tell).plan('encoder.engine')))\n"
     )
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     printed = sorted((process.communicate(timeout=120)[0].split() for process in processes), key=len)
     assert [process.returncode for process in processes] == [0, 0]
-    assert [len(words) for words in printed] == [1, 1 + len(NAMES)]
+    assert [len(words) for words in printed] == [1, 1 + len(ENGINE_FILES)]
     assert printed[0][-1] == printed[1][-1]
 
 
@@ -460,10 +465,10 @@ def test_a_build_that_fails(tmp_path: Path) -> None:
         build_engine(write(g, tmp_path / "attention.onnx"), rtx, SPEC.options)
 
 
-def test_engines_of_another_format_are_of_no_use(engines: EngineSet) -> None:
+def test_engines_of_another_format_are_outdated(engines: EngineSet) -> None:
     assert outdated(engines.folder) is None
     change(engines.folder, format=1)
-    assert outdated(engines.folder) == "described in format 1, this is 2"
+    assert outdated(engines.folder) == "record has format 1, this version needs 2"
 
 
 def test_a_store_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,7 +583,12 @@ def test_known_targets() -> None:
 def test_build_engine_prints_what_it_built(cache: Path) -> None:
     result = call("build-engine", "tiny", "--target", "sm_86, sm_89,sm_120")
     assert (result.exit_code, result.stderr) == (0, "")
-    for word in (*NAMES, "8.6 MB", f"tensorrt-rtx {rtx.__version__} for sm_86, sm_89, sm_120", "Not tried"):
+    for word in (
+        *ENGINE_FILES,
+        "8.6 MB",
+        f"tensorrt-rtx {rtx.__version__} for sm_86, sm_89, sm_120",
+        "Self-test skipped: no matching GPU.",
+    ):
         assert word in result.stdout
     built = json.loads(call("build-engine", "tiny", "--target", "sm_86,sm_89,sm_120", "--json").stdout)
     assert built["targets"] == ["sm_86", "sm_89", "sm_120"]
@@ -589,7 +599,7 @@ def test_onnx_runtime_needs_no_engine(cache: Path) -> None:
     result = call("build-engine", "tiny", "--backend", "onnxruntime")
     assert result.exit_code == 0
     assert "-fp32-" in result.stdout
-    assert "nothing is to be built" in result.stdout
+    assert "No engine is needed." in result.stdout
     for options in (("--no-fusion",), ("--max-batch", 8), ("--force",), ("--target", "sm_86")):
         refused = call("build-engine", "tiny", "--backend", "onnxruntime", *options)
         assert refused.exit_code == 2

@@ -277,10 +277,10 @@ def test_prune(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prune(everything=False, dry_run=True) == [(folder, 1000) for folder in old]
     result = call("engines", "prune")
     for folder in old:
-        assert f"{folder}: of a library that is not installed" in result.stdout
+        assert f"{folder}: its library version is not installed" in result.stdout
         assert not folder.exists()
     assert prune(everything=False, dry_run=False) == []
-    assert "all are to go" in call("engines", "prune", "--all").stdout
+    assert "removing all" in call("engines", "prune", "--all").stdout
     assert prune(everything=True, dry_run=True) == []
 
 

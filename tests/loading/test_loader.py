@@ -22,7 +22,8 @@ from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine, Weights
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.loading.engine_cache import outdated, stored
 from esam_rt.loading.engine_check import SelfTest
-from esam_rt.loading.engine_record import EngineSet, EngineSpec
+from esam_rt.loading.engine_record import FORMAT, EngineRecord, EngineSet
+from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.engine_trust import check_trusted
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
@@ -136,7 +137,7 @@ def test_graphs_and_batches_follow_the_device(
     asked: list[Any] = []
 
     def export(
-        row: ModelSpec, checkpoint: object, precision: str, attention: str | None, listener: object
+        row: ModelSpec, checkpoint: object, precision: str, attention: str | None, on_event: object
     ) -> OnnxModel:
         asked.append(attention)
         path = Path("graph.onnx")
@@ -287,7 +288,7 @@ def test_given_graphs_are_tested_where_their_weights_are_known(built: list[str],
     list_anew(tmp_path / "mine")
     result = call("build-engine", "--onnx", tmp_path / "mine", "--backend", "tensorrt")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "Not tried: that takes the weights of these graphs, --checkpoint." in result.stdout
+    assert "Self-test skipped: the weights of these graphs are unknown; give --checkpoint." in result.stdout
     assert len(built) == 8
 
 
@@ -344,7 +345,13 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
 
 def test_engines_without_weights_of_a_model_to_download(cache: Path, tmp_path: Path) -> None:
     """Nothing is fetched for engines of another checkpoint."""
-    engines = EngineSet(tmp_path, {"options": {"strip_weights": True}, "checkpoint_sha256": "1" * 64})
+    options = {"max_batch": 64, "strip_weights": True}
+    record = EngineRecord(
+        *(FORMAT, "vit_h", "1" * 64, "1", "fp16", {}, "tensorrt", "10.9.8", (), Gpu("sm_86", "A40"), options),
+        engines={},
+        built="",
+    )
+    engines = EngineSet(tmp_path, record)
     with pytest.raises(ModelError, match=r"expected [0-9a-f]{12}… of vit_h; .*give it, --checkpoint"):
         weights_of(engines, MODELS["vit_h"], EngineSpec("tensorrt"), None)
     assert not cache.exists()
@@ -373,8 +380,10 @@ def test_engines_for_later_versions(
         load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", build=False))
     monkeypatch.setattr(FakeTensorRT, "__version__", "10.9.8")
     result = call("build-engine", "tiny", *options, "--out", tmp_path / "mine")
-    assert "Not tried: engines for other versions are run from the cache only." in result.stdout
-    with pytest.raises(ModelError, match=r"bring code for the CPU; expected such only in your own cache\. If you"):
+    assert "Self-test skipped: version-compatible engines run from the cache only." in result.stdout
+    with pytest.raises(
+        ModelError, match=r"contain host code and load only from .*engines\. Copy the folder there if you"
+    ):
         load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", engines=tmp_path / "mine"))
 
 
@@ -395,9 +404,7 @@ def test_engines_that_bring_code_are_nobody_elses(built: list[str]) -> None:
         mode = path.stat().st_mode
         assert not mode & 0o022, path
         path.chmod(0o666 | mode)
-        with pytest.raises(
-            ModelError, match=r"where others can write; expected them to be yours alone\. Build them again"
-        ):
+        with pytest.raises(ModelError, match=r"contain host code, and other users can write to .*\. Build them again"):
             check_trusted(folder)
         with pytest.raises(ModelError):
             load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", build=False))

@@ -17,7 +17,8 @@ from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, SettingsError
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
-from esam_rt.loading.memory_budget import FOOTPRINTS, MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
+from esam_rt.loading.memory_budget import MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
+from esam_rt.loading.networks import Networks
 from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
@@ -59,8 +60,8 @@ def cache_of_the_module(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
 
 
 def test_every_model_was_measured() -> None:
-    assert FOOTPRINTS.keys() == MODELS.keys()
     for row in MODELS.values():
+        assert row.footprint is not None
         for precision in ("fp32", "fp16"):
             need = onnxruntime_need(row, precision)
             assert need(1) <= need(row.decode_batch) < need(64)
@@ -121,7 +122,7 @@ def fake_sam(cuda: FakeCuda, most: int, cuda_graphs: bool = False) -> Sam:
 
 def need_of(sam: Sam, cuda_graphs: bool = False, overlaps: bool = False) -> Any:
     e = sam.engines
-    return tensorrt_need(e.encoder, e.decoder, e.mask_head, e.logits, cuda_graphs, overlaps)  # type: ignore[arg-type]
+    return tensorrt_need(Networks(e.encoder, e.decoder, e.mask_head, e.logits), cuda_graphs, overlaps)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("overlaps", [False, True])

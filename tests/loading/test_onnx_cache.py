@@ -18,12 +18,13 @@ from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.graphs import graph_writer as export_files
 from esam_rt.loading import download
 from esam_rt.loading.checkpoints import checkpoint_of
-from esam_rt.loading.events import ModelListener
+from esam_rt.loading.events import Event, Writing
 from esam_rt.loading.onnx_cache import export_to, exported, onnx_model
 from esam_rt.sam.models import MODELS, WEIGHTS, Remote
 from esam_rt.storage import hashing
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, is_whole
+from tests.support.events import Events
 
 TINY = MODELS["tiny"]
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,7 @@ def test_a_folder_has_the_hash_of_its_tensors(folder: Path, tmp_path: Path) -> N
 
 
 def test_which_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = ModelListener(downloaded=lambda there, total: None)
+    told = Events()
     asked: list[object] = []
 
     def fetch(*arguments: object) -> Path:
@@ -102,19 +103,18 @@ def test_which_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert checkpoint_of(MODELS["vit_b"], tmp_path / "mine.pth") == tmp_path / "mine.pth"
     assert asked == []
     assert checkpoint_of(MODELS["vit_b"], None, told) == tmp_path / "published.pth"
-    assert asked == [(MODELS["vit_b"], folder / "checkpoints", told.downloaded)]
+    assert asked == [(MODELS["vit_b"], folder / "checkpoints", told)]
 
 
 def test_each_precision_is_exported_once(folder: Path) -> None:
-    written: list[str] = []
-    told = ModelListener(writing=written.append)
+    told = Events()
     assert exported(TINY) == []
-    full, half = (onnx_model(TINY, precision=precision, listener=told) for precision in ("fp32", "fp16"))
-    assert written == ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"] * 2
+    full, half = (onnx_model(TINY, precision=precision, on_event=told) for precision in ("fp32", "fp16"))
+    assert told.written == ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"] * 2
     assert full.checkpoint_sha256 == half.checkpoint_sha256
     assert half.encoder.stat().st_size < 0.6 * full.encoder.stat().st_size
-    assert onnx_model(TINY, precision="fp16", listener=told) == half
-    assert len(written) == 8
+    assert onnx_model(TINY, precision="fp16", on_event=told) == half
+    assert len(told.written) == 8
     assert exported(TINY) == ["fp16", "fp32"]
 
 
@@ -197,14 +197,14 @@ def test_a_cache_that_cannot_be_written_is_not_needed_elsewhere(
 
 
 def test_an_interrupt_leaves_nothing_that_passes_for_whole(folder: Path, tmp_path: Path) -> None:
-    def interrupt(name: str) -> None:
-        if name == "mask_head.onnx":
+    def interrupt(event: Event) -> None:
+        if event == Writing("mask_head.onnx"):
             raise KeyboardInterrupt
 
     out = tmp_path / "out"
     earlier = {f: f.read_bytes() for f in export_to(TINY, WEIGHTS / "tiny.safetensors", out)}
     with pytest.raises(KeyboardInterrupt):
-        export_to(TINY, WEIGHTS / "tiny.safetensors", out, "fp16", None, ModelListener(writing=interrupt))
+        export_to(TINY, WEIGHTS / "tiny.safetensors", out, "fp16", None, interrupt)
     assert {f: f.read_bytes() for f in out.iterdir() if f.name != MANIFEST} == earlier
     assert is_whole(out, [f.name for f in earlier])
 
@@ -221,10 +221,9 @@ def test_what_a_killed_export_left_is_removed(folder: Path) -> None:
 
 def test_two_processes_export_once(folder: Path) -> None:
     code = (
-        "from esam_rt.loading.events import ModelListener\n"
         "from esam_rt.loading.onnx_cache import onnx_model\n"
         "from esam_rt.sam.models import MODELS\n"
-        "onnx_model(MODELS['tiny'], listener=ModelListener(writing=print))\n"
+        "onnx_model(MODELS['tiny'], on_event=lambda e: print(getattr(e, 'file_name', '')))\n"
     )
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]

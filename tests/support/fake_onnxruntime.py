@@ -26,7 +26,7 @@ from tests.support.fake_cuda import FakeCuda
 
 RealSession = onnxruntime.InferenceSession
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-STREAM_OPTIONS = {"user_compute_stream"}
+STREAM_OPTIONS = {"user_compute_stream", "device_id"}
 CUDA_OPTIONS = {"use_tf32", "enable_cuda_graph"} | STREAM_OPTIONS
 TENSORRT_OPTIONS = {  # of those that onnxruntime-gpu 1.23 and 1.31 have
     "trt_engine_cache_enable",
@@ -46,6 +46,7 @@ class FakeGpu:
 
     providers: that it was built with. missing: those that do not start. uncapturable: whether graphs have nodes on the
     CPU. memory_ends: whether the next run finds no memory. sessions: that were opened. violations: what was undefined.
+    index: of the only GPU that may be used.
     """
 
     providers: tuple[str, ...] = (TENSORRT, CUDA, CPU)
@@ -57,6 +58,7 @@ class FakeGpu:
     engines_built: list[str] = field(default_factory=list)
     arenas: list[int] = field(default_factory=list)
     cuda: FakeCuda = field(default_factory=FakeCuda)
+    index: int = 0
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -75,7 +77,7 @@ class FakeGpu:
             def ortvalue_from_shape_and_type(
                 cls, shape: list[int], element_type: Any, device_type: str = "cpu", device_id: int = 0
             ) -> FakeValue:
-                gpu.require((device_type, device_id) == ("cuda", 0), "a value that is not on the GPU")
+                gpu.require((device_type, device_id) == ("cuda", gpu.index), "a value that is not on the GPU")
                 with gpu.used():
                     return FakeValue(gpu, np.full(shape, 77, element_type))
 
@@ -88,7 +90,8 @@ class FakeGpu:
         return self
 
     def register(self, provider: str, memory: Any, options: dict[str, str], arena: Any) -> None:
-        self.require((provider, memory.name, options) == (CUDA, "Cuda", {"device_id": "0"}), "an arena of no GPU")
+        expected = CUDA, "Cuda", {"device_id": str(self.index)}
+        self.require((provider, memory.name, options) == expected, "an arena of no GPU")
         self.arenas.append(arena.max_mem)
 
     def require(self, is_so: bool, what: str) -> None:
@@ -182,6 +185,8 @@ class FakeSession:
         self.gpu, self.provider_options = gpu, dict(providers)
         names = list(self.provider_options)
         gpu.require(names in ([CPU], [CUDA], [TENSORRT, CUDA]), f"providers {names}")
+        for name in names if names != [CPU] else ():
+            gpu.require(self.provider_options[name].get("device_id", "0") == str(gpu.index), f"{name} on another GPU")
         known = {CPU: set(), CUDA: CUDA_OPTIONS, TENSORRT: TENSORRT_OPTIONS}
         for name, options in self.provider_options.items():
             gpu.require(options.keys() <= known[name], f"unknown options of {name}: {sorted(options)}")
@@ -305,7 +310,7 @@ class FakeBinding:
     def bind_input(
         self, name: str, device_type: str, device_id: int, element_type: Any, shape: list[int], buffer_ptr: int
     ) -> None:
-        self._gpu.require((device_type, device_id) == ("cuda", 0), "an address that is not on the GPU")
+        self._gpu.require((device_type, device_id) == ("cuda", self._gpu.index), "an address that is not on the GPU")
         size = int(np.prod(shape)) * np.dtype(element_type).itemsize
         self._gpu.cuda.device_block(buffer_ptr, size)
         memory = (ctypes.c_ubyte * size).from_address(buffer_ptr)
@@ -316,6 +321,8 @@ class FakeBinding:
         self.inputs[name] = ortvalue.content, True
 
     def bind_output(self, name: str, device_type: str = "cpu", device_id: int = 0) -> None:
+        on_gpu = device_type == "cuda"
+        self._gpu.require(device_id == (self._gpu.index if on_gpu else 0), f"{name}: bound to another GPU")
         self.outputs[name] = device_type, False
 
     def bind_ortvalue_output(self, name: str, ortvalue: FakeValue) -> None:
