@@ -72,7 +72,7 @@ def no_votes(fine: MaskSet, point_count: int, settings: object) -> NDArray[np.in
 
 def object_votes(fine: MaskSet, point_count: int, settings: Any) -> NDArray[np.int32]:
     """Guidance by the object masks wherever there is one, whatever the scores."""
-    return emr._votes(fine, point_count, replace(settings, tau=1.0))
+    return emr._votes(fine, point_count, settings.with_changes(tau=1.0))
 
 
 def mostly_new(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:

@@ -125,7 +125,7 @@ def record(sam: Sam, image: NDArray[np.uint8], settings: Settings) -> Recording:
     fine = enlarged.decode(photo, fine_points, 0, filters, (Level.OBJECT,))
     recording = Recording(image, photo, pixels, coarse, fine, MaskSet.empty(*photo.geometry.grid_hw), settings)
     levels = multi_level_masks(coarse, pixels, settings.mmg)
-    exact = replace(settings.emr, gallery="exact")
+    exact = settings.emr.with_changes(gallery="exact")
     entities = refine_entities(levels.object, recording.gallery(), photo, pixels, exact, filters.min_area)
     parts = MaskSet.concatenate([levels.part, levels.subpart])
     points = new_prompts(entities, pixels, parts, photo.geometry, settings.usr, filters.min_area)

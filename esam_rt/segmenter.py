@@ -32,7 +32,7 @@ from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import Photo
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.settings import Settings
+from esam_rt.settings import Settings, decided
 from esam_rt.stages import Stage
 from esam_rt.tracing import Trace
 
@@ -143,7 +143,7 @@ class EntitySegmenter:
             masks = self._sam.decode(photo, points, 0, self._filters, () if level is None else (level,))
         with trace.span("mmg"):
             chosen = masks.best_level() if level is None else masks.at_level(level)
-            kept = nms(chosen, self.settings.amg.nms)
+            kept = nms(chosen, decided(self.settings.amg.nms, "amg.nms"))
             stage = Stage.AMG if level is None else Stage.SAM_O
             return GridEntities.by_score(kept, stage, self._filters.min_area), points
 
@@ -163,7 +163,8 @@ class EntitySegmenter:
                 levels = multi_level_masks(coarse, pixels, s.mmg)
                 objects, parts = levels.object, MaskSet.concatenate([levels.part, levels.subpart])
             else:
-                objects, parts = nms(coarse.best_level(), s.amg.nms), MaskSet.empty(*photo.geometry.grid_hw)
+                objects = nms(coarse.best_level(), decided(s.amg.nms, "amg.nms"))
+                parts = MaskSet.empty(*photo.geometry.grid_hw)
         if all_asked is not None:
             all_asked.result()
         with trace.span("emr"):

@@ -12,7 +12,7 @@ from esam_rt.kernels.mask_means import mask_means
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.superpixels import SuperpixelMap
-from esam_rt.settings import Mmg
+from esam_rt.settings import Mmg, decided
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ def multi_level_masks(coarse: MaskSet, pixels: SuperpixelMap, settings: Mmg) -> 
         threshold[index] = np.maximum(settings.n_t, mask_means(coarse.bits, coarse.box_xyxy, index, density))
         return coarse.select(adaptive_nms(coarse.bits, coarse.box_xyxy, coarse.area, index, threshold))
 
-    kept = greedy_nms(coarse.bits, coarse.box_xyxy, coarse.area, at_level(Level.OBJECT), settings.theta_o)
+    theta_o = decided(settings.theta_o, "mmg.theta_o")
+    kept = greedy_nms(coarse.bits, coarse.box_xyxy, coarse.area, at_level(Level.OBJECT), theta_o)
     objects = coarse.select(kept)
     match, _ = best_iou(
         objects.bits, objects.box_xyxy, objects.area, coarse.bits, coarse.box_xyxy, coarse.area,

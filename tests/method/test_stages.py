@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tracemalloc
 from typing import cast
@@ -114,7 +113,7 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
         y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.prompt_index[i] - 100][None])[0]
         truth = maps[::-1][masks.mask_index[i]]
         np.testing.assert_array_equal(dense[i], truth == truth[y, x])
-    unstable = sam.decode(photo, point_grid(16), 0, dataclasses.replace(filters, stability_offset=5))
+    unstable = sam.decode(photo, point_grid(16), 0, filters.with_changes(stability_offset=5))
     assert len(unstable) == 0
 
 
