@@ -41,6 +41,10 @@ class EngineError(EsamError):
     exit_code = 3
 
 
+class DecodingCancelledError(EsamError):
+    """Decoding was stopped on purpose, because nobody waits for the result any more."""
+
+
 class DeviceError(EsamError, RuntimeError):
     """A device that is missing, or out of memory."""
 

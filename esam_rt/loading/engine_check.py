@@ -77,7 +77,7 @@ def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda
     cuda_graphs: prompt the engines again and again, until full batches are replayed; each answer counts.
     """
     points = point_grid(SIDE)
-    rounds = -(-REPLAYED * engines.row.decode_batch // len(points)) if cuda_graphs else 1
+    rounds = -(-REPLAYED * engines.model.decode_batch // len(points)) if cuda_graphs else 1
     ours = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
     theirs = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
     at = {(int(p), int(o)): i for i, (p, o) in enumerate(zip(ours.prompt_index, ours.mask_index, strict=True))}
