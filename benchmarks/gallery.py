@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -22,43 +23,51 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
 from esam_rt.evaluation import MaskTruth, PhotoMatches, average_precision, match_photo, read_truth
 from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
 from esam_rt.loading.loader import load_sam
-from esam_rt.masks import MaskSet
-from esam_rt.method.gallery import Gallery
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.masks import Level, MaskSet
+from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.predictor import Sam
+from esam_rt.settings import Filters
 from esam_rt.sources.decode import read_photo
 from esam_rt.sources.photo_files import find_photos
-from esam_rt.tracing import Trace
 
 COLUMNS = ("fine_prompts", "all_prompts", "identical_percent", "changed_pixels_percent", "AP")
 
 
-class RecordedGallery(EntitySegmenter):
-    """Takes the fine grid's masks from `recorded`, once there is one; counts prompts that the gallery asked for."""
+class RecordingSam(Sam):
+    """Keeps what a gallery gets. It takes the fine grid's masks from `recorded`, once there is one."""
 
     recorded: MaskSet | None = None
+    seen: MaskSet | None = None
     asked = 0
+    fine_prompts = 0
 
-    def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
-        gallery = super()._gallery(photo, trace)
-        decode, points_norm_xy = gallery._decode, gallery._points_01
-        index_of = {tuple(point): i for i, point in enumerate(points_norm_xy.tolist())}
-
-        def answer(wanted_01: NDArray[np.float32]) -> MaskSet:
-            self.asked += len(wanted_01)
-            if self.recorded is None:
-                return decode(wanted_01)
-            wanted = np.array([index_of[tuple(point)] for point in wanted_01.tolist()])
-            found = self.recorded.select(np.isin(self.recorded.prompt_index, wanted))
-            return replace(found, prompt_index=np.searchsorted(wanted, found.prompt_index).astype(np.int32))
-
-        gallery._decode = answer
-        self.gallery = gallery
-        return gallery
+    def decode(
+        self,
+        encoded: EncodedImage,
+        points_norm_xy: NDArray[np.float32],
+        first_point: int,
+        filters: Filters | None,
+        levels: tuple[Level, ...] = tuple(Level),
+        labels: NDArray[np.integer] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> MaskSet:
+        """Answer from `recorded`, if the prompts are a gallery's."""
+        if levels != (Level.OBJECT,):
+            return super().decode(encoded, points_norm_xy, first_point, filters, levels, labels, cancel)
+        self.asked += len(points_norm_xy)
+        if self.recorded is None:
+            self.seen = super().decode(encoded, points_norm_xy, first_point, filters, levels, labels, cancel)
+            return self.seen
+        side = math.isqrt(self.fine_prompts)
+        x, y = (np.floor(points_norm_xy * side).astype(np.int32)).T
+        wanted = y * side + x
+        found = self.recorded.select(np.isin(self.recorded.prompt_index, wanted))
+        return replace(found, prompt_index=np.searchsorted(wanted, found.prompt_index).astype(np.int32))
 
 
 def changed_share(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> float:
@@ -75,12 +84,14 @@ def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) ->
     truth = read_truth(folder / "entities.json") if (folder / "entities.json").is_file() else None
     true_photos = {photo.name: photo for photo in truth.photos} if truth else {}
     cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
-    segmenter.superpixels = pixels  # type: ignore[assignment]
-    cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
-    exact = RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "exact"}))
-    variants = {"exact": exact} | {
-        f"{n} votes": RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "lazy", "emr.votes": n}))
-        for n in votes
+    cached = RecordingSam(sam.model, cache.engines(), sam.checkpoint_sha256)
+    cached.fine_prompts = base.prompts.fine_side**2
+
+    def variant(changes: dict[str, object]) -> EntitySegmenter:
+        return EntitySegmenter(cached, settings=base.with_overrides(changes), superpixels=pixels)
+
+    variants = {"exact": variant({"emr.gallery": "exact"})} | {
+        f"{n} votes": variant({"emr.gallery": "lazy", "emr.votes": n}) for n in votes
     }
     coarse = base.prompts.coarse_side**2
     columns: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in variants}
@@ -91,13 +102,13 @@ def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) ->
         pixels.clear()
         reference: EntityMap | None = None
         for name, segment in variants.items():  # exact first
-            segment.asked = 0
-            segment.recorded = None if segment is exact else exact.gallery.masks
+            cached.asked = 0
+            cached.recorded = None if name == "exact" else cached.seen
             result = segment(image)
             reference = result if reference is None else reference
             row = columns[name]
-            row["fine_prompts"].append(segment.asked)
-            row["all_prompts"].append(segment.asked + coarse)
+            row["fine_prompts"].append(cached.asked)
+            row["all_prompts"].append(cached.asked + coarse)
             row["identical_percent"].append(100.0 * np.array_equal(result.labels, reference.labels))
             row["changed_pixels_percent"].append(100 * changed_share(reference.labels, result.labels))
             if isinstance(truth, MaskTruth):

@@ -13,7 +13,7 @@ from benchmarks.recording import Recording
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 from esam_rt.masks import MaskSet
 from esam_rt.method.superpixels import superpixels
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import PATCH_PX
 
 STEPS = 3  # at most so many edges of a mask move by a cell
@@ -79,7 +79,7 @@ def busier(recording: Recording, tiles: int, k: int) -> Recording:
     return replace(
         recording,
         image=image,
-        photo=EncodedPhoto(embedding, geometry),
+        photo=EncodedImage(embedding, geometry),
         pixels=superpixels(image, geometry, recording.settings.superpixels),
         coarse=copies(recording.coarse, prompts.coarse_side),
         fine=copies(recording.fine, prompts.fine_side),

@@ -28,7 +28,7 @@ from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
-from esam_rt.method.emr import _votes
+from esam_rt.method.emr import guidance_votes
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.stages import Stage
 from tests.kernels import oracles
@@ -72,7 +72,7 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
     gallery = recording.gallery()
     gallery.ask_all()
     cells_yx, points = gallery.cells_yx, len(gallery)
-    votes = _votes(gallery.masks, points, s.emr)
+    votes = guidance_votes(gallery.masks, points, s.emr)
     all_fine = gallery.masks
     rank = np.argsort(np.argsort(-all_fine.predicted_iou, kind="stable"))
     dense_all_fine = all_fine.to_bool()

@@ -30,7 +30,6 @@ from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.settings import Filters
 
 
 def export(model: str, checkpoint: Path | None, precision: str) -> None:
@@ -45,9 +44,9 @@ def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> 
     loaded = load_sam(model, ExecutionConfig(precision=precision), checkpoint)
     row: dict[str, Any] = {"model": model, "precision": precision, "batch": batch}
     row["loaded_mb"] = round(status_mb("VmHWM") - before)
-    sam = Sam(replace(loaded.row, decode_batch=batch), loaded.engines, loaded.checkpoint_sha256)
+    sam = Sam(replace(loaded.model, decode_batch=batch), loaded.engines, loaded.checkpoint_sha256)
     points = point_grid(16)[: 4 * batch]
-    everything = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    everything = None
     for turn in range(3):
         photo = sam.encode(image)
         if turn == 0:
@@ -55,7 +54,7 @@ def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> 
         sam.decode(photo, points, 0, everything)
         sam.logits(photo, points, np.zeros(len(points), np.uint8))
     row["all_mb"] = round(status_mb("VmHWM") - before)
-    row["expected_mb"] = round(onnxruntime_need(sam.row, precision)(batch) / MB)
+    row["expected_mb"] = round(onnxruntime_need(sam.model, precision)(batch) / MB)
     return row
 
 

@@ -25,7 +25,6 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def run_modules(recording: Recording, full: Gallery | None) -> tuple[dict[str, f
     """Seconds of the modules, and how many masks there were on the way; a lazy gallery where there is no full one."""
     s, min_area = recording.settings, recording.settings.filters.min_area
     gallery = full or recording.gallery()
-    emr = replace(s.emr, gallery="exact" if full else "lazy")
+    emr = s.emr.with_changes(gallery="exact" if full else "lazy")
     asked_s = 0.0
     look_up = gallery.ask
 

@@ -62,7 +62,7 @@ class Calibration:
 def feeds_of(photos: Sequence[Path]) -> dict[str, list[Feed]]:
     """What encoder and decoder are fed for these photos, a batch of prompts each."""
     sam, seen = load_sam("tiny"), dict[str, list[Feed]](encoder=[], decoder=[])
-    points = point_grid(32)[np.random.default_rng(0).permutation(32 * 32)[: sam.row.decode_batch]]
+    points = point_grid(32)[np.random.default_rng(0).permutation(32 * 32)[: sam.model.decode_batch]]
 
     def spied(name: str) -> EngineOf:
         def infer(feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def feeds_of(photos: Sequence[Path]) -> dict[str, list[Feed]]:
         engine = getattr(sam.engines, name)
         return EngineOf(infer)
 
-    spies = Sam(sam.row, replace(sam.engines, **{name: spied(name) for name in seen}), sam.checkpoint_sha256)
+    spies = Sam(sam.model, replace(sam.engines, **{name: spied(name) for name in seen}), sam.checkpoint_sha256)
     for path in photos:
         spies.decode(spies.encode(read_photo(path, path.name).image_hwc_rgb), points, 0, EVERYTHING)
     return seen
@@ -107,7 +107,7 @@ def agreement(networks: Mapping[str, EngineOf], files: OnnxModel) -> dict[str, f
     """Of `tiny` with these networks in place of its own, with `tiny`."""
     reference = load_sam("tiny")
     own = {name: as_written(getattr(files, name)) for name in ("encoder", "decoder", "masks", "logits")}
-    sam = Sam(reference.row, replace(reference.engines, **{**own, **networks}), reference.checkpoint_sha256)
+    sam = Sam(reference.model, replace(reference.engines, **{**own, **networks}), reference.checkpoint_sha256)
     found = [compare(sam, reference, getattr(data, name)()) for name in TEST_PHOTOS]
     masks = sum(f.masks for f in found)
     return {

@@ -72,7 +72,7 @@ def no_votes(fine: MaskSet, point_count: int, settings: object) -> NDArray[np.in
 
 def object_votes(fine: MaskSet, point_count: int, settings: Any) -> NDArray[np.int32]:
     """Guidance by the object masks wherever there is one, whatever the scores."""
-    return emr._votes(fine, point_count, replace(settings, tau=1.0))
+    return emr.guidance_votes(fine, point_count, settings.with_changes(tau=1.0))
 
 
 def mostly_new(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:
@@ -97,7 +97,7 @@ READINGS: dict[str, dict[str, object] | Patches] = {
     "no density": {"mmg.w_max": 0},
     "density up to 0.7": {"mmg.w_max": 0.7},
     "N_t 0.7": {"mmg.n_t": 0.7},
-    "no guidance": ((emr, "_votes", no_votes),),
+    "no guidance": ((emr, "guidance_votes", no_votes),),
     "guidance by objects alone": {"emr.tau": 1},
     "votes for equal masks alone": {"emr.vote_iou": 1},
     "covered from 0.6": {"emr.cover": 0.6},

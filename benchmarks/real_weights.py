@@ -34,7 +34,7 @@ from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
 from esam_rt.export.checkpoints.weights import StoredTensor, Weights
 from esam_rt.export.model import VITS, ExportedModel, build_graphs, export_model
 from esam_rt.loading.checkpoints import checkpoint_of
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.sam.point_grids import point_grid
@@ -76,10 +76,10 @@ def check(name: str, make: Callable[[], tuple[bool, str]]) -> Check:
     return result
 
 
-def encode(sam: Sam, path: Path) -> EncodedPhoto:
+def encode(sam: Sam, path: Path) -> EncodedImage:
     """A photo resized by Pillow's bilinear filter, as SAM's own preprocessing does."""
     photo = Image.open(path).convert("RGB")
-    geometry = Geometry.of((photo.height, photo.width), sam.row.input_px)
+    geometry = Geometry.of((photo.height, photo.width), sam.model.input_px)
     h, w = geometry.resized_hw
     return sam.encode(np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR)))
 
@@ -140,7 +140,7 @@ def parity_check(sam: Sam, name: str, checkpoint: Path) -> tuple[bool, str]:
     import torch
 
     photo = sam.encode(skimage.data.astronaut())
-    side = sam.row.input_px
+    side = sam.model.input_px
     h, w = photo.geometry.resized_hw
     import cv2
 
@@ -172,7 +172,7 @@ def relative_error(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> 
 
 
 def scores_of(
-    sam: Sam, photo: EncodedPhoto, points_norm_xy: NDArray[np.float32], labels: NDArray[np.int64] | None
+    sam: Sam, photo: EncodedImage, points_norm_xy: NDArray[np.float32], labels: NDArray[np.int64] | None
 ) -> NDArray[np.float32]:
     """Scores [N, 3] in the order of the model's outputs, nothing filtered but empty masks (NaN)."""
     everything = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=1)
@@ -184,7 +184,7 @@ def scores_of(
 
 def car_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
     """Points and boxes whose scores were published."""
-    if sam.row.name != "vit_b":
+    if sam.model.name != "vit_b":
         raise SkippedError("the published answers are of vit_b")
     if path is None:
         raise SkippedError("no --car FILE")
@@ -207,7 +207,7 @@ def car_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
 
 def cats_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
     """Scores of automatic mask generation that were published."""
-    if sam.row.name != "vit_h":
+    if sam.model.name != "vit_h":
         raise SkippedError("the published answers are of vit_h")
     if path is None:
         raise SkippedError("no --coco FILE (000000039769.jpg)")

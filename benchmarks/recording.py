@@ -25,7 +25,7 @@ from esam_rt.method.gallery import Gallery
 from esam_rt.method.mmg import multi_level_masks
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.method.usr import new_prompts
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import PROMPT_FEATURES, Engines, Sam
@@ -43,7 +43,7 @@ class Recording:
     best of each."""
 
     image: NDArray[np.uint8]
-    photo: EncodedPhoto
+    photo: EncodedImage
     pixels: SuperpixelMap
     coarse: MaskSet
     fine: MaskSet
@@ -67,14 +67,14 @@ class EnlargedSam(Sam):
     """A model with the masks of another of twice its input."""
 
     def __init__(self, sam: Sam) -> None:
-        super().__init__(replace(sam.row, input_px=INPUT_PX), _enlarged(sam.engines), sam.checkpoint_sha256)
+        super().__init__(replace(sam.model, input_px=INPUT_PX), _enlarged(sam.engines), sam.checkpoint_sha256)
         self._own = sam
 
-    def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedPhoto:
+    def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedImage:
         """The embedding is enlarged too."""
         photo = self._own.encode(image_hwc_rgb)
         enlarged = _doubled(photo.embedding[0].transpose(1, 2, 0)).transpose(2, 0, 1)[None]
-        return EncodedPhoto(enlarged, Geometry.of(image_hwc_rgb.shape[:2], INPUT_PX), photo.image_features)
+        return EncodedImage(enlarged, Geometry.of(image_hwc_rgb.shape[:2], INPUT_PX), photo.image_features)
 
 
 def _doubled(values_hwc: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -125,7 +125,7 @@ def record(sam: Sam, image: NDArray[np.uint8], settings: Settings) -> Recording:
     fine = enlarged.decode(photo, fine_points, 0, filters, (Level.OBJECT,))
     recording = Recording(image, photo, pixels, coarse, fine, MaskSet.empty(*photo.geometry.grid_hw), settings)
     levels = multi_level_masks(coarse, pixels, settings.mmg)
-    exact = replace(settings.emr, gallery="exact")
+    exact = settings.emr.with_changes(gallery="exact")
     entities = refine_entities(levels.object, recording.gallery(), photo, pixels, exact, filters.min_area)
     parts = MaskSet.concatenate([levels.part, levels.subpart])
     points = new_prompts(entities, pixels, parts, photo.geometry, settings.usr, filters.min_area)
@@ -138,7 +138,7 @@ def recorded(sam: Sam, name: str, image: NDArray[np.uint8], base: Settings, fold
 
     `additional` answers the prompts that USR had when the photo was recorded.
     """
-    settings = base.with_model_defaults(sam.row.default_thresholds())
+    settings = base.with_model_defaults(sam.model.default_thresholds())
     what = [FORMAT, sam.checkpoint_sha256, repr(settings.prompts), repr(settings.filters), str(image.shape)]
     key = hashlib.sha256("|".join(what).encode() + image.tobytes()).hexdigest()[:16]
     path = (folder or cache_folder() / "recordings") / f"{Path(name).stem}-{key}.npz"
@@ -165,6 +165,6 @@ def _read(path: Path, image: NDArray[np.uint8], settings: Settings) -> Recording
             MaskSet(**{f.name: arrays[f"{part}.{f.name}"][()] for f in fields(MaskSet)})
             for part in ("coarse", "fine", "additional")
         )
-        photo = EncodedPhoto(arrays["embedding"], geometry)
+        photo = EncodedImage(arrays["embedding"], geometry)
     pixels = superpixels(image, geometry, settings.superpixels)
     return Recording(image, photo, pixels, coarse, fine, additional, settings)

@@ -25,7 +25,6 @@ from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.settings import Filters
 
 CPU_PROMPTS = 256
 SAM_BATCH, SAM_SIDE = 64, 32  # prompts a call, and of the grid's side, of SAM's own mask generation
@@ -79,22 +78,22 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
     before_mb = gpu_memory_mb()
     sam = our_sam(side, job)
     knows_peak = forgets_loading()
-    image, everything = photo(), Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    image, everything = photo(), None
     encoder_s = median_s(lambda: sam.encode(image), job.rounds)
     encoded = sam.encode(image)
     points = prompts(side[1])
     best = np.full(len(points[:SAM_BATCH]), -1.0)
     some = sam.decode(encoded, points[:SAM_BATCH], 0, everything)
     np.maximum.at(best, some.prompt_index, some.predicted_iou)
-    score_min = float(np.clip(np.median(best), -1, 1))
+    score_min = float(np.clip(np.median(best), 0, 1))
     half = {"filters.score_min": score_min, "filters.stability_min": STABILITY_MIN, "prompts.coarse_side": SAM_SIDE}
-    filters = Settings().with_overrides(half).with_model_defaults(sam.row.default_thresholds()).filters
+    filters = Settings().with_overrides(half).with_model_defaults(sam.model.default_thresholds()).filters
     decoder_s = median_s(lambda: sam.decode(encoded, points, 0, filters), job.rounds)
     figures = {"encoder": encoder_s, "decoder": decoder_s * PAPER_PROMPTS / len(points), "prompts": len(points)}
     if side[1] != "cpu":
         with EntitySegmenter(sam, method="amg", settings=Settings().with_overrides(half)) as segment:
             figures["amg"] = median_s(lambda: segment(image), max(1, job.rounds // 3))
-    return figures | {"batch": sam.row.decode_batch} | memory_mb(before_mb, knows_peak)
+    return figures | {"batch": sam.model.decode_batch} | memory_mb(before_mb, knows_peak)
 
 
 def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
@@ -110,7 +109,7 @@ def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
     device.synchronise()
     sam = our_sam(side, job)
     scaled = cv2.resize(image, (1024, 768), interpolation=cv2.INTER_AREA).astype(int)
-    levels = np.abs(sam.photo(on_gpu).on_host((768, 1024)) - scaled)
+    levels = np.abs(sam.check_image(on_gpu).on_host((768, 1024)) - scaled)
     return {
         "photo": median_s(lambda: sam.encode(image), job.rounds),
         "gpu_photo": median_s(lambda: sam.encode(on_gpu), job.rounds),

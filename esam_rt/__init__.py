@@ -12,17 +12,27 @@ if TYPE_CHECKING:
     from esam_rt.entity_map import EntityMap
     from esam_rt.loading.execution import ExecutionConfig
     from esam_rt.loading.loader import load_sam
-    from esam_rt.segmenter import EntitySegmenter
+    from esam_rt.segmenter import EntitySegmenter, SegmenterConfig
     from esam_rt.settings import Settings
     from esam_rt.sources.frame import Frame
 
-__all__ = ["EntityMap", "EntitySegmenter", "ExecutionConfig", "Frame", "Settings", "__version__", "load_sam"]
+__all__ = [
+    "EntityMap",
+    "EntitySegmenter",
+    "ExecutionConfig",
+    "Frame",
+    "SegmenterConfig",
+    "Settings",
+    "__version__",
+    "load_sam",
+]
 
 _HOMES = {
     "EntityMap": "entity_map",
     "EntitySegmenter": "segmenter",
     "ExecutionConfig": "loading.execution",
     "Frame": "sources.frame",
+    "SegmenterConfig": "segmenter",
     "Settings": "settings",
     "load_sam": "loading.loader",
 }
@@ -30,7 +40,11 @@ _moved.install()
 
 
 def __getattr__(name: str) -> Any:
-    # Numba and scikit-image take seconds to import: `esam-rt --help` does not wait for them, nor Ctrl-C for NumPy.
+    # Numba and scikit-image take seconds to import; `esam-rt --help` must not wait for them.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,7 @@ from typing import Any
 MOVED: dict[str, dict[str, str]] = {
     "artifacts": {
         "loading.checkpoints": "checkpoint_of is_downloaded",
-        "loading.networks": "GRAPHS",
+        "networks": "GRAPHS",
         "loading.onnx_cache": "OnnxModel onnx_model export_to exported",
         "export.checkpoints.checkpoint_hash": "checkpoint_sha256",
     },

@@ -1,4 +1,4 @@
-"""EntityMap: the result for one photo, non-overlapping entities."""
+"""EntityMap: the result for one image, non-overlapping entities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from esam_rt.errors import InputError, MissingDependencyError
+from esam_rt.errors import InputError
 from esam_rt.tracing import Span
 
 if TYPE_CHECKING:
@@ -21,12 +21,17 @@ MOST_LABELS = 65_535
 
 @dataclass(frozen=True, eq=False)
 class EntityMap:
-    """Non-overlapping entities of one photo; entity i has label i + 1, highest score first.
+    """Non-overlapping entities of one image. Entity i has label i + 1; the highest score comes first.
 
-    labels: uint16 [H, W] at the photo's resolution, 0 = none. score: float32 [N], predicted IoU.
-    area: int64 [N], pixels. box_xyxy: int32 [N, 4], pixels, half-open. centroid_xy: float32 [N, 2], pixels, the centre
-    of the top-left pixel at (0, 0). stage: uint8 [N], `Stage`. times_s: seconds of each stage: encoder, superpixels,
-    decoder, mmg, emr, usr, upsampling. spans: when each ran, for a profile.
+    Attributes:
+        labels: uint16 [H, W] at the image's resolution; 0 is no entity.
+        score: float32 [N], predicted IoU.
+        area: int64 [N], in pixels.
+        box_xyxy: int32 [N, 4], in pixels, half-open.
+        centroid_xy: float32 [N, 2], in pixels; (0, 0) is the center of the top left pixel.
+        stage: uint8 [N], a ``Stage``.
+        times_s: Seconds of each stage: encoder, superpixels, decoder, mmg, emr, usr, upsampling.
+        spans: Start and end of each stage, for a profile.
     """
 
     labels: NDArray[np.uint16]
@@ -47,11 +52,19 @@ class EntityMap:
         times_s: Mapping[str, float] | None = None,
         in_place: bool = False,
     ) -> EntityMap:
-        """Measure a label map [H, W] whose label i + 1 has score[i] and stage[i].
+        """Measure a label map.
 
-        Empty labels are dropped and the others renumbered by score, descending (ties by area, then by the old label).
-        in_place: `labels`, uint16, is renumbered and becomes the map's. InputError for labels beyond the scores, and
-        for more than MOST_LABELS that are not empty.
+        Empty labels are dropped. The others are renumbered by score, descending; ties by area, then by the old label.
+
+        Args:
+            labels: [H, W]; label i + 1 has score[i] and stage[i].
+            score: [N].
+            stage: [N], a ``Stage``.
+            times_s: Seconds of each stage.
+            in_place: Renumber ``labels``, which is uint16, and keep it as the map's own array.
+
+        Raises:
+            InputError: A label has no score, or more than ``MOST_LABELS`` labels are not empty.
         """
         h, w = labels.shape
         n = len(score)
@@ -79,17 +92,29 @@ class EntityMap:
         return len(self.score)
 
     def mask(self, index: int) -> NDArray[np.bool_]:
-        """bool [H, W] of entity `index`, counted from 0."""
+        """Return the mask of an entity, bool [H, W].
+
+        Args:
+            index: Number of the entity, counted from 0.
+
+        Raises:
+            IndexError: The number is too large or negative.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"entity {index} of {len(self)}")
         return np.asarray(self.labels == index + 1)
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """One bool [H, W] an entity, made as it is asked for."""
+        """Yield the mask of each entity, bool [H, W]."""
         return (self.mask(i) for i in range(len(self)))
 
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
-        """COCO annotations with compressed RLE; bbox x, y, w, h and area in pixels, category_id 1, score."""
+        """Return COCO annotations with compressed RLE; bbox (x, y, w, h) and area are in pixels, category_id is 1.
+
+        Args:
+            image_id: The image's id.
+            first_id: The id of the first annotation.
+        """
         out = []
         h, w = self.labels.shape
         for i, (start, end) in enumerate(_column_runs(self.labels, len(self))):
@@ -112,7 +137,10 @@ class EntityMap:
         return out
 
     def to_panoptic(self) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-        """COCO panoptic: RGB uint8 [H, W, 3] with id = R + 256 G + 65536 B, and segments_info (category_id 1)."""
+        """Return COCO panoptic: RGB uint8 [H, W, 3] with id = R + 256 G + 65536 B, and its segments_info.
+
+        The category_id is 1.
+        """
         rgb = np.zeros((*self.labels.shape, 3), np.uint8)
         rgb[..., 0], rgb[..., 1] = self.labels & 255, self.labels >> 8
         segments = []
@@ -123,26 +151,24 @@ class EntityMap:
         return rgb, segments
 
     def to_supervision(self) -> supervision.Detections:
-        """`supervision.Detections` with masks, boxes, confidence and class 0; needs the package `supervision`."""
-        try:
-            import supervision as sv
-        except ImportError as e:
-            raise MissingDependencyError("to_supervision() needs supervision: pip install supervision") from e
-        masks = np.stack(list(self.masks())) if len(self) else np.zeros((0, *self.labels.shape), bool)
-        return sv.Detections(
-            xyxy=self.box_xyxy.astype(np.float32),
-            mask=masks,
-            confidence=self.score,
-            class_id=np.zeros(len(self), int),
-        )
+        """Return ``supervision.Detections`` with masks, boxes, confidence and class 0.
+
+        Raises:
+            MissingDependencyError: The package ``supervision`` is not installed.
+        """
+        from esam_rt.integrations.supervision import detections
+
+        return detections(self)
 
 
 def _measured(
     labels: NDArray[np.integer], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Area [N], box [N, 4] and centroid [N, 2] of the labels from 1 to `count`, as in `EntityMap`; those of a label
-    without pixels mean nothing. From runs, some rows at a time: a few numbers a label, never one a row or column.
-    InputError for other labels but 0."""
+    """Measure area [N], box [N, 4] and centroid [N, 2] of the labels from 1 to `count`, as in `EntityMap`.
+
+    Labels without pixels get meaningless numbers. InputError for labels other than 0 to `count`. Runs are summed, 64
+    rows at a time, so memory holds a few numbers for each label and never one for each row or column.
+    """
     h, w = labels.shape
     sums = np.zeros((3, count + 1))  # pixels, twice x, y; whole numbers below 2^53, so exact
     low, high = np.full((2, count + 1), max(h, w)), np.zeros((2, count + 1), np.int64)  # x and y
@@ -172,10 +198,10 @@ def _measured(
 
 
 def _column_runs(labels: NDArray[np.uint16], count: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """For each label from 1 to `count` where its runs start and end, counting pixels column by column as COCO does."""
+    """Yield start and end of the runs of each label from 1 to `count`; pixels count column by column, as in COCO."""
     h, w = labels.shape
     starts, owners, last = [np.zeros(0, np.intp)], [np.zeros(0, np.uint16)], -1
-    for x in range(0, w, 64):  # the whole map turned over would be a second one
+    for x in range(0, w, 64):  # transposing the whole map would double the memory
         pixels = np.ascontiguousarray(labels[:, x : x + 64].T).ravel()
         begins = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
         begins = begins if pixels[0] == last else np.concatenate([[0], begins])

@@ -45,6 +45,10 @@ class EngineError(EsamError):
     exit_code = 3
 
 
+class DecodingCancelledError(EsamError):
+    """Decoding was stopped on purpose, because nobody waits for the result any more."""
+
+
 class DeviceError(EsamError, RuntimeError):
     """A device is missing, or out of memory."""
 

@@ -1,4 +1,4 @@
-"""MaskSet: many binary masks of one photo, bit-packed, as a structure of arrays."""
+"""MaskSet: many binary masks of one image, bit-packed, as a structure of arrays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 
+WORD_CELLS = 64  # cells of one word of a packed row
+
 
 class Level(IntEnum):
-    """Level of a mask among the three of its prompt, by area (E-SAM eq. 1)."""
+    """Level of a mask among the three of its prompt, sorted by area (E-SAM eq. 1)."""
 
     OBJECT = 0
     PART = 1
@@ -22,15 +24,22 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class MaskSet:
-    """N masks on the working grid: the decoder's grid, cut to the photo (no padding).
+    """N masks on the working grid: the decoder's grid, cut to the image (no padding).
 
-    Rows start at a word: 64 cells of a row lie in one uint64, cell x in bit x % 64 of word x // 64, and bits right of
-    `width` are zero. So a box test cuts a pairwise operation to the rows and words that both masks touch.
+    Each row starts at a word. Cell x of a row is bit ``x % 64`` of word ``x // 64``, and bits right of ``width`` are
+    zero. A box test therefore limits a pairwise operation to the rows and words that both masks touch.
 
-    bits: uint64 [N, H, ceil(W / 64)]. width: W. area: int32 [N], cells. box_xyxy: int16 [N, 4], cells, half-open, zeros
-    for an empty mask. predicted_iou, stability_score: float32 [N]. prompt_index: int32 [N].
-    level: uint8 [N], `Level`. mask_index: uint8 [N], which of the decoder's outputs it was before sorting by area.
-    is_best: bool [N], whether it has the highest predicted_iou of its prompt (level B of E-SAM eq. 1).
+    Attributes:
+        bits: uint64 [N, H, ceil(W / 64)].
+        width: W, in cells.
+        area: int32 [N], in cells.
+        box_xyxy: int16 [N, 4], in cells, half-open; zeros for an empty mask.
+        predicted_iou: float32 [N].
+        stability_score: float32 [N].
+        prompt_index: int32 [N], number of the prompt.
+        level: uint8 [N], a ``Level``.
+        mask_index: uint8 [N], index among the decoder's three outputs before they were sorted by area.
+        is_best: bool [N], True for the highest predicted IoU of a prompt (level B of E-SAM eq. 1).
     """
 
     bits: NDArray[np.uint64]
@@ -53,9 +62,14 @@ class MaskSet:
         level: ArrayLike | None = None,
         stability_score: ArrayLike | None = None,
     ) -> MaskSet:
-        """Pack bool [N, H, W]; what is missing: scores and stabilities 1, points 0…N-1, levels OBJECT.
+        """Pack masks. ``mask_index`` is the level, and every mask is the best one of its prompt.
 
-        `mask_index` is the level, and all are is_best.
+        Args:
+            masks_nhw: bool [N, H, W].
+            predicted_iou: [N]. Default: ones.
+            prompt_index: [N]. Default: 0 to N - 1.
+            level: [N]. Default: ``Level.OBJECT``.
+            stability_score: [N]. Default: ones.
         """
         n, _, w = masks_nhw.shape
         bits = pack(np.ascontiguousarray(masks_nhw))
@@ -76,7 +90,12 @@ class MaskSet:
 
     @classmethod
     def empty(cls, height: int, width: int) -> MaskSet:
-        """No masks on a grid of height × width."""
+        """Return a set without masks.
+
+        Args:
+            height: Rows of the grid.
+            width: Columns of the grid.
+        """
         return cls.from_bool(np.zeros((0, height, width), bool))
 
     def __len__(self) -> int:
@@ -84,17 +103,28 @@ class MaskSet:
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Height and width of the working grid in cells."""
+        """Height and width of the working grid, in cells."""
         return self.bits.shape[1], self.width
 
     def select(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> MaskSet:
-        """The masks at `index` (integers or a boolean mask), in that order, copied."""
+        """Copy some of the masks.
+
+        Args:
+            index: Indices in the order wanted, or a boolean mask [N].
+        """
         picked: dict[str, Any] = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "width"}
         return replace(self, **picked)
 
     @staticmethod
     def concatenate(sets: list[MaskSet]) -> MaskSet:
-        """All masks of `sets` (at least one set, all on one grid) in order."""
+        """Join sets in order.
+
+        Args:
+            sets: At least one set, all on one grid.
+
+        Raises:
+            ValueError: The grids differ.
+        """
         grids = {s.grid_hw for s in sets}
         if len(grids) != 1:
             raise ValueError(f"MaskSets on different grids: {sorted(grids)}")
@@ -104,17 +134,21 @@ class MaskSet:
         return replace(sets[0], **joined)
 
     def at_level(self, level: Level) -> MaskSet:
-        """The masks of one level, in order."""
+        """Return the masks of one level, in order.
+
+        Args:
+            level: The level.
+        """
         return self.select(self.level == level)
 
     def best_level(self) -> MaskSet:
-        """The masks with the highest predicted_iou of their prompts, in order."""
+        """Return the mask with the highest predicted IoU of each prompt, in order."""
         return self.select(self.is_best)
 
     def to_bool(self) -> NDArray[np.bool_]:
-        """bool [N, H, W]."""
+        """Unpack the masks to bool [N, H, W]."""
         return unpack(self.bits, self.width)
 
     def by_score(self) -> NDArray[np.intp]:
-        """Indices by predicted_iou, descending; ties by index."""
+        """Return the indices by predicted IoU, descending; ties by index."""
         return np.argsort(-self.predicted_iou, kind="stable")

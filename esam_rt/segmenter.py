@@ -1,52 +1,60 @@
-"""EntitySegmenter: photo → EntityMap. The only place that knows the order of the stages."""
+"""EntitySegmenter: image to EntityMap. Only this module knows the order of the stages."""
 
 from __future__ import annotations
 
-import threading
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.entity_map import MOST_LABELS, EntityMap
+from esam_rt.entity_map import EntityMap
 from esam_rt.errors import EngineError, SettingsError, did_you_mean
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import Level, MaskSet
+from esam_rt.method import superpixels as superpixel_stage
+from esam_rt.method.baselines import automatic_masks, object_masks, region_entities
 from esam_rt.method.emr import refine_entities
-from esam_rt.method.gallery import Gallery
+from esam_rt.method.gallery import Gallery, LazyDecoder
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.mmg import multi_level_masks, nms
 from esam_rt.method.render import render_labels
-from esam_rt.method.superpixels import SuperpixelMap, reduced_hw, regions, superpixels
+from esam_rt.method.superpixels import SuperpixelMap, reduced_hw
 from esam_rt.method.usr import fill_gaps, new_prompts
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.images import Photo
+from esam_rt.sam.images import Image
 from esam_rt.sam.point_grids import point_grid
-from esam_rt.sam.predictor import Sam
-from esam_rt.settings import Settings
+from esam_rt.sam.promptable import Promptable
+from esam_rt.settings import Settings, Superpixels, decided
 from esam_rt.stages import Stage
 from esam_rt.tracing import Trace
 
-METHODS = ("e-sam", "amg", "sam-o", "superpixels")
+METHODS = {
+    "e-sam": "E-SAM: MMG, EMR and USR",
+    "amg": "baseline: SAM's automatic mask generation",
+    "sam-o": "baseline: SAM's object level alone",
+    "superpixels": "baseline: superpixels alone; the model is loaded but not used",
+}
+SuperpixelFunction: TypeAlias = Callable[[NDArray[np.uint8], Geometry, Superpixels], SuperpixelMap]
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """All that makes a segmenter. It can be pickled, so that worker processes start from it.
+    """Everything that a segmenter is made from. It can be pickled, so worker processes can start from it.
 
-    Args:
-        model: A name that `esam-rt models` lists.
+    Attributes:
+        model: A name that ``esam-rt models`` lists.
         checkpoint: Weights in place of the model's own.
-        method: A name of `METHODS`.
+        method: A name of ``METHODS``.
         settings: Numbers of the method.
         execution: What runs the networks, and where. A stream cannot be pickled.
     """
@@ -58,7 +66,15 @@ class SegmenterConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def open(self, on_event: OnEvent = ignore) -> EntitySegmenter:
-        """Load the model and return its segmenter."""
+        """Load the model and return its segmenter.
+
+        Args:
+            on_event: Called while the model is fetched, exported and built.
+
+        Raises:
+            SettingsError: A name is unknown.
+            EsamError: The model cannot be loaded.
+        """
         return EntitySegmenter(
             self.model,
             settings=self.settings,
@@ -70,25 +86,35 @@ class SegmenterConfig:
 
 
 class EntitySegmenter:
-    """Segments every entity of a photo. Loads its engines on construction; usable from several threads at once.
+    """Segments every entity of an image. Several threads may use one segmenter at once.
 
-    model: a name in `sam.models.MODELS`, or a loaded one. settings: default `Settings()`, preset `paper`. method:
-    `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
-    `superpixels` (as they are, scored by size; the model is loaded, but not asked). execution: what runs the networks,
-    and where; a loaded model stays where it is, which `model_info` does not know. checkpoint: instead of the model's
-    own. on_event: called while the model is fetched, exported and built, which happens once.
-    Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
+    Args:
+        model: A name that ``esam-rt models`` lists, or a loaded model. A loaded model is not closed by ``close``.
+        settings: Numbers of the method. Default: the preset ``paper``.
+        method: A name of ``METHODS``.
+        execution: What runs the networks, and where. It does not move a loaded model.
+        checkpoint: Weights in place of the model's own.
+        on_event: Called while the model is fetched, exported and built. That happens once.
+        superpixels: Replaces ``esam_rt.method.superpixels.superpixels``, to share the superpixels of an image.
+        **deprecated: Fields of ``ExecutionConfig``, as earlier versions took them.
+
+    Raises:
+        SettingsError: A name is unknown.
+        ModelError: The model's files are missing or broken.
+        EngineError: An engine cannot be built or loaded.
+        DeviceError: The device is missing or has too little memory.
     """
 
     def __init__(
         self,
-        model: str | Sam = "tiny",
+        model: str | Promptable = "tiny",
         *,
         settings: Settings | None = None,
         method: str = "e-sam",
         execution: ExecutionConfig | None = None,
         checkpoint: Path | None = None,
         on_event: OnEvent = ignore,
+        superpixels: SuperpixelFunction | None = None,
         **deprecated: Any,
     ) -> None:
         if deprecated:
@@ -99,145 +125,166 @@ class EntitySegmenter:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
         self.method = method
         self.execution = execution or ExecutionConfig()
-        self._owned = not isinstance(model, Sam)
-        self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, on_event)
-        self.settings = (settings or Settings()).with_model_defaults(self._sam.row.default_thresholds())
-        self._filters = self.settings.filters
+        self._owns_model = isinstance(model, str)
+        self._sam = load_sam(model, self.execution, checkpoint, on_event) if isinstance(model, str) else model
+        self.settings = (settings or Settings()).with_model_defaults(self._sam.model.default_thresholds())
+        self._superpixels = superpixels or superpixel_stage.superpixels
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
-        self._closed = False
+        self._closing = CancelToken()
 
     def __call__(self, image_hwc_rgb: Any) -> EntityMap:
-        """Entities of a photo uint8 [H, W, 3], RGB, upright. InputError for any other array.
+        """Segment an image.
 
-        A NumPy array, or, with a backend on the GPU, an array there of PyTorch, CuPy, Numba, JAX or whatever else has
-        DLPack or `__cuda_array_interface__`; it is scaled where it lies, and rows may lie apart. Masks and results are
-        on the host.
+        Args:
+            image_hwc_rgb: uint8 [H, W, 3], RGB, upright: a NumPy array. A backend on the GPU also takes an array of
+                PyTorch, CuPy, Numba, JAX or any library with DLPack or ``__cuda_array_interface__``. Such an array is
+                scaled on the GPU, and its rows may lie apart.
+
+        Returns:
+            The entities, on the host.
+
+        Raises:
+            InputError: The array is of another kind.
+            EngineError: The segmenter is closed.
+            DecodingCancelledError: ``close`` was called meanwhile.
         """
-        if self._closed:
+        if self.is_closed:
             raise EngineError("EntitySegmenter: used after close().")
-        image = self._sam.photo(image_hwc_rgb)
-        trace = Trace()
+        image, trace = self._sam.check_image(image_hwc_rgb), Trace()
         if self.method == "superpixels":
-            return self._superpixels_alone(image, trace)
-        pixels_later = None
-        if self.method == "e-sam":
-            geometry = Geometry.of((image.shape[0], image.shape[1]), self._sam.row.input_px)
-            pixels_later = self._pool.submit(self._superpixels, self._on_host(image), geometry, trace)
-        with trace.span("encoder"):
-            photo = self._sam.encode(image)
-        if pixels_later is None:
-            entities, points = self._baseline(photo, trace)
+            result = self._segment_with_superpixels(image, trace)
+        elif self.method == "e-sam":
+            result = self._segment_with_e_sam(image, trace)
         else:
-            with closing(self._gallery(photo, trace)) as gallery:
-                entities, points = self._entities(photo, gallery, pixels_later, trace)
-        with trace.span("upsampling"):
-            labels = render_labels(entities, self._sam, photo, points)
-            result = EntityMap.from_labels(labels, entities.score, entities.stage, in_place=True)
+            result = self._segment_with_sam(image, trace)
         return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
 
-    def _baseline(self, photo: EncodedPhoto, trace: Trace) -> tuple[GridEntities, NDArray[np.float32]]:
+    def _segment_with_e_sam(self, image: Image, trace: Trace) -> EntityMap:
+        """E-SAM: superpixels beside the encoder, then MMG, EMR and USR."""
+        s = self.settings
+        geometry = Geometry.of((image.shape[0], image.shape[1]), self._sam.model.input_px)
+        pixels_later = self._pool.submit(self._find_superpixels, self._on_host(image), geometry, trace)
+        encoded = self._encode(image, trace)
+        with CancelToken(parent=self._closing) as cancel:  # an interrupt does not wait for the rest of the gallery
+            decoder = LazyDecoder(self._sam, encoded, s.filters, cancel, trace)
+            gallery = Gallery(s.prompts.fine_side, geometry, decoder)
+            prompts = point_grid(s.prompts.coarse_side)
+            coarse = self._decode(encoded, prompts, 0, trace)
+            whole_gallery = s.emr.enabled and s.emr.gallery == "exact"
+            gallery_later = self._pool.submit(gallery.ask_all) if whole_gallery else None
+            pixels = pixels_later.result()
+            objects, parts = self._generate_levels(coarse, pixels, trace)
+            if gallery_later is not None:
+                gallery_later.result()
+            entities = self._refine(objects, gallery, encoded, pixels, trace)
+            if s.usr.enabled:
+                more_prompts = self._find_gaps(entities, pixels, parts, geometry, trace)
+                additional = self._decode(encoded, more_prompts, len(prompts), trace, levels=()).best_level()
+                entities = self._fill_gaps(entities, additional, trace)
+                prompts = np.concatenate([prompts, more_prompts])
+        return self._render(entities, encoded, prompts, trace)
+
+    def _segment_with_sam(self, image: Image, trace: Trace) -> EntityMap:
         """SAM's automatic mask generation, or its object level alone (E-SAM Table 2)."""
-        points = point_grid(self.settings.prompts.coarse_side)
-        level = Level.OBJECT if self.method == "sam-o" else None
-        with trace.span("decoder"):
-            masks = self._sam.decode(photo, points, 0, self._filters, () if level is None else (level,))
+        encoded = self._encode(image, trace)
+        prompts = point_grid(self.settings.prompts.coarse_side)
+        choose, levels = (object_masks, (Level.OBJECT,)) if self.method == "sam-o" else (automatic_masks, ())
+        masks = self._decode(encoded, prompts, 0, trace, levels)
         with trace.span("mmg"):
-            chosen = masks.best_level() if level is None else masks.at_level(level)
-            kept = nms(chosen, self.settings.amg.nms)
-            stage = Stage.AMG if level is None else Stage.SAM_O
-            return GridEntities.by_score(kept, stage, self._filters.min_area), points
+            entities = choose(masks, decided(self.settings.amg.nms, "amg.nms"), self.settings.filters.min_area)
+        return self._render(entities, encoded, prompts, trace)
 
-    def _entities(
-        self, photo: EncodedPhoto, gallery: Gallery, pixels_later: Future[SuperpixelMap], trace: Trace
-    ) -> tuple[GridEntities, NDArray[np.float32]]:
-        """E-SAM: grid entities, and the prompts that they may have been made of."""
-        s, sam = self.settings, self._sam
-        min_area = self._filters.min_area
-        points = point_grid(s.prompts.coarse_side)
-        with trace.span("decoder"):
-            coarse = sam.decode(photo, points, 0, self._filters)
-        all_asked = self._pool.submit(gallery.ask_all) if s.emr.enabled and s.emr.gallery == "exact" else None
-        pixels = pixels_later.result()
-        with trace.span("mmg"):
-            if s.mmg.enabled:
-                levels = multi_level_masks(coarse, pixels, s.mmg)
-                objects, parts = levels.object, MaskSet.concatenate([levels.part, levels.subpart])
-            else:
-                objects, parts = nms(coarse.best_level(), s.amg.nms), MaskSet.empty(*photo.geometry.grid_hw)
-        if all_asked is not None:
-            all_asked.result()
-        with trace.span("emr"):
-            if s.emr.enabled:
-                entities = refine_entities(objects, gallery, photo, pixels, s.emr, min_area)
-            else:
-                entities = GridEntities.by_score(objects, Stage.MMG if s.mmg.enabled else Stage.AMG, min_area)
-        if s.usr.enabled:
-            with trace.span("usr"):
-                new_points = new_prompts(entities, pixels, parts, photo.geometry, s.usr, min_area)
-            with trace.span("decoder"):
-                additional = sam.decode(photo, new_points, len(points), self._filters, ()).best_level()
-            with trace.span("usr"):
-                entities = fill_gaps(entities, additional, s.usr, min_area)
-            points = np.concatenate([points, new_points])
-        return entities, points
-
-    def _superpixels_alone(self, image: Photo, trace: Trace) -> EntityMap:
-        """Each superpixel as an entity (E-SAM §4.4); its score is its share of the photo."""
+    def _segment_with_superpixels(self, image: Image, trace: Trace) -> EntityMap:
+        """Each superpixel is an entity (E-SAM §4.4)."""
         with trace.span("superpixels"):
-            small = regions(self._on_host(image), self.settings.superpixels)
-            pixels = np.bincount(small.ravel())
-            if len(pixels) > MOST_LABELS:
-                raise SettingsError(
-                    f"{len(pixels)} superpixels, of which a label map holds {MOST_LABELS}; raise superpixels.min_size."
-                )
-            h, w = image.shape[:2]
-            y, x = (np.arange(n) * m // n for n, m in ((h, small.shape[0]), (w, small.shape[1])))
-            labels = (small.astype(np.uint16) + np.uint16(1))[y[:, None], x]
-            stage = np.full(len(pixels), Stage.SUPERPIXELS)
-            result = EntityMap.from_labels(labels, pixels / small.size, stage, in_place=True)
-        return replace(result, times_s=trace.seconds(), spans=tuple(trace.spans))
+            regions = superpixel_stage.regions(self._on_host(image), self.settings.superpixels)
+            return region_entities(regions, (image.shape[0], image.shape[1]))
 
-    def _gallery(self, photo: EncodedPhoto, trace: Trace) -> Gallery:
-        """The fine grid's masks, decoded when EMR asks for them; an interrupt does not wait for those still to come."""
-        closed = threading.Event()  # apart from the gallery: in a cycle it would hold the photo on the GPU
+    def _encode(self, image: Image, trace: Trace) -> EncodedImage:
+        with trace.span("encoder"):
+            return self._sam.encode(image)
 
-        def is_stopped() -> bool:
-            return closed.is_set() or self._closed
+    def _decode(
+        self,
+        encoded: EncodedImage,
+        prompts: NDArray[np.float32],
+        first_prompt: int,
+        trace: Trace,
+        levels: tuple[Level, ...] = tuple(Level),
+    ) -> MaskSet:
+        """High-confidence masks at `levels`, and the best mask of each prompt."""
+        with trace.span("decoder"):
+            return self._sam.decode(encoded, prompts, first_prompt, self.settings.filters, levels)
 
-        def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
-            with trace.span("decoder"):
-                return self._sam.decode(photo, points_norm_xy, 0, self._filters, (Level.OBJECT,), stopped=is_stopped)
-
-        return Gallery(self.settings.prompts.fine_side, photo.geometry, decode, closed)
-
-    def _on_host(self, image: Photo) -> NDArray[np.uint8]:
-        """A photo for superpixels; of one on the GPU no more than they look at."""
-        if isinstance(image, np.ndarray):
-            return image
+    def _on_host(self, image: Image) -> NDArray[np.uint8]:
+        """Copy an image on the GPU to the host, reduced to the size that superpixels need."""
         return image.on_host(reduced_hw((image.shape[0], image.shape[1]), self.settings.superpixels))
 
-    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, trace: Trace) -> SuperpixelMap:
-        """Superpixels need the photo alone: they run beside the encoder and the decoder."""
+    def _find_superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, trace: Trace) -> SuperpixelMap:
         with trace.span("superpixels"):
-            return superpixels(image_hwc_rgb, geometry, self.settings.superpixels)
+            return self._superpixels(image_hwc_rgb, geometry, self.settings.superpixels)
+
+    def _generate_levels(self, coarse: MaskSet, pixels: SuperpixelMap, trace: Trace) -> tuple[MaskSet, MaskSet]:
+        """MMG: object masks, and part masks of both levels."""
+        with trace.span("mmg"):
+            if not self.settings.mmg.enabled:
+                objects = nms(coarse.best_level(), decided(self.settings.amg.nms, "amg.nms"))
+                return objects, MaskSet.empty(*coarse.grid_hw)
+            levels = multi_level_masks(coarse, pixels, self.settings.mmg)
+            return levels.object, MaskSet.concatenate([levels.part, levels.subpart])
+
+    def _refine(
+        self, objects: MaskSet, gallery: Gallery, encoded: EncodedImage, pixels: SuperpixelMap, trace: Trace
+    ) -> GridEntities:
+        """EMR: entities from object masks."""
+        s = self.settings
+        with trace.span("emr"):
+            if s.emr.enabled:
+                return refine_entities(objects, gallery, encoded, pixels, s.emr, s.filters.min_area)
+            return GridEntities.by_score(objects, Stage.MMG if s.mmg.enabled else Stage.AMG, s.filters.min_area)
+
+    def _find_gaps(
+        self, entities: GridEntities, pixels: SuperpixelMap, parts: MaskSet, geometry: Geometry, trace: Trace
+    ) -> NDArray[np.float32]:
+        """USR: new prompts in superpixels that no entity covers."""
+        with trace.span("usr"):
+            s = self.settings
+            return new_prompts(entities, pixels, parts, geometry, s.usr, s.filters.min_area)
+
+    def _fill_gaps(self, entities: GridEntities, additional: MaskSet, trace: Trace) -> GridEntities:
+        """USR: entities with the gaps filled by additional masks."""
+        with trace.span("usr"):
+            return fill_gaps(entities, additional, self.settings.usr, self.settings.filters.min_area)
+
+    def _render(
+        self, entities: GridEntities, encoded: EncodedImage, prompts: NDArray[np.float32], trace: Trace
+    ) -> EntityMap:
+        with trace.span("upsampling"):
+            labels = render_labels(entities, self._sam, encoded, prompts)
+            return EntityMap.from_labels(labels, entities.score, entities.stage, in_place=True)
 
     def model_info(self) -> dict[str, Any]:
-        """Name, checkpoint hash, own settings, backend and device, for the record of a run."""
+        """Return the model's name, checkpoint hash and default thresholds, and the backend, device and precision."""
         return {
-            "name": self._sam.row.name,
+            "name": self._sam.model.name,
             "checkpoint_sha256": self._sam.checkpoint_sha256,
-            "default_thresholds": self._sam.row.default_thresholds(),
+            "default_thresholds": self._sam.model.default_thresholds(),
             "backend": self.execution.backend,
             "device": self.execution.device,
             "precision": self.execution.precision,
         }
 
+    @property
+    def is_closed(self) -> bool:
+        """True after ``close``."""
+        return self._closing.is_cancelled
+
     def close(self) -> None:
-        """Release the engines, unless the model was handed in loaded; closing twice does nothing."""
-        if not self._closed:
-            self._closed = True
+        """Release the engines, unless the model was passed in loaded. A second call does nothing."""
+        if not self.is_closed:
+            self._closing.cancel()
             self._pool.shutdown()
-            if self._owned:
+            if self._owns_model:
                 self._sam.close()
 
     def __enter__(self) -> Self:

@@ -1,162 +1,209 @@
-"""Settings: every number of the method, with its range and its source.
+"""Settings: every number of the method, with its range, its source and its meaning.
 
-"paper" marks numbers of E-SAM (its Tables 2 to 4 and section 3), "ours" those the paper leaves open, "SAM" those of
-SAM's automatic mask generation. A negative number stands for the model's own (`sam/models.py`), since models differ
-in how sure and how steady they are. A TOML file has one table a group; `--set emr.delta=0.1` changes a single number.
+Sources: "paper" is E-SAM (its section 3 and its Tables 2 to 4), "SAM" is SAM's automatic mask generation, "ours" is a
+number that the paper leaves open. ``None`` means the model's own number, because models differ in how confident their
+scores are (``ModelSpec.default_thresholds``). A TOML file has one table for each group. ``--set emr.delta=0.1`` changes
+one number. ``esam-rt settings`` prints all of them.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Self, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from esam_rt.errors import SettingsError, did_you_mean
 
-Value = bool | int | float | str
+Value = bool | int | float | str | None
+MODELS_OWN = -1  # files of earlier versions hold this number where ``None`` stands now
+NONE_WORDS = ("none", "null")  # a TOML file and the command line have no None
 
 
-def _setting(default: Value, source: str, low: float = 0.0, high: float = 1.0, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"source": source, "low": low, "high": high, "choices": choices})
+def _switch(default: bool, source: str, meaning: str) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"source": source})
 
 
-@dataclass(frozen=True)
-class _Group:
-    """A group of settings: checked on construction."""
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            where = f"{type(self).__name__.lower()}.{f.name}"
-            object.__setattr__(self, f.name, _checked(where, getattr(self, f.name), f))
+def _choice(default: str, source: str, meaning: str) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"source": source})
 
 
-def _checked(where: str, value: object, f: dataclasses.Field[Any]) -> Value:
-    """`value` as the field's type and within its range."""
-    kind: type = type(f.default)
-    found = f"{where} = {value!r}"
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise SettingsError(f"{found}: expected true or false.")
-        return value
-    if kind is str:
-        choices: tuple[str, ...] = f.metadata["choices"]
-        if value not in choices:
-            raise SettingsError(f"{found}: expected one of {', '.join(choices)}.")
-        return str(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SettingsError(f"{found}: expected a number.")
-    if kind is int and value != int(value):
-        raise SettingsError(f"{found}: expected a whole number.")
-    low, high = f.metadata["low"], f.metadata["high"]
-    if not low <= value <= high:
-        raise SettingsError(f"{found}: expected a number from {low:g} to {high:g}.")
-    return int(value) if kind is int else float(value)
+def _number(default: float | None, low: float, high: float, source: str, meaning: str) -> Any:
+    return Field(default, ge=low, le=high, description=meaning, json_schema_extra={"source": source})
 
 
-@dataclass(frozen=True)
+def _share(default: float | None, source: str, meaning: str) -> Any:
+    return _number(default, 0.0, 1.0, source, meaning)
+
+
+class _Group(BaseModel):
+    """A group of settings. It is checked on construction and cannot be changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as e:
+            raise SettingsError(_in_words(type(self).__name__.lower(), e)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _old_and_whole_numbers(cls, value: object, info: Any) -> object:
+        """Read -1 as the model's own number, and 7.0 as the whole number 7."""
+        annotation = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        if annotation is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        return None if value == MODELS_OWN and annotation not in (int, float) else value
+
+    def with_changes(self, **values: object) -> Self:
+        """Return a copy with some numbers changed.
+
+        Args:
+            **values: New values by name.
+
+        Raises:
+            SettingsError: A name is unknown or a value is out of range.
+        """
+        return type(self)(**(dict(self) | values))
+
+
 class Prompts(_Group):
     """Sides of the two square grids of point prompts (E-SAM §3.2, Table 4)."""
 
-    coarse_side: int = _setting(32, "paper Table 4", 1, 256)
-    fine_side: int = _setting(64, "paper Table 4", 1, 256)
+    coarse_side: int = _number(32, 1, 256, "paper Table 4", "points per side of the coarse grid, used by MMG")
+    fine_side: int = _number(64, 1, 256, "paper Table 4", "points per side of the fine grid, used by EMR's gallery")
 
 
-@dataclass(frozen=True)
 class Filters(_Group):
-    """What a high-confidence mask is: SAM's own filters."""
+    """SAM's filters: a mask that passes all of them is a high-confidence mask."""
 
-    score_min: float = _setting(-1.0, "SAM 0.88; the model's own", -1.0)
-    stability_min: float = _setting(-1.0, "SAM 0.95; the model's own", -1.0)
-    stability_offset: float = _setting(-1.0, "SAM 1.0; the model's own", -1.0, 20.0)
-    min_area: int = _setting(16, "ours; cells of the working grid", 1, 65536)
+    score_min: float | None = _share(None, "SAM 0.88", "minimum predicted IoU of a mask")
+    stability_min: float | None = _share(None, "SAM 0.95", "minimum stability score of a mask")
+    stability_offset: float | None = _number(
+        None, 0.0, 20.0, "SAM 1.0", "logit offset of the two masks whose IoU is the stability score"
+    )
+    min_area: int = _number(16, 1, 65536, "ours", "minimum area of a mask and of a fragment, in grid cells")
 
 
-@dataclass(frozen=True)
 class Superpixels(_Group):
-    """Felzenszwalb's segmentation (E-SAM §3.2), whose sizes hold at a longest side of 512 px and grow with the area, or
-    SLIC (§4.4)."""
+    """Superpixels: Felzenszwalb (E-SAM §3.2) or SLIC (§4.4)."""
 
-    method: str = _setting("felzenszwalb", "paper §3.2", choices=("felzenszwalb", "slic"))
-    long_side_px: int = _setting(512, "ours", 16, 8192)
-    scale: float = _setting(100.0, "ours", 0.0, 1e6)
-    sigma: float = _setting(0.5, "ours", 0.0, 100.0)
-    min_size: int = _setting(50, "ours; pixels at 512", 1, 1_000_000)
-    count: int = _setting(400, "ours; SLIC, of a square photo", 1, 60_000)
-    compactness: float = _setting(10.0, "ours; SLIC, how square", 1e-3, 1e4)
+    method: Literal["felzenszwalb", "slic"] = _choice("felzenszwalb", "paper §3.2", "superpixel algorithm")
+    long_side_px: int = _number(512, 16, 8192, "ours", "the image is reduced to this longest side first, in pixels")
+    scale: float = _number(100.0, 0.0, 1e6, "ours", "Felzenszwalb: larger values give larger superpixels")
+    sigma: float = _number(0.5, 0.0, 100.0, "ours", "Felzenszwalb: width of the Gaussian blur, in pixels")
+    min_size: int = _number(50, 1, 1_000_000, "ours", "Felzenszwalb: minimum area, in pixels at a longest side of 512")
+    count: int = _number(400, 1, 60_000, "ours", "SLIC: number of superpixels of a square image")
+    compactness: float = _number(10.0, 1e-3, 1e4, "ours", "SLIC: larger values give more square superpixels")
 
 
-@dataclass(frozen=True)
 class Mmg(_Group):
     """Multi-level mask generation (E-SAM §3.2)."""
 
-    enabled: bool = _setting(True, "paper Table 3")
-    theta_o: float = _setting(-1.0, "paper Table 4: 0.8; the model's own NMS threshold of the object level", -1.0)
-    gamma_o: float = _setting(0.6, "paper eq. 2, Table 4; least best IoU with the best level")
-    n_t: float = _setting(0.5, "ours; eq. 4, base threshold of adaptive NMS")
-    w_max: float = _setting(0.9, "ours; eq. 3, weight of the smallest superpixel")
+    enabled: bool = _switch(True, "paper Table 3", "run MMG; without it objects come from SAM's best masks")
+    theta_o: float | None = _share(None, "paper Table 4: 0.8", "θ_O: maximum IoU of two object masks after NMS")
+    gamma_o: float = _share(0.6, "paper eq. 2, Table 4", "γ_O: an object needs this IoU with some best-level mask")
+    n_t: float = _share(0.5, "ours; eq. 4", "N_t: base IoU threshold of adaptive NMS of parts and sub-parts")
+    w_max: float = _share(0.9, "ours; eq. 3", "density weight of the smallest superpixel; the largest has 0")
 
 
-@dataclass(frozen=True)
 class Emr(_Group):
     """Entity-level mask refinement (E-SAM §3.3)."""
 
-    enabled: bool = _setting(True, "paper Table 3")
-    gallery: str = _setting("lazy", "ours; decode the fine grid as needed, or all of it", choices=("lazy", "exact"))
-    votes: int = _setting(64, "ours; most prompts that a lazy gallery decodes of an overlap or of a pair", 1, 65536)
-    delta: float = _setting(0.05, "paper Table 4; overlaps below this share of the larger mask are cut from it")
-    tau: float = _setting(0.1, "paper eq. 6, Table 4; tolerance for the object mask as guidance")
-    vote_iou: float = _setting(0.9, "ours; votes for masks that overlap so much count as one")
-    cover: float = _setting(0.8, "ours; share of a mask inside the guidance that counts as covered")
-    top_k: int = _setting(5, "ours; eq. 7", 1, 100)
-    similarity_min: float = _setting(1.0, "ours; least S_M of a candidate pair", 0.0, 100.0)
-    encompass: float = _setting(0.85, "ours; eq. 8, share of each mask inside the gallery mask")
-    fill: float = _setting(0.7, "ours; eq. 8, least share of the gallery mask that the pair fills")
+    enabled: bool = _switch(True, "paper Table 3", "run EMR; without it the object masks are only made disjoint")
+    gallery: Literal["lazy", "exact"] = _choice(
+        "lazy", "ours", "lazy decodes fine prompts when they are needed, exact decodes all of them"
+    )
+    votes: int = _number(64, 1, 65536, "ours", "lazy gallery: maximum prompts decoded for one overlap or one pair")
+    delta: float = _share(0.05, "paper Table 4", "δ: an overlap below this share is cut from the larger mask")
+    tau: float = _share(0.1, "paper eq. 6, Table 4", "τ: score gap up to which the object mask beats the best mask")
+    vote_iou: float = _share(0.9, "ours", "votes for masks with this IoU count as votes for one mask")
+    cover: float = _share(0.8, "ours", "share of a mask inside the guidance mask from which it counts as covered")
+    top_k: int = _number(5, 1, 100, "ours; eq. 7", "k: nearest superpixels that count for the similarity")
+    similarity_min: float = _number(1.0, 0.0, 100.0, "ours", "minimum similarity S_M of a pair that may merge")
+    encompass: float = _share(0.85, "ours; eq. 8", "share of each mask of a pair that the gallery mask must contain")
+    fill: float = _share(0.7, "ours; eq. 8", "share of the gallery mask that the pair must fill")
 
 
-@dataclass(frozen=True)
 class Usr(_Group):
     """Under-segmentation refinement (E-SAM §3.4)."""
 
-    enabled: bool = _setting(True, "paper Table 3")
-    outside: float = _setting(0.5, "ours; uncovered share above which a superpixel remains")
-    inside: float = _setting(0.95, "ours; eq. 9, share of a region inside a part mask")
-    rho: float = _setting(0.1, "paper eq. 10, Table 4; IoU above which a mask joins an entity")
-    gain_min: float = _setting(0.001, "ours; least newly covered share of the image")
+    enabled: bool = _switch(True, "paper Table 3", "run USR; without it gaps between entities stay")
+    outside: float = _share(0.5, "ours", "a superpixel gets a prompt if more than this share of it is uncovered")
+    inside: float = _share(0.95, "ours; eq. 9", "share of a region inside a part mask that moves its prompt there")
+    rho: float = _share(0.1, "paper eq. 10, Table 4", "ρ: a new mask with a higher IoU joins the entity")
+    gain_min: float = _share(0.001, "ours", "minimum share of the image that a new mask must newly cover")
 
 
-@dataclass(frozen=True)
 class Amg(_Group):
     """The baselines: SAM's automatic mask generation, and its object level alone (E-SAM Table 2)."""
 
-    nms: float = _setting(-1.0, "SAM: 0.7; the model's own NMS threshold", -1.0)
+    nms: float | None = _share(None, "SAM 0.7", "maximum IoU of two masks after NMS")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All settings. `Settings()` is the preset `paper`."""
+class Settings(BaseModel):
+    """All settings. ``Settings()`` is the preset ``paper``. It cannot be changed; methods return changed copies.
 
-    prompts: Prompts = field(default_factory=Prompts)
-    filters: Filters = field(default_factory=Filters)
-    superpixels: Superpixels = field(default_factory=Superpixels)
-    mmg: Mmg = field(default_factory=Mmg)
-    emr: Emr = field(default_factory=Emr)
-    usr: Usr = field(default_factory=Usr)
-    amg: Amg = field(default_factory=Amg)
+    Attributes:
+        prompts: Grids of point prompts.
+        filters: Filters of high-confidence masks.
+        superpixels: Superpixels.
+        mmg: Multi-level mask generation.
+        emr: Entity-level mask refinement.
+        usr: Under-segmentation refinement.
+        amg: Baselines.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    presets: ClassVar[tuple[str, ...]] = ("paper", "fast")
+
+    prompts: Prompts = Prompts()
+    filters: Filters = Filters()
+    superpixels: Superpixels = Superpixels()
+    mmg: Mmg = Mmg()
+    emr: Emr = Emr()
+    usr: Usr = Usr()
+    amg: Amg = Amg()
+
+    def __init__(self, **groups: Any) -> None:
+        try:
+            super().__init__(**groups)
+        except ValidationError as e:
+            raise SettingsError(_in_words("", e)) from None
 
     @staticmethod
     def preset(name: str) -> Settings:
-        """`paper` (grids 32/64) or `fast` (16/32)."""
-        if name not in PRESETS:
-            raise SettingsError(f"Unknown preset {name!r}.{did_you_mean(name, PRESETS)}")
-        return PRESETS[name]
+        """Return a preset.
+
+        Args:
+            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32).
+
+        Raises:
+            SettingsError: The name is unknown.
+        """
+        if name not in Settings.presets:
+            raise SettingsError(f"Unknown preset {name!r}.{did_you_mean(name, Settings.presets)}")
+        return Settings() if name == "paper" else Settings(prompts=Prompts(coarse_side=16, fine_side=32))
 
     @staticmethod
     def from_toml(path: Path, base: Settings | None = None) -> Settings:
-        """Settings of a TOML file on top of `base`."""
+        """Read a TOML file with one table for each group.
+
+        Args:
+            path: The file. The text ``"none"`` stands for the model's own number.
+            base: Settings of what the file leaves out. Default: the preset ``paper``.
+
+        Raises:
+            SettingsError: The file cannot be read, or holds an unknown name or a value out of range.
+        """
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as e:
@@ -174,50 +221,164 @@ class Settings:
             raise SettingsError(f"{path}: {e}") from e
 
     def with_overrides(self, overrides: Mapping[str, object]) -> Settings:
-        """A copy with `{"emr.delta": 0.1}` applied; strings are read as the setting's type."""
+        """Return a copy with some numbers changed.
+
+        Args:
+            overrides: Values by full name, such as ``{"emr.delta": 0.1}``. Text is read as the setting's type.
+
+        Raises:
+            SettingsError: A name is unknown or a value is out of range.
+        """
+        known = all_settings()
         changed: dict[str, dict[str, object]] = {}
         for key, value in overrides.items():
-            group_name, _, name = key.partition(".")
-            names = _all_names()
-            if key not in names:
-                raise SettingsError(f"Unknown setting {key!r}.{did_you_mean(key, names)}")
-            changed.setdefault(group_name, {})[name] = _parsed(key, value, names[key])
-        return replace(self, **{g: replace(getattr(self, g), **values) for g, values in changed.items()})
+            if key not in known:
+                raise SettingsError(f"Unknown setting {key!r}.{did_you_mean(key, known)}")
+            group, _, name = key.partition(".")
+            changed.setdefault(group, {})[name] = known[key].read(value)
+        groups = dict(self)
+        return Settings(**groups | {group: groups[group].with_changes(**new) for group, new in changed.items()})
 
     def with_model_defaults(self, own: Mapping[str, float]) -> Settings:
-        """A copy with a model's own numbers where these are negative."""
-        mine = self.to_dict()
-        keys = {key: key.split(".") for key in own}
-        return self.with_overrides(
-            {key: own[key] for key, (group, name) in keys.items() if float(mine[group][name]) < 0}
-        )
+        """Return a copy in which the model's own numbers replace ``None``.
+
+        Args:
+            own: The model's numbers by full name, see ``ModelSpec.default_thresholds``.
+        """
+        return self.with_overrides({name: value for name, value in own.items() if self.value(name) is None})
+
+    def value(self, name: str) -> Value:
+        """Return the value of a full name, such as ``emr.delta``."""
+        group, _, field = name.partition(".")
+        value: Value = getattr(getattr(self, group), field)
+        return value
 
     def to_dict(self) -> dict[str, dict[str, Value]]:
-        """Nested plain dict, as in the TOML file."""
-        return dataclasses.asdict(self)
+        """Return nested plain dictionaries with the layout of the TOML file."""
+        return self.model_dump()
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema: types, ranges, choices, sources and descriptions of all settings."""
+        return cls.model_json_schema()
 
 
-def _all_names() -> dict[str, dataclasses.Field[Any]]:
-    settings = Settings()
-    return {f"{g.name}.{f.name}": f for g in fields(settings) for f in fields(getattr(settings, g.name))}
+@dataclass(frozen=True)
+class SettingInfo:
+    """The description of one setting.
+
+    Attributes:
+        name: Full name, such as ``emr.delta``.
+        kind: ``bool``, ``int``, ``float`` or ``str``.
+        default: Value of the preset ``paper``. ``None`` means the model's own number.
+        low: Smallest number, or ``None`` if it is no number.
+        high: Largest number, or ``None`` if it is no number.
+        choices: Accepted texts; empty for other kinds.
+        source: The origin of the default.
+        meaning: One plain line.
+    """
+
+    name: str
+    kind: type
+    default: Value
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    source: str
+    meaning: str
+
+    @classmethod
+    def of(cls, name: str, field: FieldInfo) -> SettingInfo:
+        """Describe a field of a group."""
+        limits = {type(limit).__name__: limit for limit in field.metadata}
+        kinds = get_args(field.annotation)
+        choices = kinds if kinds and type(None) not in kinds else ()
+        extra: Any = field.json_schema_extra
+        return cls(
+            name=name,
+            kind=str if choices else float if kinds else cast(type, field.annotation),
+            default=field.default,
+            low=limits["Ge"].ge if "Ge" in limits else None,
+            high=limits["Le"].le if "Le" in limits else None,
+            choices=choices,
+            source=extra["source"],
+            meaning=field.description or "",
+        )
+
+    @property
+    def range(self) -> str:
+        """The accepted values, for people: ``0 to 1``, ``true, false`` or the choices."""
+        if self.kind is bool:
+            return "true, false"
+        return f"{self.low:.10g} to {self.high:.10g}" if self.low is not None else ", ".join(self.choices)
+
+    def read(self, value: object) -> object:
+        """Read text as the setting's type; return other values unchanged.
+
+        Raises:
+            SettingsError: The text is not of that type.
+        """
+        if not isinstance(value, str) or self.kind is str:
+            return value
+        if self.kind is bool:
+            if value.lower() not in ("true", "false"):
+                raise SettingsError(self.refuse(value))
+            return value.lower() == "true"
+        if self.default is None and value.lower() in NONE_WORDS:
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            raise SettingsError(self.refuse(value)) from None
+
+    def refuse(self, value: object) -> str:
+        """Say what is wrong with a value: found and expected, in one line."""
+        expected = "true or false" if self.kind is bool else f"one of {self.range}" if self.choices else "a number"
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+        if self.kind is int and is_number and value != int(value):  # type: ignore[call-overload]
+            expected = "a whole number"
+        elif self.low is not None and is_number:
+            expected = f"a number from {self.range}"
+        own = ", or none for the model's own" if self.default is None else ""
+        return f"{self.name} = {value!r}: expected {expected}{own}."
 
 
-def _parsed(key: str, value: object, f: dataclasses.Field[Any]) -> object:
-    """A string from the command line as the field's type; other values unchanged."""
-    kind = type(f.default)
-    if not isinstance(value, str) or kind is str:
-        return value
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise SettingsError(f"{key} = {value!r}: expected true or false.")
-        return value.lower() == "true"
-    try:
-        return float(value)
-    except ValueError as e:
-        raise SettingsError(f"{key} = {value!r}: expected a number.") from e
+@functools.cache
+def all_settings() -> Mapping[str, SettingInfo]:
+    """Return the descriptions of all settings by full name, in the order of the groups."""
+    found = {}
+    for group, of_group in Settings.model_fields.items():
+        members: dict[str, FieldInfo] = type(of_group.default).model_fields
+        for name, field in members.items():
+            found[f"{group}.{name}"] = SettingInfo.of(f"{group}.{name}", field)
+    return found
 
 
-PRESETS = {
-    "paper": Settings(),
-    "fast": Settings(prompts=Prompts(coarse_side=16, fine_side=32)),
-}
+def decided(value: float | None, name: str) -> float:
+    """Return a number that may have been left to the model.
+
+    Args:
+        value: The setting's value.
+        name: The setting's full name, for the error.
+
+    Raises:
+        SettingsError: The value is still ``None``.
+    """
+    if value is None:
+        raise SettingsError(f"{name} is None, which means the model's own number. Call with_model_defaults() first.")
+    return value
+
+
+def _in_words(group: str, error: ValidationError) -> str:
+    """Describe the first error of pydantic in one line: the name, the value found and the values expected."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"][:1]))
+    if not group:
+        known = list(Settings.model_fields)
+        if first["type"] == "extra_forbidden":
+            return f"Unknown group of settings {place!r}.{did_you_mean(place, known)}"
+        return f"{place} = {first['input']!r}: expected an object of class {place.capitalize()}."
+    name = f"{group}.{place}"
+    if name not in all_settings():
+        return f"Unknown setting {name!r}.{did_you_mean(name, all_settings())}"
+    return all_settings()[name].refuse(first["input"])

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Stage(IntEnum):
-    """The stage that made an entity."""
+    """The stage that made an entity: a module of E-SAM, or a baseline."""
 
     MMG = 0
     EMR = 1

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """start_ns, end_ns: of `time.perf_counter_ns`. thread, thread_name: where it ran."""
+    """A stretch of time.
+
+    Attributes:
+        name: The stage.
+        start_ns: Start, as ``time.perf_counter_ns`` counts.
+        end_ns: End, likewise.
+        thread: Native number of the thread.
+        thread_name: Name of the thread.
+    """
 
     name: str
     start_ns: int
@@ -22,14 +30,18 @@ class Span:
 
 
 class Trace:
-    """Spans in the order in which they ended. Threads may record at once."""
+    """Spans in the order in which they ended. Several threads may record at once."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Record what runs inside."""
+        """Record the time of the block.
+
+        Args:
+            name: The stage.
+        """
         start = time.perf_counter_ns()
         try:
             yield
@@ -38,9 +50,9 @@ class Trace:
             self.spans.append(Span(name, start, end, thread.native_id or 0, thread.name))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by name, each without the spans that ran inside it on its thread."""
+        """Return the seconds of each name, without the spans that ran inside it on the same thread."""
         own_ns: dict[str, int] = defaultdict(int)
-        ended: dict[int, list[Span]] = defaultdict(list)  # by thread, those not yet found to lie inside another
+        ended: dict[int, list[Span]] = defaultdict(list)  # by thread: spans that may still lie inside another one
         for span in self.spans:
             earlier, inside_ns = ended[span.thread], 0
             while earlier and earlier[-1].start_ns >= span.start_ns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,10 +14,16 @@ import pytest
 from numpy.typing import NDArray
 
 from esam_rt import EntityMap, EntitySegmenter, Settings, segmenter
-from esam_rt.errors import EngineError, InputError, SettingsError
+from esam_rt.errors import DecodingCancelledError, EngineError, InputError, SettingsError
 from esam_rt.loading.execution import ExecutionConfig
+from esam_rt.method.baselines import region_entities
 from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.superpixels import SuperpixelMap, superpixels
+from esam_rt.sam import predictor
+from esam_rt.sam.geometry import Geometry
+from esam_rt.sam.images import HostImage
 from esam_rt.segmenter import METHODS
+from esam_rt.settings import Superpixels
 from esam_rt.stages import Stage
 from tests.support.scene import SIDE, Scene, photo_of, quadrants
 
@@ -146,7 +152,7 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
         if how == "interrupt":
             raise KeyboardInterrupt
         threading.Thread(target=segment.close).start()
-        while not segment._closed:
+        while not segment.is_closed:
             time.sleep(0.001)
         is_left.set()
         return multi_level_masks(*arguments)  # type: ignore[arg-type]
@@ -154,7 +160,7 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
     monkeypatch.setattr(sam.engines.decoder, "infer", slow)
     monkeypatch.setattr(segmenter, "multi_level_masks", leave)
     segment = EntitySegmenter(sam, settings=settings_with().with_overrides({"emr.gallery": "exact"}))
-    with pytest.raises(KeyboardInterrupt if how == "interrupt" else EngineError):
+    with pytest.raises(KeyboardInterrupt if how == "interrupt" else DecodingCancelledError):
         segment(photo)
     is_left.set()
     segment._pool.shutdown()  # and not yet close(), which would stop it too
@@ -172,13 +178,13 @@ def test_invariants_hold_for_the_baselines(method: str) -> None:
     assert {"emr", "usr"}.isdisjoint(result.times_s)
 
 
-@pytest.mark.parametrize("superpixels", ["felzenszwalb", "slic"])
+@pytest.mark.parametrize("algorithm", ["felzenszwalb", "slic"])
 @pytest.mark.parametrize("orig_hw", [(SIDE * 8, SIDE * 8), (100, 37), (1, 900), (3, 2), (1, 1)])
-def test_superpixels_alone(superpixels: str, orig_hw: tuple[int, int]) -> None:
+def test_superpixels_alone(algorithm: str, orig_hw: tuple[int, int]) -> None:
     photo = photo_of(quadrants()[0], scale=8)[: orig_hw[0], : orig_hw[1]]
     if orig_hw[1] > photo.shape[1]:
         photo = np.resize(photo, (*orig_hw, 3))
-    settings = Settings().with_overrides({"superpixels.method": superpixels})
+    settings = Settings().with_overrides({"superpixels.method": algorithm})
     with EntitySegmenter(Scene.of_label_maps(quadrants()).sam(), settings=settings, method="superpixels") as segment:
         result = segment(photo)
     check_invariants(result, photo.shape[:2])
@@ -186,7 +192,7 @@ def test_superpixels_alone(superpixels: str, orig_hw: tuple[int, int]) -> None:
     assert set(result.stage) == {Stage.SUPERPIXELS}
     assert result.score.sum() == pytest.approx(1)
     if orig_hw == (SIDE * 8, SIDE * 8):
-        assert 100 < len(result) < 500 if superpixels == "slic" else len(result) >= 4
+        assert 100 < len(result) < 500 if algorithm == "slic" else len(result) >= 4
         truth = quadrants()[0].repeat(8, 0).repeat(8, 1)
         both = np.bincount((result.labels * np.int64(5) + truth).ravel(), minlength=5 * len(result) + 5).reshape(-1, 5)
         assert both.max(axis=1).sum() > 0.98 * truth.size, "superpixels follow the boundaries"
@@ -199,22 +205,59 @@ def test_more_superpixels_than_labels() -> None:
     with (
         EntitySegmenter(sam, settings=settings, method="superpixels") as segment,
         pytest.raises(
-            SettingsError, match=r"superpixels, of which a label map holds 65535; raise superpixels.min_size"
+            SettingsError, match=r"superpixels, but a label map holds at most 65535\. Raise superpixels\.min_size"
         ),
     ):
         segment(photo)
 
 
 @pytest.mark.parametrize("count", [65_535, 65_536])
-def test_as_many_superpixels_as_there_are_labels(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def test_as_many_superpixels_as_there_are_labels(count: int) -> None:
     regions = np.minimum(np.arange(256 * 256, dtype=np.int32), count - 1).reshape(256, 256)
-    monkeypatch.setattr(segmenter, "regions", lambda *arguments: regions)
-    with EntitySegmenter(Scene.of_label_maps(quadrants()).sam(), method="superpixels") as segment:
-        if count > 65_535:
-            with pytest.raises(SettingsError, match="65536 superpixels"):
-                segment(np.zeros((256, 256, 3), np.uint8))
-        else:
-            assert len(segment(np.zeros((256, 256, 3), np.uint8))) == count
+    if count > 65_535:
+        with pytest.raises(SettingsError, match="65536 superpixels"):
+            region_entities(regions, (256, 256))
+    else:
+        assert len(region_entities(regions, (256, 256))) == count
+
+
+def test_superpixels_may_come_from_elsewhere() -> None:
+    """Two segmenters share the superpixels of an image."""
+    seen: list[tuple[int, int]] = []
+    shared: dict[tuple[int, int], SuperpixelMap] = {}
+
+    def once(image: NDArray[np.uint8], geometry: Geometry, settings: Superpixels) -> SuperpixelMap:
+        seen.append(image.shape[:2])
+        if image.shape[:2] not in shared:
+            shared[image.shape[:2]] = superpixels(image, geometry, settings)
+        return shared[image.shape[:2]]
+
+    scene, photo = noisy_scene(2)
+    results = []
+    for given in (None, once, once):
+        with EntitySegmenter(scene.sam(), settings=settings_with(), superpixels=given) as segment:
+            results.append(segment(photo).labels)
+    assert (len(seen), len(shared)) == (2, 1)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_an_image_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    monkeypatch.setattr(predictor, "HostImage", type("Spy", (HostImage,), {"__init__": spy_on(checked)}))
+    scene, photo = noisy_scene(0)
+    for method in METHODS:
+        with EntitySegmenter(scene.sam(), settings=settings_with(), method=method) as segment:
+            segment(photo)
+    assert len(checked) == len(METHODS)
+
+
+def spy_on(checked: list[object]) -> Callable[[HostImage, object], None]:
+    def init(self: HostImage, image: object) -> None:
+        checked.append(image)
+        HostImage.__init__(self, image)
+
+    return init
 
 
 @pytest.mark.parametrize("emr", [False, True])

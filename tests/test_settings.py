@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from esam_rt import Settings
 from esam_rt.errors import SettingsError
 from esam_rt.sam.models import ModelSpec
-from esam_rt.settings import Emr, Prompts
+from esam_rt.settings import Emr, Filters, Prompts, Superpixels, all_settings, decided
 
 ROW: dict[str, Any] = {
     "name": "m", "description": "", "license": "", "input_px": 1024,
@@ -38,15 +39,33 @@ def test_defaults_are_the_papers() -> None:
 def test_fast_only_changes_the_grids() -> None:
     fast = Settings.preset("fast")
     assert (fast.prompts.coarse_side, fast.prompts.fine_side) == (16, 32)
-    assert dataclasses.replace(fast, prompts=Prompts()) == Settings()
+    assert Settings(**{**dict(fast), "prompts": Prompts()}) == Settings()
 
 
 def test_every_number_names_its_source_and_stands_in_its_range() -> None:
-    for group in dataclasses.fields(Settings()):
-        for f in dataclasses.fields(getattr(Settings(), group.name)):
-            assert f.metadata["source"], f"{group.name}.{f.name}"
-            if not isinstance(f.default, bool | str):
-                assert f.metadata["low"] <= f.default <= f.metadata["high"], f"{group.name}.{f.name}"
+    for name, info in all_settings().items():
+        assert info.source and info.meaning, name
+        if info.kind is str:
+            assert info.default in info.choices, name
+        elif info.kind is not bool:
+            assert info.low is not None and info.high is not None, name
+            assert info.default is None or info.low <= info.default <= info.high, name
+
+
+def test_what_is_described_is_every_value() -> None:
+    values = {f"{g}.{n}": v for g, group in Settings().to_dict().items() for n, v in group.items()}
+    assert values == {name: info.default for name, info in all_settings().items()}
+
+
+def test_the_json_schema_holds_range_source_and_meaning() -> None:
+    schema = Settings.json_schema()
+    delta = schema["$defs"]["Emr"]["properties"]["delta"]
+    assert (delta["minimum"], delta["maximum"], delta["default"]) == (0, 1, 0.05)
+    assert delta["source"] == "paper Table 4" and "δ" in delta["description"]
+    assert schema["$defs"]["Emr"]["properties"]["gallery"]["enum"] == ["lazy", "exact"]
+    own = schema["$defs"]["Filters"]["properties"]["score_min"]
+    assert [kind["type"] for kind in own["anyOf"]] == ["number", "null"]
+    json.dumps(schema)
 
 
 def test_overrides_from_the_command_line_get_the_settings_type() -> None:
@@ -77,11 +96,68 @@ def test_bad_overrides(key: str, value: object, message: str) -> None:
         Settings().with_overrides({key: value})
 
 
-def test_construction_checks_too() -> None:
-    with pytest.raises(SettingsError, match=r"emr\.tau = 7"):
-        Emr(tau=7)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().emr.tau = 0.2  # type: ignore[misc]
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tau": 7}, r"emr\.tau = 7: expected a number from 0 to 1\."),
+        ({"tau": "0.1"}, r"emr\.tau = '0\.1': expected a number\."),
+        ({"gallery": "none"}, r"emr\.gallery = 'none': expected one of lazy, exact\."),
+        ({"votes": float("inf")}, r"emr\.votes = inf: expected a number\."),
+        ({"detla": 1}, r"Unknown setting 'emr\.detla'\. Did you mean emr\.delta"),
+    ],
+)
+def test_construction_checks_too(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Emr(**values)
+    with pytest.raises(SettingsError, match=message):
+        Emr().with_changes(**values)
+
+
+def test_groups_are_checked() -> None:
+    with pytest.raises(SettingsError, match=r"emr = 3: expected an object of class Emr\."):
+        Settings(emr=3)
+    with pytest.raises(SettingsError, match=r"Unknown group of settings 'emmr'\. Did you mean emr"):
+        Settings(emmr=Emr())
+
+
+def test_settings_do_not_change() -> None:
+    for thing, name, value in ((Settings().emr, "tau", 0.2), (Settings(), "emr", Emr())):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(thing, name, value)
+
+
+def test_settings_are_keys_and_travel_to_other_processes() -> None:
+    fast = Settings.preset("fast")
+    assert pickle.loads(pickle.dumps(fast)) == fast
+    assert len({fast, Settings(), Settings.preset("paper")}) == 2
+    assert {Superpixels(): 1}[Settings().superpixels] == 1
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert repr(Emr(top_k=7.0).top_k) == "7"
+    assert repr(Emr(delta=1).delta) == "1.0"
+
+
+@pytest.mark.parametrize("value", ["none", "None", "null", -1, -1.0, "-1", None])
+def test_none_is_the_models_own(value: object) -> None:
+    """Files of earlier versions hold -1."""
+    changed = Settings().with_overrides({"filters.score_min": 0.5, "amg.nms": 0.3})
+    assert changed.with_overrides({"filters.score_min": value, "amg.nms": value}) == Settings()
+
+
+def test_other_negative_numbers_and_numbers_of_no_model_are_refused() -> None:
+    message = r"filters\.score_min = -0\.5: expected a number from 0 to 1, or none for the model's own\."
+    with pytest.raises(SettingsError, match=message):
+        Filters(score_min=-0.5)
+    for value in (-1, "none", None):
+        with pytest.raises(SettingsError, match=r"filters\.min_area = .*: expected a number"):
+            Settings().with_overrides({"filters.min_area": value})
+
+
+def test_an_open_number_is_not_used() -> None:
+    assert decided(0.8, "mmg.theta_o") == 0.8
+    with pytest.raises(SettingsError, match=r"mmg\.theta_o is None.*Call with_model_defaults\(\) first"):
+        decided(None, "mmg.theta_o")
 
 
 def test_toml_file_on_top_of_a_preset(tmp_path: Path) -> None:
@@ -95,7 +171,7 @@ def test_a_written_file_reads_back_equal(tmp_path: Path) -> None:
     lines = []
     for group, values in Settings.preset("fast").to_dict().items():
         lines.append(f"[{group}]")
-        lines += [f"{k} = {json.dumps(v)}" for k, v in values.items()]
+        lines += [f"{k} = {json.dumps('none' if v is None else v)}" for k, v in values.items()]
     path = tmp_path / "all.toml"
     path.write_text("\n".join(lines))
     assert Settings.from_toml(path) == Settings.preset("fast")

@@ -12,6 +12,7 @@ from esam_rt.cli.engine_commands import build_engine, engines_app
 from esam_rt.cli.eval_command import evaluate
 from esam_rt.cli.model_commands import compile_kernels, doctor, export, models
 from esam_rt.cli.run_command import run
+from esam_rt.cli.settings_command import settings
 
 app = typer.Typer(
     name="esam-rt",
@@ -25,6 +26,7 @@ app.command()(run)
 app.command("eval")(evaluate)
 app.command()(models)
 app.command()(export)
+app.command()(settings)
 app.command("build-engine")(build_engine)
 app.add_typer(engines_app, name="engines")
 app.command("compile-kernels")(compile_kernels)

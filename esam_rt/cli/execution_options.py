@@ -55,15 +55,9 @@ SEGMENTER: dict[str, tuple[Any, Any]] = {
     "model": (Annotated[str, typer.Option(help="Name of a model. `esam-rt models` lists them.")], "tiny"),
     "checkpoint": (option_types.Checkpoint, None),
     "method": (Annotated[str, typer.Option(help="e-sam, or a baseline: amg, sam-o, superpixels.")], "e-sam"),
-    "preset": (Annotated[str, typer.Option(help="paper (grids 32/64) or fast (grids 16/32).")], "paper"),
-    "config": (Annotated[Path | None, typer.Option(help="TOML file of settings. It overrides the preset.")], None),
-    "changes": (
-        Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="NAME=VALUE", help="Change one setting. May be repeated."),
-        ],
-        None,
-    ),
+    "preset": (option_types.Preset, "paper"),
+    "config": (option_types.Config, None),
+    "changes": (option_types.Changes, None),
 }
 """Options of ``SegmenterConfig`` with their defaults; those of ``EXECUTION`` join them."""
 

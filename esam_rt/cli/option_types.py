@@ -23,6 +23,11 @@ Checkpoint = Annotated[
         help="Weights: a .pth or .safetensors file, or a Hugging Face folder. Default: the model's own weights."
     ),
 ]
+Preset = Annotated[str, typer.Option(help="paper (grids 32/64) or fast (grids 16/32).")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings. It overrides the preset.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting. May be repeated.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N photos.", metavar="N")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]

@@ -1,1 +1,1 @@
-"""Adapters to other frameworks, one file each. A framework is imported when its adapter is used."""
+"""Adapters to other frameworks, one file each. An adapter imports its framework when it is used."""

@@ -41,8 +41,8 @@ from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.engine_trust import check_trusted, restrict_writing, store_folder
 from esam_rt.loading.events import Building, OnEvent, ignore
 from esam_rt.loading.library_caches import timing_cache
-from esam_rt.loading.networks import ENGINE_FILES
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
+from esam_rt.networks import ENGINE_FILES
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.atomic import output_error, write_json
 from esam_rt.storage.hashing import sha256_of

@@ -117,7 +117,7 @@ def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda
         EngineError: Neither model has a mask.
     """
     points = point_grid(SIDE)
-    rounds = -(-REPLAYED * engines.row.decode_batch // len(points)) if cuda_graphs else 1
+    rounds = -(-REPLAYED * engines.model.decode_batch // len(points)) if cuda_graphs else 1
     candidate = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
     baseline = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
     keys = zip(candidate.prompt_index, candidate.mask_index, strict=True)

@@ -15,8 +15,8 @@ from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.errors import EngineError, ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.engine_spec import EngineSpec, Gpu
-from esam_rt.loading.networks import ENGINE_FILES, GRAPHS
 from esam_rt.loading.onnx_cache import OnnxModel
+from esam_rt.networks import ENGINE_FILES, GRAPHS
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.manifest import listed_files
 

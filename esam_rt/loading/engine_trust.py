@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esam_rt.errors import ModelError
 from esam_rt.loading.engine_record import RECORD, EngineRecipe
-from esam_rt.loading.networks import ENGINE_FILES
+from esam_rt.networks import ENGINE_FILES
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.permissions import is_only_ours
 

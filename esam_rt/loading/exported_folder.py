@@ -12,8 +12,8 @@ import onnx
 from esam_rt.errors import ModelError
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.execution import PRECISIONS
-from esam_rt.loading.networks import GRAPHS
 from esam_rt.loading.onnx_cache import OnnxModel
+from esam_rt.networks import GRAPHS
 from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, listed_files

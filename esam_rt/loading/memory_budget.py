@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.errors import SettingsError
-from esam_rt.loading.networks import Networks
+from esam_rt.networks import Networks
+from esam_rt.sam.batching import AHEAD
 from esam_rt.sam.models import ModelSpec
-from esam_rt.sam.predictor import AHEAD, IMAGE_FEATURES, PROMPT_FEATURES
+from esam_rt.sam.predictor import IMAGE_FEATURES, PROMPT_FEATURES
 
 if TYPE_CHECKING:
     from esam_rt.engines.tensorrt.trt_engine import CallBytes, TensorRTEngine

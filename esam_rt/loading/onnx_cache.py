@@ -12,7 +12,7 @@ from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.loading.checkpoints import checkpoint_of
 from esam_rt.loading.events import OnEvent, Writing, ignore
-from esam_rt.loading.networks import GRAPHS, Networks
+from esam_rt.networks import GRAPHS, Networks
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.cache_dir import cache_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers

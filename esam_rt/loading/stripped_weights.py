@@ -13,8 +13,8 @@ from esam_rt.loading.checkpoints import expected_sha256
 from esam_rt.loading.engine_record import RECORD, EngineSet, brief
 from esam_rt.loading.engine_spec import EngineSpec
 from esam_rt.loading.events import OnEvent, ignore
-from esam_rt.loading.networks import ENGINE_FILES, GRAPHS
 from esam_rt.loading.onnx_cache import onnx_model
+from esam_rt.networks import ENGINE_FILES, GRAPHS
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.hashing import remembered_sha256
 from esam_rt.storage.manifest import listed_files

@@ -13,8 +13,8 @@ from esam_rt.engines.cuda.gpu_image import GpuImages
 from esam_rt.loading.events import OnEvent, SelfTesting, ignore
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.memory_budget import MARGIN, batch_within, largest_batch, tensorrt_need
-from esam_rt.loading.networks import ENGINES_BY_NETWORK, Networks
 from esam_rt.loading.onnxruntime_loader import load_onnxruntime
+from esam_rt.networks import ENGINES_BY_NETWORK, Networks
 from esam_rt.sam.models import ModelSpec
 from esam_rt.sam.predictor import Engines, Sam
 

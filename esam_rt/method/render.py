@@ -1,4 +1,4 @@
-"""From entities on the working grid to labels at the photo's resolution, with boundaries from logits."""
+"""Draws entities at the image's resolution, with boundaries from logits."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ from numpy.typing import NDArray
 from esam_rt.kernels.bits import unpack
 from esam_rt.kernels.upsample import paint
 from esam_rt.method.grid_entities import GridEntities
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import CELL_PX
-from esam_rt.sam.predictor import Sam
+from esam_rt.sam.promptable import Promptable
 
-RIM = 1e-3  # logit of a cell whose own logit contradicts the map: it was split off, or joined by another mask
+RIM = 1e-3  # logit of a cell whose own logit contradicts the map, because the cell was split off or joined
 
 
 def render_labels(
-    entities: GridEntities, sam: Sam, photo: EncodedPhoto, points_norm_xy: NDArray[np.float32]
+    entities: GridEntities, sam: Promptable, encoded: EncodedImage, points_norm_xy: NDArray[np.float32]
 ) -> NDArray[np.uint16]:
-    """Label map uint16 [H, W] of the photo: i + 1 where entity i has the highest logit, 0 outside the entities.
+    """Draw the label map of an image.
 
-    The logits of an entity are the maximum over the masks it was made of, forced to the sign that the map on the grid
-    has, and are interpolated bilinearly. points_norm_xy: all prompts of the photo, float32 [P, 2].
+    The logits of an entity are the maximum over the masks it was made of. They get the sign that the map has on the
+    grid, and are interpolated bilinearly.
+
+    Args:
+        entities: The entities.
+        sam: The model that decoded them.
+        encoded: The image.
+        points_norm_xy: All prompts of the image, float32 [P, 2] in [0, 1], x before y.
+
+    Returns:
+        uint16 [H, W]: i + 1 where entity i has the highest logit, 0 outside the entities.
     """
     wanted = sorted({source for sources in entities.sources for source in sources})
     row = {source: i for i, source in enumerate(wanted)}
-    prompt, output = np.array(wanted, np.intp).reshape(-1, 2).T
-    logits = sam.logits(photo, points_norm_xy[prompt], output.astype(np.uint8))
-    grid_h, grid_w = photo.geometry.grid_hw
+    prompt, mask_index = np.array(wanted, np.intp).reshape(-1, 2).T
+    logits = sam.logits(encoded, points_norm_xy[prompt], mask_index.astype(np.uint8))
+    grid_h, grid_w = encoded.geometry.grid_hw
     masks = unpack(entities.bits, entities.width)
     highest = np.full((grid_h, grid_w), -1, np.float32)
     crops, boxes = [], np.zeros((len(entities), 4), np.int32)
@@ -41,10 +50,10 @@ def render_labels(
         np.maximum(highest[y0:y1, x0:x1], crops[i], out=highest[y0:y1, x0:x1])
     fields = np.concatenate([np.zeros(0, np.float32), *(c.ravel() for c in crops)])
     offset = np.cumsum([0, *(c.size for c in crops)], dtype=np.int64)[:-1]
-    h, w = photo.geometry.orig_hw
-    rh, rw = photo.geometry.resized_hw
+    h, w = encoded.geometry.orig_hw
+    rh, rw = encoded.geometry.resized_hw
     labels = np.zeros((h, w), np.uint16)
-    # "None" is the negated highest logit: where three or more entities meet, all are negative between the cell centres,
-    # and yet there is no gap.
+    # The logit of "no entity" is the negated highest one. Where three or more entities meet, all logits are negative
+    # between the centers of the cells, and a fixed threshold would leave a gap.
     paint(labels, fields, offset, boxes, -highest, rh / CELL_PX / h, rw / CELL_PX / w)
     return labels

@@ -1,4 +1,4 @@
-"""Superpixels of a photo (E-SAM §3.2) and the density map made of them."""
+"""Superpixels of an image (E-SAM §3.2) and the density map made of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from esam_rt.settings import Superpixels as SuperpixelSettings
 
 @dataclass(frozen=True, eq=False)
 class SuperpixelMap:
-    """labels_hw: int32 [H, W] on the working grid, 0…K-1; small superpixels may own no cell.
+    """K superpixels of an image.
 
-    area: float64 [K], share of the photo. centroid_norm_xy: float32 [K, 2], x before y in [0, 1]² of the photo.
+    Attributes:
+        labels_hw: int32 [H, W] on the working grid, 0 to K - 1. Small superpixels may own no cell.
+        area: float64 [K], share of the image.
+        centroid_norm_xy: float32 [K, 2] in [0, 1] of the image, x before y.
     """
 
     labels_hw: NDArray[np.int32]
@@ -28,20 +31,40 @@ class SuperpixelMap:
         return len(self.area)
 
     def density_map(self, w_max: float) -> NDArray[np.float32]:
-        """M_D on the working grid (E-SAM eq. 3) with w_k = w_max (1 - a_k / max a): float32 [H, W] in [0, w_max]."""
+        """Return the density map M_D (E-SAM eq. 3): the weight of a superpixel is w_max (1 - area / largest area).
+
+        Args:
+            w_max: Weight of an infinitely small superpixel.
+
+        Returns:
+            float32 [H, W] on the working grid, in [0, w_max].
+        """
         weight = w_max * (1 - self.area / self.area.max())
         return np.asarray(weight.astype(np.float32)[self.labels_hw], np.float32)
 
 
 def reduced_hw(orig_hw: tuple[int, int], settings: SuperpixelSettings) -> tuple[int, int]:
-    """Pixels of a photo, height and width, when it is no longer than settings.long_side_px."""
+    """Return the height and width at which superpixels are found, in pixels.
+
+    Args:
+        orig_hw: Height and width of the image, in pixels.
+        settings: Numbers of the superpixels.
+    """
     h, w = orig_hw
     shrink = min(1.0, settings.long_side_px / max(h, w))
     return max(1, round(h * shrink)), max(1, round(w * shrink))
 
 
 def regions(image_hwc_rgb: NDArray[np.uint8], settings: SuperpixelSettings) -> NDArray[np.int32]:
-    """Superpixels of the photo scaled down to settings.long_side_px: int32 [h, w], numbered from 0."""
+    """Find the superpixels of an image.
+
+    Args:
+        image_hwc_rgb: uint8 [H, W, 3].
+        settings: Numbers of the superpixels.
+
+    Returns:
+        int32 [h, w] of the reduced image (see ``reduced_hw``), numbered from 0.
+    """
     h, w = image_hwc_rgb.shape[:2]
     sh, sw = reduced_hw((h, w), settings)
     small = image_hwc_rgb
@@ -50,7 +73,7 @@ def regions(image_hwc_rgb: NDArray[np.uint8], settings: SuperpixelSettings) -> N
     if settings.method == "slic":
         from skimage.segmentation import slic  # 0.3 s
 
-        # Of a photo that is not square there are fewer: as many a pixel.
+        # The number per pixel is constant, so an image that is not square has fewer.
         count = max(1, round(settings.count * sh * sw / max(sh, sw) ** 2))
         labels = slic(small, n_segments=count, compactness=settings.compactness, start_label=0, channel_axis=2)
         return np.unique(labels, return_inverse=True)[1].reshape(sh, sw).astype(np.int32)
@@ -64,7 +87,13 @@ def regions(image_hwc_rgb: NDArray[np.uint8], settings: SuperpixelSettings) -> N
 
 
 def superpixels(image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: SuperpixelSettings) -> SuperpixelMap:
-    """The photo's superpixels and their map on the working grid."""
+    """Find the superpixels of an image and map them to the working grid.
+
+    Args:
+        image_hwc_rgb: uint8 [H, W, 3], at most reduced to ``reduced_hw``.
+        geometry: The place of the image in the model's input.
+        settings: Numbers of the superpixels.
+    """
     labels = regions(image_hwc_rgb, settings)
     sh, sw = labels.shape
     count = int(labels.max()) + 1

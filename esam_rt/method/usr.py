@@ -1,4 +1,4 @@
-"""USR, under-segmentation refinement (E-SAM §3.4): prompts where nothing was found, and few masks to fill the gaps."""
+"""USR, under-segmentation refinement (E-SAM §3.4): new prompts in gaps, and few masks that fill them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,20 @@ from esam_rt.stages import Stage
 def new_prompts(
     entities: GridEntities, pixels: SuperpixelMap, parts: MaskSet, geometry: Geometry, settings: Usr, min_area: int
 ) -> NDArray[np.float32]:
-    """One prompt for each remaining superpixel (eq. 9), float32 [N, 2], x before y in [0, 1]² of the photo.
+    """Return one prompt for each superpixel that is mostly uncovered (E-SAM eq. 9).
 
-    parts: part and sub-part masks after adaptive NMS.
+    If a part mask holds the uncovered region, the prompt is the centroid of the smallest such mask, else of the region.
+
+    Args:
+        entities: Entities after EMR.
+        pixels: Superpixels of the image.
+        parts: Part and sub-part masks after adaptive NMS.
+        geometry: The place of the image in the model's input.
+        settings: Numbers of USR.
+        min_area: Smaller regions get no prompt, in cells.
+
+    Returns:
+        float32 [N, 2] in [0, 1] of the image, x before y.
     """
     labels = pixels.labels_hw
     free = ~unpack(entities.covered()[None], entities.width)[0]
@@ -36,15 +47,15 @@ def new_prompts(
     held_by = smallest_holders(parts.bits, parts.box_xyxy, parts.area, regions, settings.inside * left[remaining])
     cells = np.flatnonzero(regions >= 0)
     cells = cells[np.argsort(regions.ravel()[cells], kind="stable")]
-    of_region = np.split(cells, np.cumsum(left[remaining])[:-1])
-    alone = (np.divmod(of_region[k], labels.shape[1]) for k in np.flatnonzero(held_by < 0))
+    cells_of = np.split(cells, np.cumsum(left[remaining])[:-1])
+    free_regions = (np.divmod(cells_of[k], labels.shape[1]) for k in np.flatnonzero(held_by < 0))
     holders = (np.nonzero(unpack(parts.bits[m : m + 1], parts.width)[0]) for m in np.unique(held_by[held_by >= 0]))
-    points = {_inner_point(y, x) for some in (alone, holders) for y, x in some}
+    points = {_inner_point(y, x) for some in (free_regions, holders) for y, x in some}
     return geometry.from_cell_xy(np.array(sorted(points), np.float64).reshape(-1, 2))
 
 
 def _inner_point(y: NDArray[np.integer], x: NDArray[np.integer]) -> tuple[float, float]:
-    """Centroid x, y of a region, given by its cells row by row; its innermost cell where the centroid lies outside."""
+    """Centroid x, y of a region, or its innermost cell if the centroid lies outside."""
     cx, cy = float(x.sum() / len(x)), float(y.sum() / len(y))
     if ((x == round(cx)) & (y == round(cy))).any():
         return cx, cy
@@ -57,9 +68,16 @@ def _inner_point(y: NDArray[np.integer], x: NDArray[np.integer]) -> tuple[float,
 
 
 def fill_gaps(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:
-    """The final entities (eq. 10): a greedy cover of the gaps by the additional masks.
+    """Fill the gaps greedily with additional masks (E-SAM eq. 10).
 
-    What a mask newly covers joins the entity that it overlaps with an IoU above rho, or becomes an entity of its own.
+    The newly covered cells join the entity that the mask overlaps with an IoU above ``rho``. Without such an entity
+    they become a new one.
+
+    Args:
+        entities: Entities after EMR.
+        additional: Best masks of the new prompts.
+        settings: Numbers of USR.
+        min_area: Smaller fragments and smaller entities disappear, in cells.
     """
     h, w = entities.bits.shape[1], entities.width
     covered = entities.covered()

@@ -1,8 +1,7 @@
-"""An encoded image: its embedding and what the decoder needs of it."""
+"""EncodedImage: an image's embedding and what the decoder needs of it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,20 +11,30 @@ from numpy.typing import NDArray
 from esam_rt.engines import Kept
 from esam_rt.sam.geometry import PATCH_PX, Geometry
 
-_log = logging.getLogger("esam_rt")
-
 
 @dataclass(frozen=True, eq=False)
-class EncodedPhoto:
-    """embedding: float32 [1, C, h, w]. image_features: the encoder's other outputs, fed to each decoder call; they
-    stay on the device."""
+class EncodedImage:
+    """The encoder's outputs for one image.
+
+    Attributes:
+        embedding: float32 [1, C, h, w], on the host.
+        geometry: The place of the image in the model's input.
+        image_features: The encoder's other outputs by name. They stay on the device and are fed to each decoder call.
+    """
 
     embedding: NDArray[np.float32]
     geometry: Geometry
     image_features: Mapping[str, Kept] = field(default_factory=dict)
 
     def features_at(self, points_norm_xy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The embedding sampled bilinearly at [N, 2] points of [0, 1]², x before y: float32 [N, C]."""
+        """Sample the embedding bilinearly.
+
+        Args:
+            points_norm_xy: Points [N, 2] in [0, 1] of the image, x before y.
+
+        Returns:
+            float32 [N, C].
+        """
         position = self.geometry.to_input_px(points_norm_xy) / PATCH_PX - 0.5
         h, w = self.embedding.shape[2:]
         position = np.clip(position, 0, np.array([w, h], np.float32) - 1)

@@ -1,9 +1,8 @@
-"""Checks and scaling of input images."""
+"""Input images: checked arrays on the host or on a GPU."""
 
 from __future__ import annotations
 
-import logging
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -11,29 +10,74 @@ from numpy.typing import NDArray
 
 from esam_rt.engines.cuda.gpu_image import GpuImage
 from esam_rt.errors import InputError
-from esam_rt.sam.geometry import Geometry
-
-_log = logging.getLogger("esam_rt")
-Photo: TypeAlias = NDArray[np.uint8] | GpuImage
 
 
-def _padded(photo: NDArray[np.uint8], geometry: Geometry, side: int) -> NDArray[np.uint8]:
-    """The photo scaled, at the top left of a black square: uint8 [1, side, side, 3]."""
-    h, w = geometry.resized_hw
-    shrinks = max(geometry.orig_hw) > side
-    padded = np.zeros((1, side, side, 3), np.uint8)
-    padded[0, :h, :w] = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return padded
+class HostImage:
+    """A checked image in the host's memory. It has the interface of ``GpuImage``.
+
+    Args:
+        image_hwc_rgb: A NumPy array uint8 [H, W, 3] in RGB with at least one pixel.
+
+    Raises:
+        InputError: It is another kind of array.
+    """
+
+    def __init__(self, image_hwc_rgb: Any) -> None:
+        image = image_hwc_rgb
+        is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+        if not is_array or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+            raise InputError(f"Photo: expected a NumPy array uint8 [height, width, 3] in RGB, got {found}.")
+        self._image: NDArray[np.uint8] = np.asarray(image)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width, 3."""
+        return self._image.shape
+
+    def on_canvas(self, resized_hw: tuple[int, int], canvas_px: int) -> NDArray[np.uint8]:
+        """Scale the image and place it at the top left of a black square.
+
+        Args:
+            resized_hw: Height and width after scaling, in pixels.
+            canvas_px: Side of the square, in pixels.
+
+        Returns:
+            uint8 [1, canvas_px, canvas_px, 3].
+        """
+        h, w = resized_hw
+        shrinks = max(self.shape[:2]) > canvas_px
+        canvas = np.zeros((1, canvas_px, canvas_px, 3), np.uint8)
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        canvas[0, :h, :w] = cv2.resize(self._image, (w, h), interpolation=interpolation)
+        return canvas
+
+    def on_host(self, resized_hw: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the image itself, uint8 [H, W, 3]: nothing has to be copied.
+
+        Args:
+            resized_hw: Unused here. ``GpuImage`` copies the image at this size.
+        """
+        return self._image
 
 
-def check_photo(image_hwc_rgb: NDArray[np.uint8]) -> None:
-    """InputError unless uint8 [H, W, 3] with at least one pixel."""
-    found = f"{getattr(image_hwc_rgb, 'dtype', type(image_hwc_rgb).__name__)} {getattr(image_hwc_rgb, 'shape', '')}"
-    if (
-        not isinstance(image_hwc_rgb, np.ndarray)
-        or image_hwc_rgb.dtype != np.uint8
-        or image_hwc_rgb.ndim != 3
-        or image_hwc_rgb.shape[2] != 3
-        or 0 in image_hwc_rgb.shape
-    ):
-        raise InputError(f"Photo: expected a NumPy array uint8 [height, width, 3] in RGB, got {found}.")
+Image: TypeAlias = HostImage | GpuImage
+
+
+def from_dlpack(array: Any) -> Any:
+    """Read another library's array on the host in place, if it offers DLPack.
+
+    Args:
+        array: Any object. A NumPy array, and an object without DLPack, come back unchanged.
+
+    Raises:
+        InputError: NumPy cannot read the array.
+    """
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+        return array
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, TypeError, ValueError, RuntimeError) as e:
+        raise InputError(
+            f"Photo: expected an array uint8 [height, width, 3], found one that NumPy cannot read: {e}"
+        ) from e

@@ -1,4 +1,4 @@
-"""MODELS: one table, one row a model."""
+"""MODELS: the table of models. A new model is one row here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 @dataclass(frozen=True)
 class Remote:
-    """A published checkpoint."""
+    """A published checkpoint.
+
+    Attributes:
+        url: Address of the file.
+        size_bytes: Size of the file.
+        sha256: SHA-256 of the file, in hex.
+    """
 
     url: str
     size_bytes: int
@@ -20,7 +26,7 @@ class Remote:
 
     @property
     def file_name(self) -> str:
-        """As published."""
+        """The name of the published file."""
         return self.url.rpartition("/")[2]
 
 
@@ -41,14 +47,24 @@ class Footprint:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model; the mask grid has `input_px / 4` cells a side.
+    """One model.
 
-    score_min, stability_min, stability_offset (logits): its filters, as SAM's. theta_o, amg_nms: IoU thresholds of the
-    NMS over object masks and of automatic mask generation; E-SAM's and SAM's unless the model needs others.
-    decode_batch: prompts a decoder call on a CPU; larger batches fall out of the cache. points_per_prompt: that the
-    decoder takes; a single point is followed by padding. attention: of a ViT, the form that is fastest on a CPU, or
-    None where there is no choice. checkpoint: the file that ships, or None. remote: the
-    published one, or None. footprint: memory on a CPU, or None if it was not measured.
+    Attributes:
+        name: Name on the command line.
+        description: One line for ``esam-rt models``.
+        license: License of the weights.
+        input_px: Side of the square input, in pixels. The mask grid has ``input_px / 4`` cells a side.
+        score_min: Default of ``filters.score_min``.
+        stability_min: Default of ``filters.stability_min``.
+        stability_offset: Default of ``filters.stability_offset``, in logits.
+        decode_batch: Prompts of one decoder call on a CPU. Larger batches do not fit into the CPU's cache.
+        points_per_prompt: Points that the decoder takes for each prompt. A single point is followed by padding.
+        attention: The fastest attention form of a ViT on a CPU. ``None`` if there is only one form.
+        theta_o: Default of ``mmg.theta_o``: E-SAM's number unless the model needs another one.
+        amg_nms: Default of ``amg.nms``: SAM's number unless the model needs another one.
+        checkpoint: File of the weights that ship with the package, or ``None``.
+        remote: Published weights, or ``None``.
+        footprint: Memory on a CPU, or ``None`` if it was not measured.
     """
 
     name: str
@@ -68,7 +84,7 @@ class ModelSpec:
     footprint: Footprint | None = None
 
     def default_thresholds(self) -> dict[str, float]:
-        """The settings that a model decides where the user does not."""
+        """Return the numbers that replace ``None`` in the settings, by full name."""
         return {
             "filters.score_min": self.score_min,
             "filters.stability_min": self.stability_min,
@@ -84,8 +100,7 @@ META = "https://dl.fbaipublicfiles.com/segment_anything/"
 def _sam(
     name: str, description: str, remote: Remote, footprint: Footprint, attention: str | None = "bias"
 ) -> ModelSpec:
-    """A model with SAM's input and filters. At 4 prompts a call the decoder is within 6 % of its best rate and takes
-    half the memory of 8 (benchmarks/decoder.py)."""
+    """Make the row of a model with SAM's input and filters."""
     return ModelSpec(
         name=name,
         description=description,
@@ -94,7 +109,7 @@ def _sam(
         score_min=0.88,
         stability_min=0.95,
         stability_offset=1.0,
-        decode_batch=4,
+        decode_batch=4,  # within 6 % of the best rate, at half the memory of 8 (benchmarks/decoder.py)
         attention=attention,
         remote=remote,
         footprint=footprint,
@@ -102,15 +117,15 @@ def _sam(
 
 
 MODELS = {
-    row.name: row
-    for row in (
+    model.name: model
+    for model in (
         ModelSpec(
             name="tiny",
             description="small network that ships, for trying the runtime",
             license="Apache-2.0, data: see its card",
             input_px=512,
-            # Calibrated on coco/panoptic_dev: its scores and logits are lower than SAM's, and its masks of one
-            # entity differ more from each other.
+            # Calibrated on coco/panoptic_dev: scores and logits are lower than SAM's, and masks of one entity differ
+            # more from each other.
             score_min=0.3,
             stability_min=0.35,
             stability_offset=1.0,
@@ -167,7 +182,14 @@ MODELS = {
 
 
 def get_model(name: str) -> ModelSpec:
-    """The row of `name`; SettingsError with the nearest names otherwise."""
+    """Return the row of a model.
+
+    Args:
+        name: Name of the model.
+
+    Raises:
+        SettingsError: The name is unknown; the message gives the nearest names.
+    """
     if name not in MODELS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, MODELS)}")
     return MODELS[name]

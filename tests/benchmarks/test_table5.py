@@ -32,7 +32,6 @@ from esam_rt.export.model import VITS
 from esam_rt.loading import onnxruntime_loader
 from esam_rt.loading.doctor import Diagnosis, Finding, State
 from esam_rt.sam.point_grids import point_grid
-from esam_rt.settings import Filters
 from tests.support.cuda_on_cpu import place_photo
 from tests.support.fake_onnxruntime import FakeGpu
 
@@ -259,7 +258,7 @@ def test_both_sides_have_the_same_weights_photo_and_prompts(small: Job) -> None:
             input_labels=torch.ones(1, len(points), 1, dtype=torch.int),
         )
     sam = table5_measure.our_sam(("onnxruntime", "cpu", "fp32"), small)
-    everything = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+    everything = None
     found = sam.decode(sam.encode(table5_measure.photo()), points, 0, everything)
     assert len(found.predicted_iou) == 3 * len(points)
     assert np.abs(found.predicted_iou - out.iou_scores[0].numpy()[found.prompt_index, found.mask_index]).max() < 1e-3

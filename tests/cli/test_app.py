@@ -324,7 +324,8 @@ from esam_rt.cli import app
 try:
     app.app(["run", "--help"])
 except SystemExit as e:
-    heavy = {"numpy", "pydantic", "numba", "onnxruntime", "rich.progress", "skimage", "cv2", "torch", "onnx_ir", "PIL"} & sys.modules.keys()
+    heavy = {"numpy", "pydantic", "numba", "onnxruntime", "rich.progress", "skimage", "cv2", "torch", "onnx_ir", "PIL"}
+    heavy &= sys.modules.keys()
     sys.exit(e.code or ", ".join(sorted(heavy)) or 0)
 """
     result = python("-c", script)

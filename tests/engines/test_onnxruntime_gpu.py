@@ -394,7 +394,7 @@ def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
     photo = sam.encode(image)
     gpu.memory_ends = True
     found = sam.decode(photo, point_grid(8), 0, EVERYTHING)
-    assert sam._batch == 32
+    assert sam.batch_size == 32
     sam_of_one_batch = load_sam("tiny", ExecutionConfig(device="cuda"))
     wanted = sam_of_one_batch.decode(sam_of_one_batch.encode(image), point_grid(8), 0, EVERYTHING)
     sam_of_one_batch.close()

@@ -18,7 +18,7 @@ from esam_rt.engines.cuda.gpu_image import GpuImages
 from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
-from esam_rt.sam.predictor import AHEAD
+from esam_rt.sam.batching import AHEAD
 from tests.engines.test_tensorrt_engine import PROFILE, feed, following, scaling
 from tests.support.cuda_on_cpu import place_photo
 from tests.support.fake_cuda import CaptureMode, FakeCuda, Status

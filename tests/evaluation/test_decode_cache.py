@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import pytest
 
-from esam_rt import EntitySegmenter, Settings, segmenter
+from esam_rt import EntitySegmenter, Settings
 from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
@@ -27,7 +26,7 @@ CHANGES: list[dict[str, object]] = [
 ]
 
 
-def test_many_settings_and_methods_over_photos_decode_each_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_settings_and_methods_over_photos_decode_each_prompt_once() -> None:
     photos = [noisy_scene(seed) for seed in (1, 2)]
     variants = [(change, "e-sam") for change in CHANGES] + [({}, method) for method in METHODS]
     expected = {
@@ -36,7 +35,6 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once(monkeypat
         for v, (change, method) in enumerate(variants)
     }
     pixels = CachingSuperpixels()
-    monkeypatch.setattr(segmenter, "superpixels", pixels)
     for seed, (scene, photo) in enumerate(photos):
         engines = scene.engines()
         seen: Counter[bytes] = Counter()
@@ -59,7 +57,7 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once(monkeypat
         sam = Sam(ROW, cache.engines(), "0" * 64)
         pixels.clear()
         for v, (change, method) in enumerate(variants):
-            result = EntitySegmenter(sam, settings=settings_of(change), method=method)(photo)
+            result = EntitySegmenter(sam, settings=settings_of(change), method=method, superpixels=pixels)(photo)
             np.testing.assert_array_equal(result.labels, expected[seed, v].labels)
             np.testing.assert_array_equal(result.score, expected[seed, v].score)
         assert encoded == 1

@@ -61,7 +61,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> list[Sam]:
 
     def load(model: str, *rest: Any) -> Sam:
         loaded.append(Scene.of_label_maps(quadrants(), score=(0.90, 0.91, 0.99)).sam())
-        loaded[-1].row = replace(loaded[-1].row, name=model)
+        loaded[-1].model = replace(loaded[-1].model, name=model)
         return loaded[-1]
 
     monkeypatch.setattr("esam_rt.loading.loader.load_sam", load)
@@ -127,7 +127,7 @@ def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: l
 
     def load(model: str, *rest: Any) -> Sam:
         sam = Scene.of_label_maps(quadrants()).sam()
-        sam.row = replace(sam.row, name=model)
+        sam.model = replace(sam.model, name=model)
         sam.engines.encoder.infer = broken  # type: ignore[assignment]
         return sam
 

@@ -29,8 +29,8 @@ from esam_rt.loading.engine_cache import engine_set, given_engines, outdated, re
 from esam_rt.loading.engine_record import RECORD, EngineSet, checked
 from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.events import Building, Event
-from esam_rt.loading.networks import ENGINE_FILES
 from esam_rt.loading.onnx_cache import onnx_model
+from esam_rt.networks import ENGINE_FILES
 from esam_rt.run import folder_run
 from esam_rt.sam.models import MODELS, WEIGHTS
 from tests.cli.test_app import assert_one_error_line, call

@@ -149,7 +149,7 @@ def test_graphs_and_batches_follow_the_device(
     monkeypatch.setattr(
         "esam_rt.engines.onnxruntime.ort_engine.OnnxRuntimeEngine", lambda path, **options: asked.append(options)
     )
-    assert load_sam("vit_b", ExecutionConfig(device=device)).row.decode_batch == batch
+    assert load_sam("vit_b", ExecutionConfig(device=device)).model.decode_batch == batch
     placed = {"in_arena": False, "whole": False, "cuda_graphs": False} if device == "cuda" else {}
     assert asked == [form, *[{"device": device, "threads": None, **placed}] * 4]
     load_sam("tiny", ExecutionConfig(device=device))
@@ -488,7 +488,7 @@ def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: 
     cuda = use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda(memory=need(40)))).cuda
     with caplog.at_level(logging.WARNING):
         sam = load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32"))
-        assert 30 < sam.row.decode_batch < 40
+        assert 30 < sam.model.decode_batch < 40
         photo = sam.encode(photo_of(np.arange(64).reshape(8, 8), scale=64))
         sam.decode(photo, point_grid(10), 0, EVERYTHING)
     assert not caplog.records
@@ -502,7 +502,7 @@ def test_a_budget_on_a_gpu(built: list[str], monkeypatch: pytest.MonkeyPatch) ->
     for batch in (7, 64):
         with_budget = ExecutionConfig("tensorrt", precision="fp32", memory_mb=-(-need(batch) // MB))
         sam = load_sam("tiny", with_budget)
-        assert batch <= sam.row.decode_batch <= batch + 1
+        assert batch <= sam.model.decode_batch <= batch + 1
         sam.close()
     least = -(-need(1) // MB)
     with pytest.raises(SettingsError, match=rf"expected at least {least} MB, which tiny in these engines of tensorrt"):

@@ -18,19 +18,18 @@ from esam_rt.errors import EngineError, SettingsError
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.memory_budget import MB, batch_within, largest_batch, onnxruntime_need, tensorrt_need
-from esam_rt.loading.networks import Networks
 from esam_rt.loading.onnx_cache import onnx_model
+from esam_rt.networks import Networks
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Engines, Sam
-from esam_rt.settings import Filters
 from tests.cli.test_app import assert_one_error_line, call
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_tensorrt import FakeTensorRT, make_plan
 from tests.support.scene import photo_of, quadrants
 
 TINY = MODELS["tiny"]
-EVERYTHING = Filters(score_min=-1.0, stability_min=0.0, stability_offset=1.0, min_area=1)
+EVERYTHING = None
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(-5, 400))
@@ -71,7 +70,7 @@ def test_every_model_was_measured() -> None:
 @pytest.mark.parametrize(("memory_mb", "batch"), [(None, 16), (1000, 16), (156, 15), (150, 15)])
 def test_batches_on_the_cpu(memory_mb: int | None, batch: int) -> None:
     sam = load_sam("tiny", ExecutionConfig(memory_mb=memory_mb))
-    assert sam.row.decode_batch == batch
+    assert sam.model.decode_batch == batch
     sam.close()
 
 

@@ -9,11 +9,11 @@ from scipy.sparse.csgraph import connected_components
 
 from esam_rt.kernels.similarity import cosine_similarity
 from esam_rt.masks import MaskSet
-from esam_rt.method.emr import _merge
+from esam_rt.method.emr import merge_entities
 from esam_rt.method.gallery import Gallery
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.superpixels import SuperpixelMap
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Emr
 from esam_rt.stages import Stage
@@ -40,10 +40,10 @@ class Patchwork:
         labels = cells_of(rng, pixels)
         centroid = np.array([np.argwhere(labels == k).mean(0)[::-1] for k in range(pixels)])
         self.pixels = SuperpixelMap(labels, np.ones(pixels) / pixels, GEOMETRY.from_cell_xy(centroid))
-        self.photo = EncodedPhoto(rng.normal(size=(1, 4, 16, 16)).astype(np.float32), GEOMETRY)
+        self.photo = EncodedImage(rng.normal(size=(1, 4, 16, 16)).astype(np.float32), GEOMETRY)
         self.asked: set[int] = set()
         self.gallery = Gallery(side, GEOMETRY, self._decode)
-        self._index = {tuple(p): i for i, p in enumerate(self.gallery._points_01.tolist())}
+        self._index = {tuple(p): i for i, p in enumerate(self.gallery.points_norm_xy.tolist())}
         neighbors = dense_touching_pairs(self.labels)
         self.answers = np.zeros((side**2, *GRID), bool)
         for answer, (y, x) in zip(self.answers, self.gallery.cells_yx, strict=True):
@@ -95,7 +95,7 @@ def test_what_is_merged_and_asked_is_what_the_definition_says(seed: int, gallery
     before = set(range(256)) if gallery == "exact" else set(range(0, 256, 7))
     p.gallery.ask(np.isin(np.arange(256), sorted(before)))
     assert p.asked == before
-    merged = _merge(p.entities, p.gallery, p.photo, p.pixels, settings, 1)
+    merged = merge_entities(p.entities, p.gallery, p.photo, p.pixels, settings, 1)
 
     candidates = p.candidates(settings)
     asked = set(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tracemalloc
 from typing import cast
@@ -17,14 +16,14 @@ from scipy import ndimage
 from esam_rt import EntityMap, Settings
 from esam_rt.errors import InputError
 from esam_rt.masks import Level, MaskSet
-from esam_rt.method.emr import _votes, refine_entities
+from esam_rt.method.emr import guidance_votes, refine_entities
 from esam_rt.method.gallery import Gallery
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.mmg import multi_level_masks
 from esam_rt.method.render import render_labels
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.method.usr import fill_gaps, new_prompts
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
@@ -86,7 +85,7 @@ def test_geometry(orig_hw: tuple[int, int], resized_hw: tuple[int, int], grid_hw
 
 def test_features_are_sampled_bilinearly() -> None:
     embedding = np.random.default_rng(0).normal(size=(1, 5, 16, 16)).astype(np.float32)
-    photo = EncodedPhoto(embedding, Geometry.of((192, 256), 256))
+    photo = EncodedImage(embedding, Geometry.of((192, 256), 256))
     points = np.array([[0.5, 0.5], [0, 0], [1, 1], [(3 + 0.5) / 16, (2 + 0.5) / 12]], np.float32)
     got = photo.features_at(points)
     e = embedding[0]
@@ -114,7 +113,7 @@ def test_decoding_sorts_levels_by_area_and_filters() -> None:
         y, x = photo.geometry.to_cell_yx(point_grid(16)[masks.prompt_index[i] - 100][None])[0]
         truth = maps[::-1][masks.mask_index[i]]
         np.testing.assert_array_equal(dense[i], truth == truth[y, x])
-    unstable = sam.decode(photo, point_grid(16), 0, dataclasses.replace(filters, stability_offset=5))
+    unstable = sam.decode(photo, point_grid(16), 0, filters.with_changes(stability_offset=5))
     assert len(unstable) == 0
 
 
@@ -164,7 +163,7 @@ def test_votes_follow_equation_6() -> None:
         level=[0, 1, 0, 1, 2, 0],
     )
     fine = MaskSet(**{**fine.__dict__, "is_best": np.array([False, True, False, True, True, True])})
-    votes = _votes(fine, 5, Emr())
+    votes = guidance_votes(fine, 5, Emr())
     # 0: 0.95 - 0.90 < tau, its object; 1: 0.99 - 0.85 ≥ tau, its best; 2: no object passed; 4: nothing passed.
     assert votes.tolist() == [0, 3, 4, 5, -1]
 
@@ -176,7 +175,7 @@ def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) 
     )
     embedding = np.zeros((1, 2, 16, 16), np.float32)
     embedding[0] = features[:, None, :]
-    photo = EncodedPhoto(embedding, GEOMETRY)
+    photo = EncodedImage(embedding, GEOMETRY)
     pixels = pixel_strips(list(range(0, 65, 2)))
     gallery = Gallery(1, GEOMETRY, lambda points_norm_xy: MaskSet.from_bool(strip(gallery_span)))
     return refine_entities(objects, gallery, photo, pixels, Emr(), 4)
@@ -207,7 +206,7 @@ def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_source
     def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
         return MaskSet.from_bool(strip(*[(0, 44)] * len(points_norm_xy)), prompt_index=np.arange(len(points_norm_xy)))
 
-    photo = EncodedPhoto(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
+    photo = EncodedImage(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
     entities = refine_entities(objects, Gallery(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
     assert [sorted(sources) for sources in entities.sources] == [[(5, 0), (6, 0), (7, 0)], [(8, 0)]]
     assert entities.area.tolist() == [44 * 16, 14 * 16]
@@ -436,7 +435,7 @@ def test_rendering_matches_whole_fields(seed: int) -> None:
         def logits(self, photo: object, points_norm_xy: NDArray[np.float32], output: object) -> NDArray[np.float32]:
             return logits[(points_norm_xy[:, 0] // 2).astype(int)]
 
-    photo = EncodedPhoto(np.zeros((1, 1, 16, 16), np.float32), geometry)
+    photo = EncodedImage(np.zeros((1, 1, 16, 16), np.float32), geometry)
     labels = render_labels(entities, cast(Sam, Answers()), photo, points)
 
     raw = [logits[[p for p, _ in s]].max(0) for s in sources]

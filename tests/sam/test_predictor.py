@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt.errors import EngineError, InputError, OutOfMemoryError
-from esam_rt.sam.encoded_image import EncodedPhoto
+from esam_rt.errors import DecodingCancelledError, EngineError, InputError, OutOfMemoryError
+from esam_rt.sam.batching import AHEAD
+from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.predictor import AHEAD, Sam
+from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
 from tests.support.scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
 
@@ -22,14 +24,14 @@ FILTERS = Filters(score_min=0.5, stability_min=0.5, stability_offset=1.0)
 GEOMETRY = Geometry.of((INPUT_PX // 2, INPUT_PX), INPUT_PX)
 
 
-def spied(points_per_prompt: int) -> tuple[Sam, EncodedPhoto, list[dict[str, NDArray[Any]]]]:
+def spied(points_per_prompt: int) -> tuple[Sam, EncodedImage, list[dict[str, NDArray[Any]]]]:
     """A model that keeps what its decoder is fed."""
     feeds: list[dict[str, NDArray[Any]]] = []
     scene = Scene.of_label_maps(quadrants())
     spy = FakeEngine(lambda feed: (feeds.append(dict(feed)), scene.decode(feed))[1])
     row = replace(ROW, points_per_prompt=points_per_prompt, decode_batch=3)
     sam = Sam(row, replace(scene.engines(), decoder=spy), "0" * 64)
-    photo = EncodedPhoto(np.zeros((1, 3, SIDE // 4, SIDE // 4), np.float32), GEOMETRY, {"image_keys": np.ones(3)})
+    photo = EncodedImage(np.zeros((1, 3, SIDE // 4, SIDE // 4), np.float32), GEOMETRY, {"image_keys": np.ones(3)})
     return sam, photo, feeds
 
 
@@ -67,7 +69,7 @@ def test_prompts_that_the_score_filter_drops_are_not_upscaled() -> None:
     scene.score[: SIDE**2 // 2] = 0.2
     spy = FakeEngine(lambda feed: (upscaled.append(feed["index"].tolist()), scene.upscale(feed))[1])
     sam = Sam(replace(ROW, decode_batch=3), replace(scene.engines(), mask_head=spy), "0" * 64)
-    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    photo = EncodedImage(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.array([[0.5, y] for y in (0.1, 0.9, 0.2, 0.3, 0.4, 0.1, 0.8, 0.9)], np.float32)
     masks = sam.decode(photo, points, 10, FILTERS)
     assert upscaled == [[1], [0, 1]], "the second batch has none"
@@ -92,7 +94,7 @@ def test_batches_shrink_where_memory_ends(
     row, engines = replace(ROW, decode_batch=16), scene.engines()
     limits = {"mask_head" if of_masks else "decoder": FakeEngine(limited)}
     sam = Sam(row, replace(engines, **limits), "0" * 64, overlaps=overlaps)
-    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    photo = EncodedImage(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (20, 2)).astype(np.float32)
     expected = Sam(row, scene.engines(), "0" * 64).decode(photo, points, 3, FILTERS)
     if fits == 0:
@@ -110,7 +112,7 @@ def test_batches_shrink_where_memory_ends(
     first = len(asked)
     sam.decode(photo, points, 3, FILTERS)
     assert max(asked[first:]) == {5: 4, 2: 2, 1: 1}[fits], "the next photo asks for no more"
-    assert sam._batch == {5: 4, 2: 2, 1: 1}[fits]
+    assert sam.batch_size == {5: 4, 2: 2, 1: 1}[fits]
     (record,) = caplog.records
     assert "GPU 0: out of memory. Going on with at most 8 prompts a call instead of 16." in record.getMessage()
 
@@ -132,7 +134,7 @@ def test_masks_are_fetched_while_the_next_batch_is_decoded() -> None:
         return scene.upscale(feed)
 
     engines = replace(scene.engines(), decoder=FakeEngine(decode), mask_head=FakeEngine(masks))
-    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    photo = EncodedImage(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (40, 2)).astype(np.float32)
     sam = Sam(replace(ROW, decode_batch=3), engines, "0" * 64, overlaps=True)
     found = sam.decode(photo, points, 0, FILTERS)
@@ -157,7 +159,7 @@ def test_an_error_ends_what_overlaps(stage: str) -> None:
     sam = Sam(
         replace(ROW, decode_batch=3), replace(scene.engines(), **{stage: FakeEngine(failing)}), "0" * 64, overlaps=True
     )
-    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    photo = EncodedImage(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (40, 2)).astype(np.float32)
     with pytest.raises(EngineError, match="broken"):
         sam.decode(photo, points, 0, FILTERS)
@@ -176,7 +178,7 @@ def test_a_short_rest_that_fails_once_shrinks_nothing_for_good() -> None:
         return scene.decode(feed)
 
     sam = Sam(replace(ROW, decode_batch=16), replace(scene.engines(), decoder=FakeEngine(once)), "0" * 64)
-    photo = EncodedPhoto(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
+    photo = EncodedImage(np.zeros((1, 3, 4, 4), np.float32), Geometry.of((INPUT_PX, INPUT_PX), INPUT_PX))
     points = np.random.default_rng(0).uniform(0, 1, (18, 2)).astype(np.float32)
     for _ in range(2):
         assert len(sam.decode(photo, points, 0, FILTERS)) == 18 * 3
@@ -235,3 +237,84 @@ def test_prompts_that_a_model_does_not_take(
     with pytest.raises(InputError, match=message):
         sam.decode(photo, np.zeros(shape, np.float32), 0, FILTERS, labels=labels)
     assert not feeds
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_predict_gives_every_mask_of_a_point_in_pixels(k: int) -> None:
+    """The same masks as `decode` without filters; pixels are those of the image, not of the input."""
+    scene = Scene.of_label_maps(quadrants(), score=(0.1, -0.2, 0.3))
+    sam = Sam(replace(ROW, points_per_prompt=k, decode_batch=3), scene.engines(), "0" * 64)
+    encoded = sam.encode(np.zeros((50, 100, 3), np.uint8))
+    pixels = np.array([[10, 20], [99.5, 0], [50, 49], [3, 3]])
+    masks = sam.predict(encoded, points=pixels.tolist())
+    assert masks.prompt_index.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert masks.mask_index.tolist() == [0, 1, 2] * 4
+    assert masks.best_level().predicted_iou.tolist() == pytest.approx([0.3] * 4)
+    expected = sam.decode(encoded, (pixels / [100, 50]).astype(np.float32), 0, None)
+    for name in ("bits", "prompt_index", "predicted_iou", "area", "level"):
+        np.testing.assert_array_equal(getattr(masks, name), getattr(expected, name))
+    assert len(sam.predict(encoded, points=np.zeros((0, 2)))) == 0
+
+
+def test_predict_feeds_boxes_and_labels() -> None:
+    sam, encoded, feeds = spied(2)  # an image of 128 x 256 in an input of 256 x 256
+    sam.predict(encoded, boxes=[[10, 20, 200, 100]])
+    sam.predict(encoded, points=[[10, 20], [30, 40]], labels=[1, 0])
+    np.testing.assert_allclose(feeds[0]["points_xy_px"], [[[10, 20], [200, 100]]])
+    assert feeds[0]["labels"].tolist() == [[2, 3]]
+    np.testing.assert_allclose(feeds[1]["points_xy_px"], [[[10, 20], [0, 0]], [[30, 40], [0, 0]]])
+    assert feeds[1]["labels"].tolist() == [[1, -1], [0, -1]]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({}, "expected either points or boxes"),
+        ({"points": [[1, 2]], "boxes": [[1, 2, 3, 4]]}, "expected either points or boxes"),
+        ({"points": [1, 2]}, r"expected points \[N, 2\] in pixels, all finite, got \[2\]"),
+        ({"points": [[1, float("nan")]]}, "all finite"),
+        ({"points": "here"}, "found no array of numbers"),
+        ({"boxes": [[1, 2, 3]]}, r"expected boxes \[N, 4\] in pixels, all finite, got \[1, 3\]"),
+        ({"boxes": [[1, 2, 3, 4]], "labels": [1]}, "labels belong to points"),
+        ({"points": [[1, 2]], "labels": [1, 1]}, r"expected 1 labels, one for each point, got \[2\]"),
+        ({"points": [[1, 2]], "labels": [7]}, r"labels \(1, -1\) or .*\[\[7, -1\]\]"),
+    ],
+)
+def test_predict_refuses_other_prompts(prompts: dict[str, Any], message: str) -> None:
+    sam, encoded, feeds = spied(2)
+    with pytest.raises(InputError, match=message):
+        sam.predict(encoded, **prompts)
+    assert not feeds
+
+
+def test_a_model_of_single_points_takes_no_boxes_and_no_background() -> None:
+    sam, encoded, _ = spied(1)
+    for prompts in ({"boxes": [[1, 2, 3, 4]]}, {"points": [[1, 2]], "labels": [0]}):
+        with pytest.raises(InputError, match=r"expects points \[N, 1, 2\] with labels \(1,\)"):
+            sam.predict(encoded, **prompts)
+
+
+def test_open_filters_are_the_models_own() -> None:
+    sam, encoded, _ = spied(2)
+    points = np.random.default_rng(0).uniform(0, 1, (9, 2)).astype(np.float32)
+    own = Filters(score_min=ROW.score_min, stability_min=ROW.stability_min, stability_offset=ROW.stability_offset)
+    found, expected = (sam.decode(encoded, points, 0, filters) for filters in (Filters(), own))
+    assert len(found) == 27
+    np.testing.assert_array_equal(found.bits, expected.bits)
+
+
+def test_a_cancelled_decoder_stops_before_the_next_batch() -> None:
+    cancel, calls = CancelToken(), []
+    scene = Scene.of_label_maps(quadrants())
+
+    def decode(feed: dict[str, Any]) -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 2:
+            cancel.cancel()
+        return scene.decode(feed)
+
+    sam = Sam(replace(ROW, decode_batch=3), replace(scene.engines(), decoder=FakeEngine(decode)), "0" * 64)
+    encoded = sam.encode(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DecodingCancelledError):
+        sam.decode(encoded, np.full((20, 2), 0.5, np.float32), 0, FILTERS, cancel=cancel)
+    assert len(calls) == 2

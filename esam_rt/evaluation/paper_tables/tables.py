@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from esam_rt._version import __version__
 from esam_rt.errors import InputError, SettingsError
@@ -27,17 +26,14 @@ from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown
 from esam_rt.evaluation.reports.interval_plot import forest
 from esam_rt.evaluation.truth.bsds_truth import RegionTruth
 from esam_rt.evaluation.truth.true_photo import TruePhoto
-from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.run.output_folder import remove
 from esam_rt.run.resume import check_same
-from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.settings import Settings
 from esam_rt.sources.decode import read_photo
 from esam_rt.storage.atomic import write_json, write_text
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
-from esam_rt.tracing import Trace
 
 TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)
@@ -68,12 +64,7 @@ class RowSegmenter(EntitySegmenter):
     """Shares superpixels with the other rows."""
 
     def __init__(self, sam: Sam, settings: Settings, method: str, pixels: CachingSuperpixels) -> None:
-        super().__init__(sam, settings=settings, method=method)
-        self._shared = pixels
-
-    def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, trace: Trace) -> SuperpixelMap:
-        with trace.span("superpixels"):
-            return self._shared(image_hwc_rgb, geometry, self.settings.superpixels)
+        super().__init__(sam, settings=settings, method=method, superpixels=pixels)
 
 
 def run_table(
@@ -99,9 +90,9 @@ def run_table(
         "esam_rt": __version__,
         "title": title,
         "model": {
-            "name": sam.row.name,
+            "name": sam.model.name,
             "checkpoint_sha256": sam.checkpoint_sha256,
-            "default_thresholds": sam.row.default_thresholds(),
+            "default_thresholds": sam.model.default_thresholds(),
         },
         "engines": {
             "backend": execution.backend,
@@ -116,7 +107,7 @@ def run_table(
         "rows": {row.name: {"method": row.method, "changes": dict(row.changes)} for row in rows},
     }
     cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
-    cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
+    cached = Sam(sam.model, cache.engines(), sam.checkpoint_sha256)
     with ExitStack() as stack:
         segmenters = {  # before _begin: rows that cannot be must not cost an earlier table
             row.name: stack.enter_context(

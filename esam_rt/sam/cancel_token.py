@@ -1,0 +1,44 @@
+"""CancelToken: tells decoding in other threads to stop."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from esam_rt.errors import DecodingCancelledError
+
+
+class CancelToken:
+    """A flag that is set once. As a context manager it is set at the end of the block.
+
+    Args:
+        parent: A token that cancels this one too.
+    """
+
+    def __init__(self, parent: CancelToken | None = None) -> None:
+        self._cancelled, self._parent = threading.Event(), parent
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True after ``cancel`` of this token or of its parent."""
+        return self._cancelled.is_set() or (self._parent is not None and self._parent.is_cancelled)
+
+    def cancel(self) -> None:
+        """Set the flag."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Stop the caller if the flag is set.
+
+        Raises:
+            DecodingCancelledError: The flag is set.
+        """
+        if self.is_cancelled:
+            raise DecodingCancelledError("Decoding was cancelled.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.cancel()
