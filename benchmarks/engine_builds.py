@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.export_memory import write_checkpoint
-from benchmarks.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engines.tensorrt.builder import BuildOptions
 from esam_rt.export.model import VITS, Precision
 from esam_rt.loading.engine_cache import engine_set

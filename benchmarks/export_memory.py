@@ -13,14 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.model import VITS, Precision, export_model
 
 
 def write_checkpoint(model: str, path: Path) -> int:
     """A checkpoint with SAM's names; returns its size in bytes."""
-    from benchmarks.reference import random_sam
+    from benchmarks.lib.torch_sam import random_sam
     from tests.support.checkpoints import sam_state_dict, save_pth
 
     save_pth(path, sam_state_dict(random_sam(VITS[model])))

@@ -25,7 +25,7 @@ from typing import Any
 
 from skimage import data
 
-from benchmarks.measure import in_fresh_process
+from benchmarks.lib.measure import in_fresh_process
 
 ROOT = Path(__file__).parents[1]
 RUN = ("-m", "esam_rt", "run", "PHOTO", "--out", "OUT", "--overwrite", "--quiet")

@@ -112,7 +112,7 @@ def pytorch_model(name: str, checkpoint: Path, attention: str = "sdpa") -> Any:
     try:
         import torch
 
-        from benchmarks.reference import sam_model
+        from benchmarks.lib.torch_sam import sam_model
     except ImportError as e:
         raise SkippedError(f"{e.name} is not installed: pip install torch transformers") from e
     if name not in VITS:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from skimage import data
 
-from benchmarks.measure import in_fresh_process, status_mb
+from benchmarks.lib.measure import in_fresh_process, status_mb
 from esam_rt import Settings, __version__
 from esam_rt.run.folder_run import run_photos
 from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter

@@ -4,10 +4,10 @@
 would measure, `--only 'ours*cuda*'` a part of that. Each column is measured in a process of its own, one after the
 other, and what fails or takes too long is noted with its reason. Columns that the JSON file has are not measured again,
 so a call that `--minutes` ends is gone on with by the same command; `--merge a.json b.json` puts files together. Where
-packages are missing and there is no network: benchmarks/carry.py.
+packages are missing and there is no network: benchmarks/lib/carry.py.
 
 Both sides have the same weights, photo and prompts. Without `--checkpoint` the weights are random, with smooth masks
-(`random_sam` in benchmarks/reference.py). Half of the prompts pass the score filter. On a GPU 5,120 prompts are
+(`random_sam` in benchmarks/lib/torch_sam.py). Half of the prompts pass the score filter. On a GPU 5,120 prompts are
 decoded, on a CPU fewer, and scaled. MMG, EMR and USR run on the CPU on what `tiny` finds in scikit-image's photos with
 the preset `paper`, since random masks are no objects; it keeps fewer masks than SAM, so they are lower bounds. `12 MP
 photo` is scaling and encoding one that lies on the host, or on the GPU. PyTorch is transformers' `SamModel`, 64 prompts
@@ -32,9 +32,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.isolated import measure_all
-from benchmarks.table5_measure import Job, measure
-from benchmarks.table5_rows import Row, cards_and_driver, markdown, merged, outdated, rows_of, selected
+from benchmarks.lib.isolated import measure_all
+from benchmarks.lib.table5_measure import Job, measure
+from benchmarks.lib.table5_rows import Row, cards_and_driver, markdown, merged, outdated, rows_of, selected
 from esam_rt import __version__
 from esam_rt.engines.onnxruntime.providers import PROVIDERS, missing_tensorrt
 from esam_rt.export.model import VITS

@@ -34,7 +34,7 @@ class Footprint:
     prompt: float
 
 
-FOOTPRINTS = {  # benchmarks/memory.py, x86-64, ONNX Runtime 1.32, two threads
+FOOTPRINTS = {  # benchmarks/engine_memory.py, x86-64, ONNX Runtime 1.32, two threads
     "tiny": Footprint(45, 150, 7),
     "vit_t": Footprint(80, 390, 56),
     "vit_b": Footprint(400, 970, 56),

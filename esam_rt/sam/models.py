@@ -67,7 +67,7 @@ META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 def _sam(name: str, description: str, remote: Remote, attention: str | None = "bias") -> ModelSpec:
     """A model with SAM's input and filters. At 4 prompts a call the decoder is within 6 % of its best rate and takes
-    half the memory of 8 (benchmarks/decoder.py)."""
+    half the memory of 8 (benchmarks/decoder_speed.py)."""
     return ModelSpec(
         name=name,
         description=description,

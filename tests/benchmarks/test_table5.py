@@ -19,13 +19,14 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import isolated, table5, table5_measure
-from benchmarks.isolated import measure_all, measured
-from benchmarks.measure import status_mb
+from benchmarks import table5
+from benchmarks.lib import isolated, table5_measure
+from benchmarks.lib.isolated import measure_all, measured
+from benchmarks.lib.measure import status_mb
+from benchmarks.lib.table5_measure import Job
+from benchmarks.lib.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
+from benchmarks.lib.torch_sam import random_sam
 from benchmarks.real_weights import pytorch_model
-from benchmarks.reference import random_sam
-from benchmarks.table5_measure import Job
-from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
 from esam_rt.engines.cuda import device
 from esam_rt.export.configs import VitDims
 from esam_rt.export.model import VITS

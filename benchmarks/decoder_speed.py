@@ -1,6 +1,6 @@
 """Prompts per second of the exported decoder in ONNX Runtime against the same decoder in PyTorch.
 
-`python -m benchmarks.decoder [--model sam|tiny] [--json FILE]`. `sam` is the decoder of ViT-B, L, H and MobileSAM,
+`python -m benchmarks.decoder_speed [--model sam|tiny] [--json FILE]`. `sam` is the decoder of ViT-B, L, H and MobileSAM,
 against transformers' `SamModel`; `tiny` that of the model that ships, against its training code. The same random
 weights, embedding and points, one process, turn by turn. PyTorch returns logits and scores; ONNX Runtime also
 thresholds, measures and packs the masks, once of all prompts and once of the half with the higher scores (what a score
@@ -26,8 +26,8 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
-from benchmarks.reference import sam_model
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.torch_sam import sam_model
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, OURS, Naming
 from esam_rt.export.checkpoints.weights import Weights

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.recording import Recording
+from benchmarks.lib.recording import Recording
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 from esam_rt.masks import MaskSet
 from esam_rt.method.superpixels import superpixels

@@ -1,6 +1,6 @@
 """Memory that ONNX Runtime's engines take on the CPU, by model and prompts a decoder call.
 
-`python -m benchmarks.memory [--models tiny vit_b] [--checkpoint FILE] [--batches 1 4 8 16] [--precision fp32]
+`python -m benchmarks.engine_memory [--models tiny vit_b] [--checkpoint FILE] [--batches 1 4 8 16] [--precision fp32]
 [--json FILE]`. Growth of the resident set, of a process of its own for each row, from the imported libraries to the
 loaded engines, to the encoder's first peak, and to that of all after three photos, which fill the grid, and of which
 all prompts pass the score filter. Without a checkpoint SAM's ViTs have random weights. The table of
@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime  # noqa: F401  (what importing takes is not the engines')
 from skimage import data
 
-from benchmarks.measure import in_fresh_process, status_mb
+from benchmarks.lib.measure import in_fresh_process, status_mb
 from esam_rt.export.model import VITS
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam

@@ -1,6 +1,6 @@
 """Seconds and memory of MMG, EMR and USR, without decoding, and of each kernel, on recorded masks of real photos.
 
-    python -m benchmarks.modules --photos photos/ --json modules.json --plot modules.png
+    python -m benchmarks.module_speed --photos photos/ --json modules.json --plot modules.png
 
 Masks are `tiny`'s under grids of 32 and 64, 5,120 prompts, enlarged to the 256 cells of SAM's own models
 (recording.py); recordings are kept, so the first run decodes for half a minute a photo. `--square` squeezes photos to
@@ -35,11 +35,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.growth import busier, denser
-from benchmarks.kernels import rows
-from benchmarks.measure import peak_growth_mb, quartiles, seconds
-from benchmarks.recording import Recording, recorded
-from benchmarks.superpixels import Image, at_size, photos
+from benchmarks.lib.growth import busier, denser
+from benchmarks.lib.kernel_calls import rows
+from benchmarks.lib.measure import peak_growth_mb, quartiles, seconds
+from benchmarks.lib.recording import Recording, recorded
+from benchmarks.superpixel_speed import Image, at_size, photos
 from esam_rt import Settings, __version__
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam

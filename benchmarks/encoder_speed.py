@@ -1,6 +1,6 @@
 """Seconds a photo of the exported encoders in ONNX Runtime against PyTorch.
 
-`python -m benchmarks.encoder [--model vit_b|vit_l|vit_h|vit_t] [--forms bias concat fused] [--json FILE]`. The whole
+`python -m benchmarks.encoder_speed [--model vit_b|vit_l|vit_h|vit_t] [--forms bias concat fused] [--json FILE]`. The whole
 network at its real size with random weights, one process, turn by turn, medians. ViTs are compared with transformers'
 `SamVisionEncoder`, in its faster attention (scaled_dot_product_attention or eager), each form of ours in turn;
 MobileSAM's encoder with the PyTorch module of the tests. Ours begins with the bytes of the photo, PyTorch with the
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
-from benchmarks.reference import vision_config
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.torch_sam import vision_config
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, SAM
 from esam_rt.export.checkpoints.weights import Weights

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from skimage import data
 
-from benchmarks.measure import forget_peak, in_fresh_process, seconds, status_mb
-from benchmarks.table5_rows import PAPER_PROMPTS, Row
+from benchmarks.lib.measure import forget_peak, in_fresh_process, seconds, status_mb
+from benchmarks.lib.table5_rows import PAPER_PROMPTS, Row
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.export.configs import SAM_MEAN, SAM_STD
 from esam_rt.loading import onnxruntime_loader

@@ -1,8 +1,8 @@
 """Packages for a machine without network: wheels cut in parts that fit through, joined and installed over there.
 
-Here:   python -m benchmarks.carry cut WHEELS PARTS [--megabytes 50]        folders PARTS/1, PARTS/2 …
-There:  python -m benchmarks.carry keep PARTS/1 STORE                        for each folder, as it arrives
-        python -m benchmarks.carry run STORE -m benchmarks.table5 …          installs them if need be, then runs Python
+Here:   python -m benchmarks.lib.carry cut WHEELS PARTS [--megabytes 50]        folders PARTS/1, PARTS/2 …
+There:  python -m benchmarks.lib.carry keep PARTS/1 STORE                        for each folder, as it arrives
+        python -m benchmarks.lib.carry run STORE -m benchmarks.table5 …          installs them if need be, then runs Python
 
 `run` leaves what is installed there as it is: the packages go to STORE/site, which Python sees first, without their
 dependencies. It also shows the loader the libraries of CUDA that pip has installed. Needs nothing but Python and pip.

@@ -1,6 +1,6 @@
 """What MMG, EMR and USR recover of a truth that is known: E-SAM's Table 3 with a simulated promptable model.
 
-    python -m benchmarks.oracle bsds500/val --every 5 --out oracle.json
+    python -m benchmarks.known_truth bsds500/val --every 5 --out oracle.json
 
 In place of networks, a model that knows each photo's tree of regions: objects are those of one annotator (of the
 median count), parts are where the objects meet the finest annotator's regions, sub-parts where those meet superpixels.
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.readings import READINGS, changes, in_place
+from benchmarks.lib.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
 from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
 from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels, EngineOf

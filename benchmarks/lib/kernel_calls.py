@@ -12,8 +12,8 @@ import skimage.segmentation
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from benchmarks.recording import Recording
-from benchmarks.superpixels import parameters
+from benchmarks.lib.recording import Recording
+from benchmarks.superpixel_speed import parameters
 from esam_rt.kernels.bits import areas_and_boxes, unpack
 from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.dedup import leaders

@@ -1,6 +1,6 @@
 """Felzenszwalb's segmentation: ours against scikit-image's, and OpenCV-contrib's where that is installed.
 
-`python -m benchmarks.superpixels [--photos FOLDER] [--sizes 512 1024] [--json FILE]`. Photos at their own size and
+`python -m benchmarks.superpixel_speed [--photos FOLDER] [--sizes 512 1024] [--json FILE]`. Photos at their own size and
 scaled to squares, with the default settings, which grow with the area. Regions: the adjusted Rand index of ours with
 scikit-image's, of every photo. Time: one thread each, in one process, turn by turn, over `--timed` photos; the ratio
 is that of their sums, once a round. Memory is the growth of the resident set to its peak, each side in a process of its
@@ -22,7 +22,7 @@ import skimage.data
 import skimage.segmentation
 from numpy.typing import NDArray
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.settings import Superpixels
 from esam_rt.sources.decode import read_photo

@@ -1,7 +1,7 @@
 """Where the paper is silent, other readings of it: what each changes in the scores.
 
-    python -m benchmarks.alternatives --gt entities.json --images images/ --out folder/
-    python -m benchmarks.alternatives --gt BSDS500/val --out folder/
+    python -m benchmarks.paper_readings --gt entities.json --images images/ --out folder/
+    python -m benchmarks.paper_readings --gt BSDS500/val --out folder/
 
 The first row is E-SAM as it is; each other one differs in one point, by a setting or by a function put in the place of
 ours. Gains are paired differences with 95 % intervals over photos; the table is written as `esam-rt eval --table` does.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.readings import READINGS, changes, in_place
+from benchmarks.lib.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, Settings
 from esam_rt.evaluation.evaluate import prepare
 from esam_rt.evaluation.paper_tables.table_rows import Row

@@ -1,6 +1,6 @@
 """The lazy gallery beside the exact one: how much less is decoded, and what it changes.
 
-    python -m benchmarks.gallery photos/ --votes 16 32 64 --out gallery.json
+    python -m benchmarks.gallery_effect photos/ --votes 16 32 64 --out gallery.json
 
 photos/: a folder with images/ and, for AP, entities.json (COCO). Every photo is segmented with every prompt of the fine
 grid decoded, and then with a lazy gallery for each number of votes, which takes its masks from the first run; each
