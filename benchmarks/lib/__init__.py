@@ -1,1 +1,1 @@
-"""Helpers of the benchmarks: measuring, recordings, models in PyTorch, carrying packages to other machines."""
+"""What the benchmarks share: measuring, recorded masks, SAM in PyTorch, packages for machines without network."""
