@@ -1,43 +1,40 @@
-"""Seconds and memory a photo, preset `fast` beside preset `paper`, with the model that ships, on scikit-image's photos.
+"""How long does a photo take with the presets `fast` and `paper`, and how much memory?
 
-    python -m benchmarks.end_to_end --rounds 3 --out end_to_end.json
+    python -m benchmarks.end_to_end --rounds 3 --json end_to_end.json
 
-The presets take turns in one process; the first round is a warm-up and does not count. Prints the median seconds of
-each stage and the ratio. `--only fast` runs one preset alone and gives its peak of resident memory, which a second
-preset in the process would hide.
+The model is `tiny`, the photos are scikit-image's. The presets take turns in one process. The first round is a warm-up
+and does not count. The table has the median seconds of each stage and the ratio. --only fast runs one preset alone,
+whose peak memory a second preset would hide.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import resource
 import statistics
 import time
 from collections import defaultdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from skimage import data
 
+from benchmarks.lib.command_line import note, parser_of
 from esam_rt import EntitySegmenter, Settings, __version__
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
+from esam_rt.storage.atomic import write_json
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 STAGES = ("encoder", "superpixels", "decoder", "mmg", "emr", "usr", "upsampling", "total")
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("fast", "paper"))
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=("fast", "paper"), help="run one preset alone")
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime; default: its own choice")
     a = parser.parse_args()
     presets = [a.only] if a.only else ["fast", "paper"]
     sam = load_sam("tiny", ExecutionConfig(threads=a.threads))
@@ -45,17 +42,20 @@ def main() -> None:
     photos = [getattr(data, name)() for name in PHOTOS]
     times: dict[str, dict[str, list[float]]] = {p: defaultdict(list) for p in presets}
     for turn in range(a.rounds + 1):
-        for photo in photos:
+        for photo_name, photo in zip(PHOTOS, photos, strict=True):
+            seconds_of = {}
             for preset, segment in segmenters.items():
                 start = time.perf_counter()
                 result = segment(photo)
-                total = time.perf_counter() - start
+                total = seconds_of[preset] = time.perf_counter() - start
                 if turn > 0:
                     for stage, seconds in {**result.times_s, "total": total}.items():
                         times[preset][stage].append(seconds)
+            taken = ", ".join(f"{preset} {taken:.2f} s" for preset, taken in seconds_of.items())
+            note(f"{f'round {turn} of {a.rounds}' if turn else 'warm-up'}, {photo_name}: {taken}")
     medians = {p: {s: round(statistics.median(times[p][s]), 4) for s in STAGES} for p in presets}
     peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    table = Table("stage", *presets, *(["paper / fast"] if len(presets) == 2 else []), title="median s a photo")
+    table = Table("stage", *presets, *(["paper / fast"] if len(presets) == 2 else []), title="median s per photo")
     for stage in STAGES:
         values = [medians[p][stage] for p in presets]
         ratio = [f"{values[1] / values[0]:.1f}"] if len(values) == 2 else []
@@ -72,8 +72,8 @@ def main() -> None:
         "median_s": medians,
         "peak_rss_mb": peak_mb,
     }
-    if a.out:
-        a.out.write_text(json.dumps(record, indent=1) + "\n")
+    if a.json:
+        write_json(a.json, record)
 
 
 if __name__ == "__main__":

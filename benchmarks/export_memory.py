@@ -1,30 +1,25 @@
-"""Memory and time of an export, and of opening its graphs.
+"""How much memory and time does an export take, and opening its graphs?
 
-`python -m benchmarks.export_memory [--model vit_h] [--precision fp32] [--json FILE]`. A checkpoint of random weights is
-written as `torch.save` does; a process of its own exports it, another opens the three graphs in ONNX Runtime. Peaks of
-the resident set, interpreter and libraries included. Twice the checkpoint is needed in the temporary folder.
+    python -m benchmarks.export_memory --model vit_h --precision fp32 --json export.json
+
+A checkpoint of random weights is written as torch.save does. One process exports it, another opens the four graphs in
+ONNX Runtime. Memory is the peak of the resident set, with interpreter and libraries. The temporary folder needs room
+for twice the checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.random_checkpoint import write_checkpoint
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.model import VITS, Precision, export_model
-
-
-def write_checkpoint(model: str, path: Path) -> int:
-    """A checkpoint with SAM's names; returns its size in bytes."""
-    from benchmarks.reference import random_sam
-    from tests.support.checkpoints import sam_state_dict, save_pth
-
-    save_pth(path, sam_state_dict(random_sam(VITS[model])))
-    return path.stat().st_size
+from esam_rt.storage.atomic import write_json
 
 
 def export(model: str, checkpoint: Path, precision: str, out: Path) -> dict[str, Any]:
@@ -42,21 +37,25 @@ def open_graphs(out: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", choices=VITS, default="vit_h")
     parser.add_argument("--precision", choices=list(Precision), default=Precision.FP32)
-    parser.add_argument("--folder", type=Path, help="where there is room; default: the system's temporary folder")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--folder", type=Path, help="folder for checkpoint and graphs; default: the temporary folder")
     a = parser.parse_args()
     with TemporaryDirectory(dir=a.folder) as name:
         folder = Path(name)
+        note(f"writing a checkpoint of {a.model}")
         size = in_fresh_process(write_checkpoint, a.model, folder / "sam.pth")
         result = {"model": a.model, "precision": str(a.precision), "checkpoint_bytes": size}
-        result["export"] = in_fresh_process(export, a.model, folder / "sam.pth", str(a.precision), folder / "onnx")
-        result["open"] = in_fresh_process(open_graphs, folder / "onnx")
-    print(json.dumps(result, indent=2))
+        for step, call in (
+            ("export", (export, a.model, folder / "sam.pth", str(a.precision), folder / "onnx")),
+            ("open", (open_graphs, folder / "onnx")),
+        ):
+            note(step)
+            result[step] = in_fresh_process(*call)
+            print(json.dumps({step: result[step]}, indent=2), flush=True)
     if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(a.json, result)
 
 
 if __name__ == "__main__":

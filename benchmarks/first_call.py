@@ -1,16 +1,15 @@
-"""What a command costs on a fresh machine, where no kernel is compiled yet, beyond what it costs later.
+"""How much longer does a command take on a fresh machine, where no kernel is compiled yet?
 
-`python -m benchmarks.first_call [--photo FILE] [--only NAME ...] [--rounds 3] [--package FOLDER] [--json FILE]`. Each
-command runs in a process of its own with an empty cache of kernels and then with the one that it left, turn by turn;
-medians of the wall clock and of the CPU. The model is exported before. `--package` is the folder of another esam_rt to
-run, an earlier one say. Then kernel by kernel: seconds of compiling it and those that it calls, and the share of LLVM,
-in one more process.
+    python -m benchmarks.first_call --rounds 3 --json first_call.json
+
+Each command runs in its own process, first with an empty kernel cache and then with the cache that it filled, turn by
+turn. Figures are medians of wall clock and CPU time. The model is exported before. --package names a folder with
+another version of esam_rt to run. At the end, one more process compiles kernel by kernel, and prints the seconds of
+each and the share of LLVM.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import resource
@@ -25,7 +24,9 @@ from typing import Any
 
 from skimage import data
 
-from benchmarks.measure import in_fresh_process
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.measure import in_fresh_process
+from esam_rt.storage.atomic import write_json
 
 ROOT = Path(__file__).parents[1]
 RUN = ("-m", "esam_rt", "run", "PHOTO", "--out", "OUT", "--overwrite", "--quiet")
@@ -42,7 +43,7 @@ COMMANDS = {
 
 
 class Machine:
-    """Processes with a cache of kernels and an output folder of their own; the model is in the user's cache."""
+    """Runs commands with their own kernel cache and output folder. The model is in the user's cache."""
 
     def __init__(self, folder: Path, package: Path, photo: Path) -> None:
         self.kernels, self._out, self._photo = folder / "kernels", folder / "out", photo
@@ -50,18 +51,18 @@ class Machine:
         self._folder = folder
 
     def seconds(self, arguments: tuple[str, ...]) -> dict[str, float]:
-        """Of the wall clock and of all CPUs together."""
+        """Run a command and return its wall-clock seconds and the CPU seconds of all cores."""
         names = {"PHOTO": str(self._photo), "OUT": str(self._out)}
         command = [sys.executable, *(names.get(argument, argument) for argument in arguments)]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = subprocess.run(command, env=self._environment, cwd=self._folder, capture_output=True, text=True)
         taken, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}. {done.stderr.strip()}")
+            raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()}")
         return {"s": taken, "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
     def first_and_later(self, arguments: tuple[str, ...], rounds: int) -> dict[str, float]:
-        """Medians over the rounds, and of the difference within a round."""
+        """Return the medians of both runs over the rounds, and of their difference within a round."""
         turns: dict[str, list[float]] = {}
         for _ in range(rounds):
             shutil.rmtree(self.kernels, ignore_errors=True)
@@ -74,7 +75,7 @@ class Machine:
 
 
 def kernel_seconds(folder: Path) -> list[dict[str, Any]]:
-    """Compile all kernels in this process: seconds each, and those of LLVM. The first row is Numba's own start."""
+    """Compile all kernels in this process and time each, and LLVM in it. The first row is the start of Numba."""
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     start = time.perf_counter()
     import numba
@@ -94,20 +95,28 @@ def kernel_seconds(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     default = Path(data.__path__[0]) / "astronaut.png"
-    parser.add_argument("--photo", type=Path, default=default, help="default: one that scikit-image carries")
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS), metavar="NAME")
+    parser.add_argument("--photo", type=Path, default=default, help="default: the astronaut of scikit-image")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=COMMANDS,
+        default=list(COMMANDS),
+        metavar="NAME",
+        help="commands to run",
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--package", type=Path, default=ROOT, help="folder that holds esam_rt; default: this one")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--package", type=Path, default=ROOT, help="folder with the esam_rt to run; default: this one")
     a = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
     with TemporaryDirectory() as name:
         machine = Machine(Path(name), a.package.resolve(), a.photo.resolve())
-        machine.seconds((*RUN, "--preset", "fast"))  # exports the model
+        note("exporting the model")
+        machine.seconds((*RUN, "--preset", "fast"))
         print(f"{'':18}   first    later    delay s    delay s of CPU")
         for title in a.only:
+            note(f"{title}: {a.rounds} rounds")
             rows[title] = row = machine.first_and_later(COMMANDS[title], a.rounds)
             print(
                 f"{title:18} {row['first_s']:7.2f}  {row['later_s']:7.2f}  {row['delay_s']:7.2f}  "
@@ -116,6 +125,7 @@ def main() -> None:
             )
     kernels: list[dict[str, Any]] = []
     if a.package == ROOT:
+        note("compiling kernel by kernel")
         with TemporaryDirectory() as name:
             kernels = in_fresh_process(kernel_seconds, Path(name))
         print(f"\n{'':32} compiling s   LLVM s")
@@ -131,7 +141,7 @@ def main() -> None:
             "commands": rows,
             "kernels": kernels,
         }
-        a.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(a.json, result)
 
 
 if __name__ == "__main__":

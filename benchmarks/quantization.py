@@ -1,19 +1,21 @@
-"""What 8 bits cost in masks: `tiny` as NVIDIA's ModelOpt quantises it, after training, against float32.
+"""What do 8 bits cost in masks: `tiny` quantized by NVIDIA's ModelOpt after training, compared with float32?
 
-`python -m benchmarks.quantization PHOTOS --json quantization.json`, where PHOTOS is a folder to calibrate on, takes
-`pip install 'nvidia-modelopt[onnx]'` beside esam-rt. Weights and activations of convolutions and matrix products become
-int8 or fp8 (E4M3) with ModelOpt's own defaults; masks are compared on scikit-image's photos, as `build-engine` compares
-engines, which must reach a mean IoU of 0.99. Both sides run on ONNX Runtime's CPU, the quantised networks node by node
-as they are written: this says nothing of speed.
+    pip install 'nvidia-modelopt[onnx]'
+    python -m benchmarks.quantization PHOTOS --json quantization.json
+
+PHOTOS is a folder to calibrate on. Weights and activations of convolutions and matrix products become int8 or fp8
+(E4M3) with ModelOpt's defaults. Masks are compared on scikit-image's photos, in the way in which `build-engine`
+compares engines: those must reach a mean IoU of 0.99. Both sides run on ONNX Runtime's CPU. The quantized networks run
+node by node as written, so their speed says nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from skimage import data
 
-from esam_rt.evaluation.paper_tables.decode_cache import EngineOf
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.function_engine import FunctionEngine
 from esam_rt.loading.engine_check import EVERYTHING, IOU_MIN, compare
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
@@ -40,37 +43,37 @@ Feed = dict[str, NDArray[Any]]
 
 
 class Calibration:
-    """Feeds of a network, as ModelOpt reads them."""
+    """The feeds of a network, in the form that ModelOpt reads."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds = feeds
         self.rewind()
 
     def get_first(self) -> Feed:
-        """The first one, which stays."""
+        """Return the first feed, without moving on."""
         return self._feeds[0]
 
     def get_next(self) -> Feed | None:
-        """One after the other, None at the end."""
+        """Return the next feed, or None at the end."""
         return next(self._left, None)
 
     def rewind(self) -> None:
-        """Begin anew."""
+        """Start again from the first feed."""
         self._left = iter(self._feeds)
 
 
 def feeds_of(photos: Sequence[Path]) -> dict[str, list[Feed]]:
-    """What encoder and decoder are fed for these photos, a batch of prompts each."""
+    """Record the feeds of encoder and decoder for these photos, with one batch of prompts per photo."""
     sam, seen = load_sam("tiny"), dict[str, list[Feed]](encoder=[], decoder=[])
     points = point_grid(32)[np.random.default_rng(0).permutation(32 * 32)[: sam.model.decode_batch]]
 
-    def spied(name: str) -> EngineOf:
+    def spied(name: str) -> FunctionEngine:
         def infer(feed: Mapping[str, Any]) -> dict[str, Any]:
             seen[name].append({key: np.asarray(value) for key, value in feed.items()})
             return dict(engine.infer(feed))
 
         engine = getattr(sam.engines, name)
-        return EngineOf(infer)
+        return FunctionEngine(infer)
 
     spies = Sam(sam.model, replace(sam.engines, **{name: spied(name) for name in seen}), sam.checkpoint_sha256)
     for path in photos:
@@ -78,8 +81,8 @@ def feeds_of(photos: Sequence[Path]) -> dict[str, list[Feed]]:
     return seen
 
 
-def quantised(graph: Path, mode: str, feeds: Sequence[Feed], out: Path) -> Path:
-    """The graph with ModelOpt's quantising nodes."""
+def quantized(graph: Path, mode: str, feeds: Sequence[Feed], out: Path) -> Path:
+    """Write the graph with ModelOpt's quantizing nodes."""
     from modelopt.onnx.quantization import quantize
 
     quantize(
@@ -93,20 +96,20 @@ def quantised(graph: Path, mode: str, feeds: Sequence[Feed], out: Path) -> Path:
     return out
 
 
-def as_written(path: Path) -> EngineOf:
-    """A network, run node by node: ONNX Runtime's fusions of quantised nodes do not know all of them."""
+def as_written(path: Path) -> FunctionEngine:
+    """Load a network to run node by node: ONNX Runtime cannot fuse some of the quantized nodes."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return EngineOf(lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True)))
+    return FunctionEngine(lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True)))
 
 
-def agreement(networks: Mapping[str, EngineOf], files: OnnxModel) -> dict[str, float]:
-    """Of `tiny` with these networks in place of its own, with `tiny`."""
+def agreement(networks: Mapping[str, FunctionEngine], files: OnnxModel) -> dict[str, float]:
+    """Compare `tiny` with `tiny` that has some networks replaced."""
     reference = load_sam("tiny")
-    own = {name: as_written(getattr(files, name)) for name in ("encoder", "decoder", "masks", "logits")}
+    own = {name: as_written(getattr(files, name)) for name in ("encoder", "decoder", "mask_head", "logits")}
     sam = Sam(reference.model, replace(reference.engines, **{**own, **networks}), reference.checkpoint_sha256)
     found = [compare(sam, reference, getattr(data, name)()) for name in TEST_PHOTOS]
     masks = sum(f.masks for f in found)
@@ -119,29 +122,35 @@ def agreement(networks: Mapping[str, EngineOf], files: OnnxModel) -> dict[str, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--limit", type=int, default=32, help="photos to calibrate on")
-    parser.add_argument("--json", type=Path)
+    parser = parser_of(__doc__)
+    parser.add_argument("photos", type=Path, help="folder of photos to calibrate on")
+    parser.add_argument("--limit", type=int, default=32, help="number of photos to calibrate on")
     a = parser.parse_args()
+    if find_spec("modelopt") is None:
+        parser.error("The package modelopt is missing. Install it: pip install 'nvidia-modelopt[onnx]'")
     files = onnx_model(MODELS["tiny"])
     feeds = feeds_of([photo.path for photo in find_photos([a.photos])[: a.limit]])
-    rows: list[dict[str, Any]] = [{"precision": "fp32", "networks": "-", **agreement({}, files)}]
+    rows: list[dict[str, Any]] = []
     print("precision | networks          | mean IoU | least of a photo | scores differ by", flush=True)
+
+    def add(precision: str, networks: str, found: dict[str, float]) -> None:
+        rows.append({"precision": precision, "networks": networks, **found})
+        print(
+            f"{precision:>9} | {networks:17} | {found['iou']:8.4f} | {found['least_iou_of_a_photo']:16.4f} | "
+            f"{found['greatest_score_difference']:.4f}",
+            flush=True,
+        )
+
+    add("fp32", "-", agreement({}, files))
     with tempfile.TemporaryDirectory() as folder:
         for mode in MODES:
+            note(f"quantizing to {mode}")
             paths = {
-                name: quantised(getattr(files, name), mode, feeds[name], Path(folder) / f"{mode}-{name}.onnx")
+                name: quantized(getattr(files, name), mode, feeds[name], Path(folder) / f"{mode}-{name}.onnx")
                 for name in feeds
             }
             for networks in NETWORKS:
-                of = agreement({name: as_written(paths[name]) for name in networks}, files)
-                rows.append({"precision": mode, "networks": " + ".join(networks), **of})
-    for row in rows:
-        print(
-            f"{row['precision']:>9} | {row['networks']:17} | {row['iou']:8.4f} | {row['least_iou_of_a_photo']:16.4f} | "
-            f"{row['greatest_score_difference']:.4f}"
-        )
+                add(mode, " + ".join(networks), agreement({name: as_written(paths[name]) for name in networks}, files))
     versions = {name: metadata.version(name) for name in ("nvidia-modelopt", "onnx", "numpy")}
     versions["onnxruntime"] = onnxruntime.__version__
     if a.json:

@@ -1,38 +1,34 @@
-"""Is the export of a real checkpoint right? Hash, parity with PyTorch, and answers that were published.
+"""Is the export of a real checkpoint right: file hash, parity with PyTorch, and published answers?
 
-`python -m benchmarks.real_weights vit_b [--checkpoint FILE] [--car car.png] [--coco 000000039769.jpg] [--json FILE]`.
-Each check passes, fails, or is skipped with the reason; the exit code is 1 if one failed.
+    python -m benchmarks.real_weights vit_b --car car.png --json checks.json
+
+Each check passes, fails or is skipped with a reason. The exit code is 1 if one fails.
 
 - hash: the checkpoint is the published file.
-- parity: embedding, scores and logits against transformers' `SamModel` in PyTorch with the same weights, on a photo.
-- points and boxes: scores of ViT-B on the photo of transformers' own SAM tests
-  (huggingface.co/ybelkada/segment-anything, assets/car.png).
-- mask generation: scores of ViT-H's automatic masks of COCO val2017 000000039769.jpg, of transformers' pipeline test.
-  Ours are filtered on the mask grid instead of the photo's resolution, so a mask near a threshold may differ.
+- parity: embedding, scores and logits equal those of transformers' SamModel in PyTorch, on a photo.
+- points and boxes: scores of ViT-B on the photo of transformers' SAM tests (huggingface.co/ybelkada/segment-anything,
+  assets/car.png).
+- mask generation: scores of ViT-H's automatic masks of COCO val2017 000000039769.jpg, from transformers' pipeline test.
+  Ours are filtered on the mask grid, not at the photo's resolution, so a mask near a threshold may differ.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.lib.command_line import note, parser_of
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
-from esam_rt.errors import EsamError
-from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
-from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
-from esam_rt.export.checkpoints.weights import StoredTensor, Weights
-from esam_rt.export.model import VITS, ExportedModel, build_graphs, export_model
+from esam_rt.export.configs import SAM_MEAN, SAM_STD
+from esam_rt.export.model import VITS, ExportedModel, export_model
 from esam_rt.loading.checkpoints import checkpoint_of
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
@@ -40,21 +36,22 @@ from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Engines, Sam
 from esam_rt.settings import Filters
+from esam_rt.storage.atomic import write_json
 from esam_rt.storage.hashing import sha256_of
 
-# iou_scores that transformers' SAM tests expect of facebook/sam-vit-base on car.png, in pixels of the photo.
+# iou_scores that transformers' SAM tests expect of facebook/sam-vit-base on car.png, by photo pixels.
 CAR_POINTS = {(400, 650): (0.9105, 0.9825, 0.9675), (220, 470): (0.7646, 0.7943, 0.7774)}
 CAR_BOXES = {(620, 900, 1000, 1255): (0.9773, 0.9881, 0.9522), (75, 275, 1725, 850): (0.5996, 0.7661, 0.7937)}
-CAR_TOLERANCE = 0.005  # of resizing: their processor's and Pillow's bilinear filters differ in the last bits
-# Scores of the masks that facebook/sam-vit-huge finds in 000000039769.jpg, in the same tests.
+CAR_TOLERANCE = 0.005  # the bilinear filters of their processor and of Pillow differ in the last bits
+# Scores of the masks of facebook/sam-vit-huge in 000000039769.jpg, from the same tests.
 CATS = (1.0444, 1.0210, 1.0167, 1.0132, 1.0053, 0.9967, 0.9930, 0.9909, 0.9879, 0.9834, 0.9716, 0.9612, 0.9599)
 CATS_TOLERANCE = 0.01
-PARITY = 1e-4  # relative error
+PARITY = 1e-4  # largest relative error
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: passed, failed or skipped, and the figures or the reason."""
+    """One check: its state (passed, failed or skipped), and the figures or the reason."""
 
     name: str
     state: str
@@ -62,11 +59,11 @@ class Check:
 
 
 class SkippedError(Exception):
-    """Why a check could not be made."""
+    """A check cannot be made. The message is the reason."""
 
 
 def check(name: str, make: Callable[[], tuple[bool, str]]) -> Check:
-    """Run one check and print it."""
+    """Run one check and print its result."""
     try:
         passed, found = make()
         result = Check(name, "passed" if passed else "failed", found)
@@ -77,7 +74,7 @@ def check(name: str, make: Callable[[], tuple[bool, str]]) -> Check:
 
 
 def encode(sam: Sam, path: Path) -> EncodedImage:
-    """A photo resized by Pillow's bilinear filter, as SAM's own preprocessing does."""
+    """Encode a photo, resized by Pillow's bilinear filter as in SAM's own preprocessing."""
     photo = Image.open(path).convert("RGB")
     geometry = Geometry.of((photo.height, photo.width), sam.model.input_px)
     h, w = geometry.resized_hw
@@ -85,7 +82,7 @@ def encode(sam: Sam, path: Path) -> EncodedImage:
 
 
 def hash_check(row: ModelSpec, checkpoint: Path) -> tuple[bool, str]:
-    """The published file?"""
+    """Compare the file's hash with the published one."""
     if row.remote is None:
         raise SkippedError(f"{row.name} has no published checkpoint")
     if checkpoint.is_dir():
@@ -94,50 +91,19 @@ def hash_check(row: ModelSpec, checkpoint: Path) -> tuple[bool, str]:
     return digest == row.remote.sha256, f"SHA-256 {digest}, published {row.remote.sha256}"
 
 
-class Listening(Weights):
-    """Weights that keep which of our names were asked for, and how to read them."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__(weights.source, weights._tensors, weights._naming)
-        self.asked: dict[str, StoredTensor] = {}
-
-    def _find(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
-        tensor = super()._find(name, shape)
-        self.asked[name] = StoredTensor(shape, lambda: tensor.read().reshape(shape))
-        return tensor
-
-
-def pytorch_model(name: str, checkpoint: Path, attention: str = "sdpa") -> Any:
-    """transformers' SamModel with the tensors of the checkpoint."""
+def parity_check(sam: Sam, name: str, checkpoint: Path) -> tuple[bool, str]:
+    """Compare embedding, scores and logits of twelve points with PyTorch."""
+    if name not in VITS:
+        raise SkippedError(f"transformers' SamModel has no encoder like that of {name}")
     try:
         import torch
 
-        from benchmarks.reference import sam_model
+        from benchmarks.lib.torch_sam import pytorch_model
     except ImportError as e:
         raise SkippedError(f"{e.name} is not installed: pip install torch transformers") from e
-    if name not in VITS:
-        raise SkippedError(f"transformers' SamModel has no encoder as that of {name}")
-    model = sam_model(VITS[name], attention)
-    listening = Listening(read_checkpoint(checkpoint))
-    list(build_graphs(name, listening))
-    state = {
-        HUGGING_FACE.of_file(ours): torch.from_numpy(tensor.read().astype(np.float32))
-        for ours, tensor in listening.asked.items()
-    }
-    shared = "shared_image_embedding.positional_embedding"
-    state["prompt_encoder.shared_embedding.positional_embedding"] = state[shared]
-    own = model.state_dict()
-    missing, unexpected = model.load_state_dict({k: v.reshape(own[k].shape) for k, v in state.items()}, strict=False)
-    if unexpected or any("mask_embed" not in key for key in missing):
-        raise AssertionError(f"tensors that SamModel lacks {unexpected} or that the export never read {missing}")
-    return model.requires_grad_(False)
-
-
-def parity_check(sam: Sam, name: str, checkpoint: Path) -> tuple[bool, str]:
-    """Embedding, scores and logits of twelve points against PyTorch."""
-    model = pytorch_model(name, checkpoint)
     import skimage.data
-    import torch
+
+    model = pytorch_model(name, checkpoint)
 
     photo = sam.encode(skimage.data.astronaut())
     side = sam.model.input_px
@@ -145,7 +111,7 @@ def parity_check(sam: Sam, name: str, checkpoint: Path) -> tuple[bool, str]:
     import cv2
 
     pixels = cv2.resize(skimage.data.astronaut(), (w, h), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    mean, std = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
+    mean, std = np.float32(SAM_MEAN), np.float32(SAM_STD)
     padded = np.zeros((1, 3, side, side), np.float32)
     padded[0, :, :h, :w] = ((pixels - mean) / std).transpose(2, 0, 1)
     points = np.random.default_rng(0).uniform(0.05, 0.95, (12, 2)).astype(np.float32)
@@ -166,15 +132,15 @@ def parity_check(sam: Sam, name: str, checkpoint: Path) -> tuple[bool, str]:
     return max(figures.values()) <= PARITY, f"relative error: {found}; least IoU of masks {ious.min():.5f}"
 
 
-def relative_error(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:
-    """Greatest difference over the greatest magnitude; NaN of ours, what an empty mask has for a score, is left out."""
-    return float(np.nanmax(np.abs(ours - theirs)) / np.abs(theirs).max())
+def relative_error(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """Return the largest difference over the largest magnitude. NaN, the score of an empty mask, is ignored."""
+    return float(np.nanmax(np.abs(found - expected)) / np.abs(expected).max())
 
 
 def scores_of(
     sam: Sam, photo: EncodedImage, points_norm_xy: NDArray[np.float32], labels: NDArray[np.int64] | None
 ) -> NDArray[np.float32]:
-    """Scores [N, 3] in the order of the model's outputs, nothing filtered but empty masks (NaN)."""
+    """Return scores [N, 3] in the order of the model's masks. Only empty masks are filtered (NaN)."""
     everything = Filters(score_min=0.0, stability_min=0.0, stability_offset=1.0, min_area=1)
     masks = sam.decode(photo, points_norm_xy, 0, everything, labels=labels)
     scores = np.full((len(points_norm_xy), 3), np.nan, np.float32)
@@ -183,9 +149,9 @@ def scores_of(
 
 
 def car_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
-    """Points and boxes whose scores were published."""
+    """Compare scores of points and boxes with the published ones."""
     if sam.model.name != "vit_b":
-        raise SkippedError("the published answers are of vit_b")
+        raise SkippedError("the published scores are those of vit_b")
     if path is None:
         raise SkippedError("no --car FILE")
     with Image.open(path) as photo:
@@ -206,9 +172,9 @@ def car_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
 
 
 def cats_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
-    """Scores of automatic mask generation that were published."""
+    """Compare scores of automatic mask generation with the published ones."""
     if sam.model.name != "vit_h":
-        raise SkippedError("the published answers are of vit_h")
+        raise SkippedError("the published scores are those of vit_h")
     if path is None:
         raise SkippedError("no --coco FILE (000000039769.jpg)")
     encoded = encode(sam, path)
@@ -224,7 +190,7 @@ def cats_check(sam: Sam, path: Path | None) -> tuple[bool, str]:
 
 
 def box_iou(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
-    """IoU of two boxes."""
+    """Return the IoU of two boxes."""
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     both = float(np.prod(np.maximum(high - low, 0)))
     return both / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both)
@@ -232,7 +198,7 @@ def box_iou(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
 
 @contextmanager
 def loaded(row: ModelSpec, files: ExportedModel, checkpoint: Path) -> Iterator[Sam]:
-    """The model's engines on the CPU."""
+    """Load the model's engines on the CPU."""
     engines = [OnnxRuntimeEngine(path) for path in (files.encoder, files.decoder, files.mask_head, files.logits)]
     sam = Sam(row, Engines(*engines), "" if checkpoint.is_dir() else sha256_of(checkpoint))
     yield sam
@@ -240,31 +206,28 @@ def loaded(row: ModelSpec, files: ExportedModel, checkpoint: Path) -> Iterator[S
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("model", choices=[name for name, row in MODELS.items() if row.checkpoint is None])
     parser.add_argument("--checkpoint", type=Path, help="default: the downloaded file")
     parser.add_argument("--car", type=Path, help="car.png of transformers' SAM tests")
     parser.add_argument("--coco", type=Path, help="000000039769.jpg of COCO val2017")
-    parser.add_argument("--json", type=Path, help="write the checks here")
     a = parser.parse_args()
     row = MODELS[a.model]
     if absent := [str(photo) for photo in (a.car, a.coco) if photo and not photo.is_file()]:
         parser.error(f"no such photo: {', '.join(absent)}")
-    try:
-        checkpoint = checkpoint_of(row, a.checkpoint)
-        with TemporaryDirectory() as folder:
-            files = export_model(a.model, checkpoint, Path(folder))
-            with loaded(row, files, checkpoint) as sam:
-                checks = [
-                    check("hash", lambda: hash_check(row, checkpoint)),
-                    check("parity", lambda: parity_check(sam, a.model, checkpoint)),
-                    check("points and boxes", lambda: car_check(sam, a.car)),
-                    check("mask generation", lambda: cats_check(sam, a.coco)),
-                ]
-    except EsamError as e:
-        sys.exit(f"error: {e}")
+    checkpoint = checkpoint_of(row, a.checkpoint)
+    with TemporaryDirectory() as folder:
+        note("exporting")
+        files = export_model(a.model, checkpoint, Path(folder))
+        with loaded(row, files, checkpoint) as sam:
+            checks = [
+                check("hash", lambda: hash_check(row, checkpoint)),
+                check("parity", lambda: parity_check(sam, a.model, checkpoint)),
+                check("points and boxes", lambda: car_check(sam, a.car)),
+                check("mask generation", lambda: cats_check(sam, a.coco)),
+            ]
     if a.json:
-        a.json.write_text(json.dumps([asdict(c) for c in checks], indent=2) + "\n")
+        write_json(a.json, [asdict(c) for c in checks])
     sys.exit(any(c.state == "failed" for c in checks))
 
 

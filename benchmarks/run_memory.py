@@ -1,16 +1,14 @@
-"""Memory of `esam-rt run` with everything that it writes: of one large photo, and over a folder of many.
+"""How much memory does `esam-rt run` take with all its outputs, for one large photo and for a folder of many?
 
-    python -m benchmarks.run_memory --out run_memory.json
+    python -m benchmarks.run_memory --megapixels 12 50 --json run_memory.json
 
-Photos are scikit-image's, enlarged. Each row is a process of its own, which first segments a small photo, so that the
-engines are loaded and warm; printed is how far the peak of the resident set then rises, by kind of file, with preset
-`paper`. The folder's row runs over photos of 0.3 to 12 megapixels and samples the resident set after each of them.
+Photos are scikit-image's, enlarged. Each row is its own process. It first segments a small photo, so that the engines
+are loaded and warm. Figures are the growth of the resident set from there, with preset `paper`, by kind of file. The
+folder's row has photos of 0.3 to 12 megapixels and preset `fast`, and samples the resident set after each photo.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
 from pathlib import Path
@@ -24,44 +22,46 @@ from rich.console import Console
 from rich.table import Table
 from skimage import data
 
-from benchmarks.measure import in_fresh_process, status_mb
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.measure import in_fresh_process, status_mb
 from esam_rt import Settings, __version__
 from esam_rt.run.folder_run import run_photos
 from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 from esam_rt.segmenter import SegmenterConfig
+from esam_rt.storage.atomic import write_json
 
 KINDS = {"JPEG": (".jpg", 1), "JPEG, turned by EXIF": (".jpg", 6), "PNG": (".png", 1)}
-SIDES = ((480, 640), (1080, 1920), (2000, 3000), (3000, 4000))  # of the folder's photos, pixels
+SIDES = ((480, 640), (1080, 1920), (2000, 3000), (3000, 4000))  # height and width of the folder's photos
 
 
 class Sampler:
-    """`Listener` that notes the resident set after each photo."""
+    """A `Listener` that records the resident set after each photo."""
 
     def __init__(self) -> None:
         self.resident_mb: list[float] = []
 
     def begun(self, total: int, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def photo_begun(self, name: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def photo_done(self) -> None:
-        """A sample."""
+        """Take a sample."""
         self.resident_mb.append(status_mb("VmRSS"))
 
     def photo_failed(self, message: str) -> None:
-        """Not here."""
+        """Stop: no photo may fail."""
         raise AssertionError(message)
 
 
 def enlarged(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A photo of that size."""
+    """Return a photo of that size."""
     return np.asarray(cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def save(path: Path, height: int, width: int, orientation: int = 1) -> None:
-    """A photo file of that size."""
+    """Write a photo of that size."""
     exif = Image.Exif()
     exif[274] = orientation
     options: dict[str, Any] = {"quality": 92} if path.suffix == ".jpg" else {"compress_level": 1}
@@ -69,7 +69,7 @@ def save(path: Path, height: int, width: int, orientation: int = 1) -> None:
 
 
 def rise(folder: Path, preset: str) -> dict[str, float]:
-    """Peak and resident set in MB beyond those after a first small photo, over the photos of a folder in order."""
+    """Segment a folder and return its peak and resident set, in MB beyond those after a first small photo."""
     with TemporaryDirectory() as temporary:
         (Path(temporary) / "first").mkdir()
         save(Path(temporary) / "first/a.jpg", 400, 600)
@@ -78,7 +78,7 @@ def rise(folder: Path, preset: str) -> dict[str, float]:
         with open_segmenter(options) as segmenter:
 
             class Shared:
-                """The segmenter, not closed between runs."""
+                """The open segmenter. It is not closed between runs."""
 
                 def __enter__(self) -> Segmenter:
                     return segmenter
@@ -87,7 +87,7 @@ def rise(folder: Path, preset: str) -> dict[str, float]:
                     return None
 
             run_photos(options, Sampler(), lambda options: Shared())  # type: ignore[arg-type, return-value]
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
             before_mb = status_mb("VmRSS")
             sampler = Sampler()
             many = RunOptions([folder], Path(temporary) / "results", options.segmenter)
@@ -105,32 +105,35 @@ def rise(folder: Path, preset: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megapixels", type=float, nargs="+", default=[12, 50])
-    parser.add_argument("--folder", type=int, default=200, help="photos of the folder; 0 = leave it out")
-    parser.add_argument("--out", type=Path)
+    parser = parser_of(__doc__)
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[12, 50], help="sizes of single photos")
+    parser.add_argument("--folder", type=int, default=200, help="number of photos in the folder; 0 leaves it out")
     a = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
+
+    def measure(name: str, photos: Path, preset: str) -> None:
+        note(f"measuring {name}")
+        rows[name] = in_fresh_process(rise, photos, preset)
+        note(f"{name}: {rows[name]}")
+
     for megapixels in a.megapixels:
         height = round((megapixels * 1e6 / 1.5) ** 0.5)
         for kind, (suffix, orientation) in KINDS.items():
             with TemporaryDirectory() as folder:
                 save(Path(folder) / f"a{suffix}", height, round(height * 1.5), orientation)
-                rows[f"{megapixels:g} megapixels, {kind}"] = in_fresh_process(rise, Path(folder), "paper")
+                measure(f"{megapixels:g} megapixels, {kind}", Path(folder), "paper")
     if a.folder:
         with TemporaryDirectory() as folder:
             for i in range(a.folder):
                 save(Path(folder) / f"{i:04}.jpg", *SIDES[i % len(SIDES)])
-            rows[f"a folder of {a.folder}"] = in_fresh_process(rise, Path(folder), "fast")
+            measure(f"a folder of {a.folder}", Path(folder), "fast")
     columns = list(next(iter(rows.values())))
     table = Table("", *columns, title="esam-rt run, tiny: MB beyond the loaded engines")
     for name, row in rows.items():
         table.add_row(name, *(f"{row[c]:g}" for c in columns))
     Console(width=140).print(table)
-    record = {"esam_rt": __version__, "platform": platform.platform(), "rows": rows}
-    if a.out:
-        a.out.write_text(json.dumps(record, indent=1) + "\n")
+    if a.json:
+        write_json(a.json, {"esam_rt": __version__, "platform": platform.platform(), "rows": rows})
 
 
 if __name__ == "__main__":

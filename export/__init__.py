@@ -1,4 +1,4 @@
-"""Checkpoint → ONNX, without PyTorch. The running pipeline never imports the exporter itself."""
+"""Export a checkpoint to ONNX without PyTorch. The running pipeline never imports the exporter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOMES = {"AttentionForm": "graphs.vit", "Precision": "graphs.graph"}
 
 
 def __getattr__(name: str) -> Any:
-    # The exporter takes 0.3 s and 40 MB to import. The cache only needs its version.
+    # Importing the exporter takes 0.3 s and 40 MB. The cache only needs its version.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'model')}"), name)

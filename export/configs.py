@@ -1,20 +1,31 @@
-"""Dimensions of the networks that the exporter knows: one record a model, no torch."""
+"""Sizes of the networks that the exporter knows: one record per network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-EMBEDDING_STRIDE, MASK_STRIDE = 16, 4  # pixels of the input a cell of the embedding, of the mask grid
-SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of 0…255 RGB
+EMBEDDING_STRIDE, MASK_STRIDE = 16, 4  # input pixels per cell of the embedding, per cell of the mask grid
+SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet, RGB values 0…255
 
 
 @dataclass(frozen=True)
 class DecoderDims:
-    """Dimensions of SAM's prompt encoder and two-way mask decoder; `inner` is the width of the cross-attentions.
+    """Sizes of SAM's prompt encoder and two-way mask decoder.
 
-    mask_tokens: masks that the network predicts; the first `dropped_masks` of them are not returned (SAM: its
-    single-mask output). points: a prompt, each one token. labelled: the network knows all labels of points, else
-    foreground only. no_mask: a vector is added to the embedding where no mask is given as a prompt.
+    Attributes:
+        input_px: Side of the square input image, pixels.
+        width: Channels C of tokens and embedding.
+        inner: Channels inside the cross-attentions.
+        heads: Heads of each attention.
+        mlp: Hidden channels of the transformer's linear layers.
+        depth: Layers of the transformer.
+        mask_tokens: Masks that the network predicts per prompt.
+        norm_eps: Epsilon of the norm between the upscaling layers.
+        token_norm_eps: Epsilon of the transformer's norms.
+        dropped_masks: The first masks are not returned. SAM drops its single-mask output.
+        points: Points per prompt. Each is one token.
+        labelled: True if the network knows all point labels, False if it knows foreground points only.
+        no_mask: True if a learned vector is added to the embedding of prompts without a mask.
     """
 
     input_px: int
@@ -33,28 +44,36 @@ class DecoderDims:
 
     @property
     def embedding_cells(self) -> int:
-        """Side of the embedding."""
+        """Side of the embedding, cells."""
         return self.input_px // EMBEDDING_STRIDE
 
     @property
     def grid_cells(self) -> int:
-        """Side G of the mask grid."""
+        """Side G of the mask grid, cells."""
         return self.input_px // MASK_STRIDE
 
     @property
     def masks(self) -> int:
-        """Masks returned a prompt."""
+        """Masks returned per prompt."""
         return self.mask_tokens - self.dropped_masks
 
     @property
     def tokens(self) -> int:
-        """Tokens a prompt: IoU, masks, points."""
+        """Tokens per prompt: IoU, masks, points."""
         return 1 + self.mask_tokens + self.points
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of EfficientNet-Lite0: `repeats` inverted residual blocks, the first with `stride`."""
+    """One stage of EfficientNet-Lite0.
+
+    Attributes:
+        repeats: Inverted residual blocks.
+        kernel: Side of the depthwise kernel.
+        stride: Stride of the first block.
+        expand: Hidden channels per input channel.
+        channels: Output channels.
+    """
 
     repeats: int
     kernel: int
@@ -65,7 +84,26 @@ class Stage:
 
 @dataclass(frozen=True)
 class TinyDims:
-    """Dimensions of `tiny`. Sizes in pixels and channels; `inner` is the width of the cross-attentions."""
+    """Sizes of ``tiny``: EfficientNet-Lite0, a neck and SAM's decoder.
+
+    Attributes:
+        input_px: Side of the square input image, pixels.
+        stem_channels: Output channels of the first convolution.
+        stages: The encoder's stages.
+        tap_blocks: The last block at strides 8, 16 and 32. The neck reads them.
+        tap_channels: Channels of these blocks.
+        pixel_mean: Subtracted from RGB values 0…255, as in the ImageNet training of EfficientNet-Lite0.
+        pixel_std: Divisor of RGB values.
+        neck_blocks: Blocks at stride 32 and at stride 16 in the neck.
+        width: Channels C of tokens and embedding.
+        inner: Channels inside the cross-attentions.
+        heads: Heads of each attention.
+        mlp: Hidden channels of the transformer's linear layers.
+        depth: Layers of the transformer.
+        masks: Masks per prompt.
+        norm_eps: Epsilon of the norms of images.
+        token_norm_eps: Epsilon of the transformer's norms.
+    """
 
     input_px: int = 512
     stem_channels: int = 32
@@ -78,9 +116,9 @@ class TinyDims:
         Stage(4, 5, 2, 6, 192),
         Stage(1, 3, 1, 6, 320),
     )
-    tap_blocks: tuple[int, int, int] = (4, 10, 15)  # last block of strides 8, 16, 32
+    tap_blocks: tuple[int, int, int] = (4, 10, 15)
     tap_channels: tuple[int, int, int] = (40, 112, 320)
-    pixel_mean: float = 127.0  # of the ImageNet training of EfficientNet-Lite0
+    pixel_mean: float = 127.0
     pixel_std: float = 128.0
     neck_blocks: int = 2
     width: int = 128
@@ -94,7 +132,7 @@ class TinyDims:
 
     @property
     def decoder(self) -> DecoderDims:
-        """The decoder's share."""
+        """The sizes of the decoder."""
         return DecoderDims(
             input_px=self.input_px,
             width=self.width,
@@ -110,10 +148,21 @@ class TinyDims:
 
 @dataclass(frozen=True)
 class VitDims:
-    """Dimensions of SAM's ViT encoder (Kirillov et al. 2023; ViTDet's windows). Pixels, channels, positions.
+    """Sizes of SAM's ViT encoder (Kirillov et al. 2023, with ViTDet's windows).
 
-    global_blocks: the blocks that attend to the whole image; the others to windows of `window`² positions.
-    pixel_mean, pixel_std: of the 0…255 RGB values.
+    Attributes:
+        width: Channels of tokens.
+        depth: Blocks.
+        heads: Heads of each attention.
+        global_blocks: Blocks that attend to the whole image. The others attend within windows.
+        input_px: Side of the square input image, pixels.
+        patch_px: Side of a patch, pixels.
+        window: Side of a window, positions.
+        mlp_ratio: Hidden channels of the linear layers, per channel.
+        neck: Channels of the embedding.
+        norm_eps: Epsilon of the norms.
+        pixel_mean: Subtracted from RGB values 0…255.
+        pixel_std: Divisor of RGB values.
     """
 
     width: int
@@ -131,7 +180,7 @@ class VitDims:
 
     @property
     def embedding_cells(self) -> int:
-        """Side of the embedding."""
+        """Side of the embedding, cells."""
         return self.input_px // self.patch_px
 
 
@@ -158,8 +207,15 @@ SAM_DECODER = DecoderDims(
 
 @dataclass(frozen=True)
 class TinyVitStage:
-    """One attention stage of TinyViT: a merging of patches with `stride`, then `depth` blocks that attend in windows of
-    `window`² positions."""
+    """One attention stage of TinyViT: patches are merged, then blocks attend within windows.
+
+    Attributes:
+        width: Channels of tokens.
+        depth: Blocks.
+        heads: Heads of each attention.
+        window: Side of a window, positions.
+        stride: Stride of the patch merging.
+    """
 
     width: int
     depth: int
@@ -170,10 +226,23 @@ class TinyVitStage:
 
 @dataclass(frozen=True)
 class TinyVitDims:
-    """Dimensions of MobileSAM's encoder, TinyViT-5M (Wu et al. 2022; Zhang et al. 2023). Pixels, channels, positions.
+    """Sizes of MobileSAM's encoder, TinyViT-5M (Wu et al. 2022; Zhang et al. 2023).
 
-    conv_width, conv_depth, conv_expand: the first stage, inverted residuals at stride 4. Unlike TinyViT, MobileSAM
-    merges no patches before the last stage. pixel_mean, pixel_std: of the 0…255 RGB values.
+    Unlike TinyViT, MobileSAM merges no patches before the last stage.
+
+    Attributes:
+        input_px: Side of the square input image, pixels.
+        conv_width: Channels of the first stage, inverted residual blocks at stride 4.
+        conv_depth: Blocks of the first stage.
+        conv_expand: Hidden channels of these blocks, per channel.
+        stages: The attention stages.
+        mlp_ratio: Hidden channels of the linear layers, per channel.
+        neck: Channels of the embedding.
+        batch_norm_eps: Epsilon of the batch norms.
+        norm_eps: Epsilon of the blocks' norms.
+        neck_norm_eps: Epsilon of the neck's norms.
+        pixel_mean: Subtracted from RGB values 0…255.
+        pixel_std: Divisor of RGB values.
     """
 
     input_px: int = 1024
@@ -195,7 +264,7 @@ class TinyVitDims:
 
     @property
     def embedding_cells(self) -> int:
-        """Side of the embedding."""
+        """Side of the embedding, cells."""
         return self.input_px // EMBEDDING_STRIDE
 
 

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 EXPORTER_VERSION = "5"
-"""Raised whenever the same checkpoint gives other graphs; part of the cache's key and of every file's metadata."""
+"""Raise it if the same checkpoint gives other graphs. It is part of the cache key and of the metadata of each file."""

@@ -1,11 +1,10 @@
-"""Checkpoint → ONNX, without PyTorch. Never imported by the running pipeline."""
+"""Export a checkpoint to ONNX without PyTorch. The running pipeline never imports this module."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
@@ -21,18 +20,21 @@ from esam_rt.export.graphs.tinyvit import build_tinyvit_encoder
 from esam_rt.export.graphs.vit import AttentionForm, build_vit_encoder
 from esam_rt.storage.manifest import written_together
 
-Progress: TypeAlias = Callable[[str], None]
-"""Called with the name of each file before it is written."""
-
-
 VITS = {"vit_b": VIT_B, "vit_l": VIT_L, "vit_h": VIT_H}
 DECODERS = {"tiny": TINY.decoder} | dict.fromkeys(("vit_t", *VITS), SAM_DECODER)
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The ONNX files of a model; their inputs and outputs: `build_decoder`, `build_masks`, `build_logits`, and the
-    encoder's builder with `add_image_features`. files: all that belongs to them, the data of large weights too."""
+    """The ONNX files of one model.
+
+    Attributes:
+        encoder: Image to embedding and image features (``build_vit_encoder``, ``add_image_features``).
+        decoder: Prompts to predicted IoU and prompt features (``build_decoder``).
+        mask_head: Prompt features to bit-packed masks (``build_masks``).
+        logits: Prompt features to mask logits (``build_logits``).
+        files: Every file of the export, with the data files of large weights.
+    """
 
     encoder: Path
     decoder: Path
@@ -47,13 +49,28 @@ def export_model(
     out_dir: Path,
     precision: Precision = Precision.FP32,
     attention: AttentionForm | None = None,
-    progress: Progress | None = None,
+    on_file: Callable[[str], None] | None = None,
 ) -> ExportedModel:
-    """Write encoder.onnx, decoder.onnx, mask_head.onnx and logits.onnx of model `name` to `out_dir`, and a manifest.
+    """Write the four ONNX graphs of a model and a manifest.
 
-    attention: how a ViT's relative positions enter; default: bias, the fastest on a CPU. The same checkpoint gives the
-    same bytes. SettingsError for an unknown name or an attention form that the model does not have, ModelError for a
-    checkpoint that is missing, broken or of another architecture, OutputError for a folder that cannot be written.
+    The files are ``encoder.onnx``, ``decoder.onnx``, ``mask_head.onnx`` and ``logits.onnx``. The same checkpoint gives
+    the same bytes.
+
+    Args:
+        name: A model that the exporter knows, such as ``tiny`` or ``vit_b``.
+        checkpoint: A checkpoint file or folder; see ``read_checkpoint``.
+        out_dir: The folder to write to. It is created if it is missing.
+        precision: Type of weights and activations.
+        attention: How a ViT adds relative positions. Default: ``bias``, the fastest on a CPU.
+        on_file: Called with the name of each graph before it is written.
+
+    Returns:
+        The paths of the graphs and of all files.
+
+    Raises:
+        SettingsError: The name is unknown, or the model has no such attention form.
+        ModelError: The checkpoint is missing, broken or of another architecture.
+        OutputError: The folder cannot be written.
     """
     weights = read_checkpoint(checkpoint)
     metadata = {
@@ -68,17 +85,31 @@ def export_model(
     with written_together(out_dir) as folder:
         for graph in graphs:
             path = folder / f"{graph.name}.onnx"
-            if progress is not None:
-                progress(path.name)
+            if on_file is not None:
+                on_file(path.name)
             names += [file.name for file in write_graph(graph, path, metadata, EXPORTER_VERSION)]
-    encoder, decoder, masks, logits = (out_dir / f"{graph.name}.onnx" for graph in graphs)
-    return ExportedModel(encoder, decoder, masks, logits, tuple(out_dir / name for name in names))
+    encoder, decoder, mask_head, logits = (out_dir / f"{graph.name}.onnx" for graph in graphs)
+    return ExportedModel(encoder, decoder, mask_head, logits, tuple(out_dir / name for name in names))
 
 
 def build_graphs(
     name: str, weights: Weights, precision: Precision = Precision.FP32, attention: AttentionForm | None = None
 ) -> Iterator[Graph]:
-    """Encoder, decoder, masks and logits of model `name`. Errors as of `export_model`."""
+    """Build the graphs of a model in memory: encoder, decoder, mask head and logits, in this order.
+
+    Args:
+        name: A model that the exporter knows.
+        weights: Its tensors.
+        precision: Type of weights and activations.
+        attention: How a ViT adds relative positions. Default: ``bias``.
+
+    Yields:
+        One graph after the other.
+
+    Raises:
+        SettingsError: The name is unknown, or the model has no such attention form.
+        ModelError: A tensor is missing or has another shape.
+    """
     if name not in DECODERS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, DECODERS)}")
     decoder = DECODERS[name]
@@ -90,11 +121,13 @@ def build_graphs(
 
 
 def _encoder(name: str, weights: Weights, precision: Precision, attention: AttentionForm | None) -> Graph:
-    """The encoder of a known model."""
+    """Build the encoder of a known model."""
     if name in VITS:
         return build_vit_encoder(VITS[name], weights, precision, attention or AttentionForm.BIAS)
     if attention is not None:
-        raise SettingsError(f"Model {name} has no choice of attention forms, only {', '.join(VITS)} have.")
-    return (
-        build_encoder(TINY, weights, precision) if name == "tiny" else build_tinyvit_encoder(VIT_T, weights, precision)
-    )
+        raise SettingsError(
+            f"Model {name} has no choice of attention forms, only {', '.join(VITS)} have. Leave the form out."
+        )
+    if name == "tiny":
+        return build_encoder(TINY, weights, precision)
+    return build_tinyvit_encoder(VIT_T, weights, precision)

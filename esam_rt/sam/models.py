@@ -32,7 +32,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory that ONNX Runtime takes on a CPU in float32, in MB: benchmarks/memory.py, x86-64, version 1.32, 2 threads.
+    """Memory that ONNX Runtime takes on a CPU in float32, in MB: benchmarks/engine_memory.py, x86-64, version 1.32, 2 threads.
 
     Attributes:
         weights: Memory after loading.
@@ -109,7 +109,7 @@ def _sam(
         score_min=0.88,
         stability_min=0.95,
         stability_offset=1.0,
-        decode_batch=4,  # within 6 % of the best rate, at half the memory of 8 (benchmarks/decoder.py)
+        decode_batch=4,  # within 6 % of the best rate, at half the memory of 8 (benchmarks/decoder_speed.py)
         attention=attention,
         remote=remote,
         footprint=footprint,

@@ -9,7 +9,17 @@ from esam_rt.storage.hashing import remembered_sha256
 
 
 def checkpoint_sha256(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint, hex; of a folder: of the hashes of its files. ModelError where it cannot be read."""
+    """Compute the SHA-256 of a checkpoint.
+
+    Args:
+        checkpoint: A file, or a folder of Hugging Face. A folder's hash is the hash of the hashes of its tensor files.
+
+    Returns:
+        The hash, hexadecimal.
+
+    Raises:
+        ModelError: The checkpoint is missing or cannot be read.
+    """
     if not checkpoint.is_dir():
         return remembered_sha256(checkpoint)
     from esam_rt.export.checkpoints.checkpoint_reader import checkpoint_files

@@ -1,4 +1,4 @@
-"""Checkpoint files → Weights. What a file is, its content says, not its name."""
+"""Open checkpoint files as Weights. The content of a file decides its format, not its name."""
 
 from __future__ import annotations
 
@@ -9,45 +9,61 @@ from pathlib import Path
 
 from esam_rt.errors import ModelError
 from esam_rt.export.checkpoints.key_mapping import NAMINGS, Naming, naming_of
-from esam_rt.export.checkpoints.lazy_tensor import FLOATS, HEADER_BYTES_MAX, FileTensor, unreadable
+from esam_rt.export.checkpoints.lazy_tensor import HEADER_BYTES_MAX, FileTensor, unreadable
 from esam_rt.export.checkpoints.safetensors_file import read_safetensors
 from esam_rt.export.checkpoints.torch_file import FETCH_ANEW, read_torch
 from esam_rt.export.checkpoints.weights import StoredTensor, Weights
+from esam_rt.export.float_types import FLOAT_DTYPES
 
 EXPECTED = "a checkpoint: a .pth file of PyTorch, a safetensors file or a folder of Hugging Face"
 SAFETENSORS, INDEX, PYTORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-PREFIX = "module."  # of torch.nn.DataParallel
+PREFIX = "module."  # torch.nn.DataParallel adds it
 HEAD_BYTES = 512
-ONNX_FIELDS = {b"\x12", b"\x3a", b"\x42"}  # tags that follow the version: producer, graph, operator sets
+ONNX_FIELDS = {b"\x12", b"\x3a", b"\x42"}  # tags after the version: producer, graph, operator sets
 
 
 def read_checkpoint(path: Path) -> Weights:
-    """Open the checkpoint of a model, whose tensors (float16, bfloat16 or float32) are read when they are taken.
+    """Open the checkpoint of a model. Its tensors are read when they are taken.
 
-    path: a `.pth` file of `torch.save`, a safetensors file, or a folder as Hugging Face's `save_pretrained` writes it;
-    with the names of SAM, of Hugging Face's SamModel or ours. ModelError if it is missing, broken or something else.
+    Args:
+        path: A ``.pth`` file of ``torch.save``, a safetensors file, or a folder of Hugging Face's
+            ``save_pretrained``. Its tensors are float16, bfloat16 or float32. Their names are those of SAM, of Hugging
+            Face's SamModel, or the exporter's own.
+
+    Returns:
+        The tensors.
+
+    Raises:
+        ModelError: The checkpoint is missing, broken or of another kind.
     """
     tensors: dict[str, FileTensor] = {}
     for file in checkpoint_files(path):
         more = _tensors(file)
         if twice := sorted(tensors.keys() & more.keys()):
-            raise ModelError(f"{file}: found tensor {twice[0]!r:.80} of another file again; {FETCH_ANEW}.")
+            raise ModelError(f"{file}: found tensor {twice[0]!r:.80}, which another file has too; {FETCH_ANEW}.")
         tensors |= more
     if all(name.startswith(PREFIX) for name in tensors):
         tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     naming = _naming(path, tensors)
     tensors = {name: tensor for name, tensor in tensors.items() if not naming.is_ignored(name)}
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS:
-            expected = " or ".join(FLOATS)
+        if tensor.dtype not in FLOAT_DTYPES:
+            expected = " or ".join(FLOAT_DTYPES)
             raise ModelError(f"{path}: tensor {name}: found dtype {tensor.dtype}, expected {expected}.")
     return Weights(path, {name: StoredTensor(t.shape, t.read) for name, t in tensors.items()}, naming)
 
 
 def checkpoint_files(path: Path) -> list[Path]:
-    """The files that hold a checkpoint's tensors: the file itself, or those of a folder; ModelError if there are none.
+    """List the files that hold a checkpoint's tensors. Only an index of shards is opened.
 
-    They are not opened yet, but for the index of shards.
+    Args:
+        path: A checkpoint file or folder.
+
+    Returns:
+        The file itself, or the tensor files of the folder.
+
+    Raises:
+        ModelError: The path is missing, or the folder has no tensor files.
     """
     if not stat.S_ISDIR(_mode(path)):
         return [path]
@@ -63,7 +79,7 @@ def checkpoint_files(path: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index of shards names, all in its folder."""
+    """Return the files that an index of shards names. All must be in its folder."""
     try:
         names = set(json.loads(_start(index, HEADER_BYTES_MAX))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
@@ -78,9 +94,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _tensors(file: Path) -> dict[str, FileTensor]:
-    """The tensors of one file by the names that it gives them."""
+    """Return the tensors of one file by their names in it."""
     head = _start(file, HEAD_BYTES)
-    # First, since the length of a header may look like the start of anything else.
+    # Test this first: the length of a safetensors header may look like the start of another format.
     if head[6:9] == b"\0\0{":
         return read_safetensors(file)
     if head.startswith(b"PK\3\4"):
@@ -89,7 +105,7 @@ def _tensors(file: Path) -> dict[str, FileTensor]:
 
 
 def _other_kind(head: bytes) -> str:
-    """What a file is that begins so, and what to do."""
+    """Name the kind of a file by its first bytes, with a remedy."""
     if not head:
         return "an empty file"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -107,7 +123,7 @@ def _other_kind(head: bytes) -> str:
 
 
 def _naming(path: Path, names: Collection[str]) -> Naming:
-    """The naming that the checkpoint follows."""
+    """Return the naming of the checkpoint."""
     if odd := next((name for name in names if not name.isprintable()), None):
         raise ModelError(f"{path}: found tensor {odd!r:.80}, expected printable names; {FETCH_ANEW}.")
     naming = naming_of(names)
@@ -122,7 +138,7 @@ def _naming(path: Path, names: Collection[str]) -> Naming:
 
 
 def _mode(path: Path) -> int:
-    """Kind of file; links are followed."""
+    """Return the file's mode, with links followed."""
     try:
         return path.stat().st_mode
     except FileNotFoundError as e:
@@ -132,7 +148,7 @@ def _mode(path: Path) -> int:
 
 
 def _start(path: Path, size: int) -> bytes:
-    """The first bytes of a regular file, at most `size`; nothing else is opened: a pipe could make us wait for ever."""
+    """Read at most `size` bytes of a regular file. A pipe or device is not opened: reading it could block for ever."""
     if not stat.S_ISREG(_mode(path)):
         raise ModelError(f"{path}: found a folder, pipe or device, expected {EXPECTED}.")
     try:

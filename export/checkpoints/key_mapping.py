@@ -1,4 +1,4 @@
-"""Names of the tensors in a checkpoint: ours, SAM's own and those of Hugging Face's `SamModel`."""
+"""Names of the tensors in a checkpoint: the exporter's own, SAM's and those of Hugging Face's SamModel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Naming:
-    """How one kind of checkpoint calls what the graphs ask for.
+    """Maps the exporter's tensor names to the names in one kind of checkpoint.
 
-    signature: pattern of tensors that only this kind has. rules: (pattern, replacement), of which the first whose
-    pattern matches the whole of our name gives the file's; without one the names are the same. ignored: patterns of the
-    file's tensors that the graphs have no use for.
+    Attributes:
+        title: Name of the kind, for messages.
+        signature: Pattern of tensor names that only this kind has.
+        rules: Pairs of pattern and replacement. The first pattern that matches a whole name of the exporter gives the
+            name in the file. If none matches, the names are equal.
+        ignored: Patterns of tensors in the file that no graph needs.
     """
 
     title: str
@@ -22,24 +25,24 @@ class Naming:
     ignored: tuple[str, ...] = ()
 
     def of_file(self, name: str) -> str:
-        """The name in the file of our `name`."""
+        """Return the name in the file for a name of the exporter."""
         for pattern, replacement in self.rules:
             if match := re.fullmatch(pattern, name):
                 return match.expand(replacement)
         return name
 
     def is_signature(self, name_in_file: str) -> bool:
-        """Whether only this kind has a tensor of that name."""
+        """Return True if only this kind has a tensor of that name."""
         return re.fullmatch(self.signature, name_in_file) is not None
 
     def is_ignored(self, name_in_file: str) -> bool:
-        """Whether the graphs have no use for a tensor of the file."""
+        """Return True if no graph needs the tensor."""
         return any(re.fullmatch(pattern, name_in_file) for pattern in self.ignored)
 
 
 OURS = Naming("esam-rt", r"decoder\..+")
 
-# Our names are SAM's up to the prefix wherever SAM has a telling one.
+# The exporter's names are those of SAM without the prefix, unless SAM's name says too little.
 SAM = Naming(
     "Segment Anything",
     r"mask_decoder\.output_upscaling\..+",
@@ -83,7 +86,7 @@ SAM = Naming(
     ),
     ignored=(
         r"prompt_encoder\.mask_downscaling\..+",  # masks as prompts
-        r"image_encoder\.(norm_head|head)\..+",  # MobileSAM: the classifier that its encoder began as
+        r"image_encoder\.(norm_head|head)\..+",  # MobileSAM: its encoder was trained as a classifier
         r".+\.num_batches_tracked",
         r".+\.attention_bias_idxs",
         r"pixel_(mean|std)",
@@ -126,5 +129,12 @@ NAMINGS = (SAM, HUGGING_FACE, OURS)
 
 
 def naming_of(names: Collection[str]) -> Naming | None:
-    """The naming of a checkpoint with tensors of these names, None where none has the signature of one."""
+    """Find the naming of a checkpoint by its tensor names.
+
+    Args:
+        names: The tensor names.
+
+    Returns:
+        The first naming with a signature among the names, or None.
+    """
     return next((naming for naming in NAMINGS if any(naming.is_signature(name) for name in names)), None)

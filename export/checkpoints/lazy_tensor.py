@@ -1,4 +1,4 @@
-"""Tensors in a file, each read when it is asked for: nothing of a large checkpoint stays in memory or mapped."""
+"""Tensors in a file. Each is read when it is asked for: a large checkpoint is never in memory or mapped as a whole."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from esam_rt.errors import ModelError
+from esam_rt.export.float_types import FLOAT_DTYPES
 
-FLOATS: dict[str, np.dtype[Any]] = {
-    "float16": np.dtype(np.float16),
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
-HEADER_BYTES_MAX = 4 << 20  # of names and shapes; SAM's take 0.1 MB. Hostile ones are slow to parse.
+HEADER_BYTES_MAX = 4 << 20  # names and shapes; those of SAM take 0.1 MB. A hostile header is slow to parse.
 _PIECE_BYTES = 1 << 20
 
 
 @dataclass
 class FileRange:
-    """Bytes of a file. crc32: of the whole range, to be compared at the first read; None where there is nothing to."""
+    """A range of bytes in a file.
+
+    Attributes:
+        path: The file.
+        start: Offset of the first byte.
+        size: Bytes in the range.
+        crc32: Checksum of the whole range, compared at the first read. None if unknown or already compared.
+    """
 
     path: Path
     start: int
@@ -34,7 +36,18 @@ class FileRange:
     crc32: int | None = None
 
     def read(self, first: int = 0, size: int | None = None) -> NDArray[np.uint8]:
-        """`size` bytes from `first` on, by default all; ModelError if they cannot be read or the range is damaged."""
+        """Read bytes of the range.
+
+        Args:
+            first: Offset within the range.
+            size: Number of bytes. Default: up to the end of the range.
+
+        Returns:
+            The bytes, uint8 [size].
+
+        Raises:
+            ModelError: The bytes cannot be read, or the range differs from its checksum.
+        """
         size = self.size - first if size is None else size
         data = np.empty(size, np.uint8)
         try:
@@ -46,7 +59,7 @@ class FileRange:
         if found != size:
             raise ModelError(
                 f"{self.path}: found {self.start + first + found} bytes, expected {self.start + self.size} or more; "
-                "it was changed while it was read: try again."
+                "the file was changed while it was read: try again."
             )
         if self.crc32 is not None:
             if self.crc32 != (zlib.crc32(data.data) if size == self.size else self._checksum()):
@@ -54,7 +67,7 @@ class FileRange:
                     f"{self.path}: found bytes from {self.start} on that differ from their checksum; the file is "
                     "damaged: download or copy it again."
                 )
-            self.crc32 = None  # once: many tensors may be parts of one large storage
+            self.crc32 = None  # compare once: many tensors may share one large storage
         return data
 
     def _checksum(self) -> int:
@@ -66,10 +79,15 @@ class FileRange:
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A view of stored elements that lies within them.
+    """A view of elements stored in a file.
 
-    dtype: a key of FLOATS, or the file's own word for a type that weights do not have. strides, offset: in elements,
-    none negative. byte_order: "<" or ">".
+    Attributes:
+        stored: The bytes of all elements. The view must lie within them.
+        dtype: A key of ``FLOAT_DTYPES``, or the file's own word for any other type.
+        shape: The view's shape.
+        strides: The view's strides in elements, none negative.
+        offset: The view's first element.
+        byte_order: ``<`` or ``>``.
     """
 
     stored: FileRange
@@ -80,8 +98,8 @@ class FileTensor:
     byte_order: str = "<"
 
     def read(self) -> NDArray[Any]:
-        """A fresh array, C order; ModelError if the file cannot be read any more."""
-        dtype = FLOATS[self.dtype]
+        """Read the tensor as a new array in C order. ModelError if the file cannot be read any more."""
+        dtype = FLOAT_DTYPES[self.dtype]
         if 0 in self.shape:
             return np.empty(self.shape, dtype)
         strides = [s if n > 1 else 0 for n, s in zip(self.shape, self.strides, strict=True)]
@@ -93,10 +111,10 @@ class FileTensor:
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides, in elements, of an array in C order."""
+    """Return the strides, in elements, of an array in C order."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def unreadable(path: Path, cause: OSError) -> ModelError:
-    """The error for a file of a checkpoint that the system does not give."""
+    """Make the error for a checkpoint file that the system cannot read."""
     return ModelError(f"{path}: cannot be read ({cause.strerror or cause}); expected a checkpoint file.")

@@ -1,4 +1,4 @@
-"""Safetensors files: header → tensors that are read one by one."""
+"""Read safetensors files: the header now, each tensor when it is asked for."""
 
 from __future__ import annotations
 
@@ -10,25 +10,36 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from esam_rt.errors import ModelError
-from esam_rt.export.checkpoints.lazy_tensor import FLOATS, HEADER_BYTES_MAX, FileRange, FileTensor, contiguous_strides
+from esam_rt.export.checkpoints.lazy_tensor import HEADER_BYTES_MAX, FileRange, FileTensor, contiguous_strides
+from esam_rt.export.float_types import FLOAT_DTYPES, FLOAT_TYPES
 
-DTYPES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
-LENGTH_BYTES = 8  # of the header, at the start of the file
+DTYPES = {t.safetensors: t.dtype.name for t in FLOAT_TYPES}
+LENGTH_BYTES = 8  # the file starts with the length of its header
 
 
 def read_safetensors(path: Path) -> dict[str, FileTensor]:
-    """The tensors of a safetensors file by name; ModelError if it is broken."""
+    """List the tensors of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ModelError: The file is broken.
+    """
     data_start, header = _header(path)
     header.pop("__metadata__", None)
     return {name: _tensor(path, name, data_start, entry) for name, entry in header.items()}
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the data start, and the header, which safetensors itself has found valid."""
+    """Return where the data start and the header, after safetensors itself has found the file valid."""
     size = int.from_bytes(FileRange(path, 0, LENGTH_BYTES).read().tobytes(), "little")
     if size > HEADER_BYTES_MAX:
         raise _broken(path, f"a header of {size} bytes, more than {HEADER_BYTES_MAX}")
-    # safe_open maps the file, and pages that were read count as memory; so only the check is its part.
+    # safe_open maps the file, and mapped pages that were read count as memory. It only checks the file here.
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -41,7 +52,7 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
 def _tensor(path: Path, name: str, data_start: int, entry: dict[str, Any]) -> FileTensor:
     shape, (first, end) = tuple(entry["shape"]), entry["data_offsets"]
     dtype = DTYPES.get(entry["dtype"], entry["dtype"])
-    if dtype in FLOATS and math.prod(shape) * FLOATS[dtype].itemsize != end - first:
+    if dtype in FLOAT_DTYPES and math.prod(shape) * FLOAT_DTYPES[dtype].itemsize != end - first:
         raise _broken(path, f"{end - first} bytes for tensor {name} of shape {list(shape)}")
     return FileTensor(FileRange(path, data_start + first, end - first), dtype, shape, contiguous_strides(shape))
 

@@ -1,8 +1,11 @@
-"""The pickle of a PyTorch state dict, read without running anything.
+"""Read the pickle of a PyTorch state dict without running anything.
 
-`pickle` calls what a file names. Here nothing is called or imported: the few operations that `torch.save` writes for
-dicts of tensors build dicts, lists and tuples of plain values, a name is only compared with the names of a table, and
-every other operation is refused before its argument is read.
+Nothing that the file names is called or imported. The few operations that ``torch.save`` writes for dicts of tensors
+build dicts, lists and tuples of plain values. A name is only compared with a table of names. Every other operation is
+refused before its argument is read.
+
+``pickle.Unpickler`` with ``find_class`` is not enough: a small hostile file makes it hash dict keys for hours or
+allocate gigabytes of memo.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from esam_rt.export.float_types import FLOAT_TYPES
+
 BEYOND = "which is more than tensors need and could run code"
-PROTOCOL = 2  # of torch.save
-MAX_DIMS = 32  # of an array in NumPy 1
-KEY_MAX = 1 << 31  # of a number as the key of a dict; optimisers count their parameters
+PROTOCOL = 2  # torch.save writes it
+MAX_DIMS = 32  # NumPy 1 has no arrays of more dimensions
+KEY_MAX = 1 << 31  # largest number as a dict key; optimizers number their parameters
 
 STORAGES = {
-    "torch FloatStorage": "float32",
-    "torch HalfStorage": "float16",
-    "torch BFloat16Storage": "bfloat16",
+    **{f"torch {t.torch_storage}": t.dtype.name for t in FLOAT_TYPES},
     "torch DoubleStorage": "float64",
     "torch LongStorage": "int64",
     "torch IntStorage": "int32",
@@ -49,12 +52,18 @@ OPERATIONS = {operation.code.encode("latin-1"): operation for operation in pickl
 
 
 class RefusedPickleError(ValueError):
-    """A pickle that is broken or holds more than a state dict; the text says what was found."""
+    """The pickle is broken or holds more than a state dict. The message says what was found."""
 
 
 @dataclass(frozen=True)
 class StorageRef:
-    """Where a tensor's elements are: `key` within the archive; `numel` is what the pickle says, not yet checked."""
+    """The storage of a tensor's elements.
+
+    Attributes:
+        key: Its entry within the archive.
+        dtype: Its NumPy dtype, by name.
+        numel: Its number of elements as the pickle states it. It is not checked yet.
+    """
 
     key: str
     dtype: str
@@ -63,7 +72,14 @@ class StorageRef:
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A view of a storage as the pickle says it, in elements; non-negative integers, not yet checked further."""
+    """A view of a storage as the pickle states it. The numbers are not negative and not checked further.
+
+    Attributes:
+        storage: The storage.
+        offset: The first element.
+        shape: The view's shape.
+        strides: The view's strides, elements.
+    """
 
     storage: StorageRef
     offset: int
@@ -73,15 +89,22 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name of the table, which stands for itself."""
+    """A name of the table. It stands for itself and is never called."""
 
     name: str
 
 
 def read_state_pickle(data: bytes) -> Any:
-    """What the pickle holds: dicts (keys str or int), lists, tuples, plain values and TensorRefs, perhaps cyclic.
+    """Read a pickle. Time and memory are proportional to its length.
 
-    RefusedPickleError for anything else. Takes time and memory in proportion to the length of `data`.
+    Args:
+        data: The pickle.
+
+    Returns:
+        Dicts (with keys str or int), lists, tuples, plain values and ``TensorRef``. They may contain themselves.
+
+    Raises:
+        RefusedPickleError: The pickle is broken or holds anything else.
     """
     machine = _Machine()
     try:
@@ -89,13 +112,13 @@ def read_state_pickle(data: bytes) -> Any:
             if name == "STOP":
                 return machine.pop()
             machine.step(name, argument)
-    except (IndexError, KeyError) as e:  # of an empty stack, of a place never filled
+    except (IndexError, KeyError) as e:  # an empty stack, a memo entry that was never written
         raise RefusedPickleError("a broken pickle") from e
     raise RefusedPickleError("a pickle without an end")
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
-    """The operations, each with its argument."""
+    """Iterate over the operations and their arguments."""
     stream = io.BytesIO(data)
     while code := stream.read(1):
         operation = OPERATIONS.get(code)
@@ -111,7 +134,7 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
 
 
 class _Machine:
-    """The stack machine of pickles, without the operations that call."""
+    """The stack machine of pickles without the operations that call code."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -126,7 +149,7 @@ class _Machine:
         return items
 
     def step(self, name: str, argument: Any) -> None:
-        """One operation, not STOP."""
+        """Run one operation other than STOP."""
         push = self.stack.append
         match name:
             case "PROTO":
@@ -161,7 +184,7 @@ class _Machine:
                 push(_reduce(function, arguments))
             case "BINPERSID":
                 push(_storage(self.pop()))
-            case "BUILD":  # attributes of a dict, such as _metadata of a state dict: dropped
+            case "BUILD":  # drop the attributes of a dict, such as _metadata of a state dict
                 self.pop()
                 _expect(type(self.stack[-1]) is dict, "attributes of what is no dict")
             case _ if name in CONSTANTS:
@@ -193,14 +216,14 @@ def _name(argument: str) -> _Name:
 
 
 def _reduce(function: Any, arguments: Any) -> Any:
-    """What a call stands for, of the three that a state dict has."""
+    """Return the result of one of the three calls in a state dict."""
     _expect(type(function) is _Name and type(arguments) is tuple, f"a call in its pickle, {BEYOND}")
     match function.name, arguments:
         case "collections OrderedDict", ():
             return {}
         case "torch._utils _rebuild_parameter", (TensorRef() as tensor, _, _):
             return tensor
-        # The last, of newer versions, has bits: tensors to be conjugated or negated.
+        # Newer versions add bits, which mark tensors to conjugate or negate.
         case "torch._utils _rebuild_tensor_v2", (
             StorageRef() as storage,
             offset,
@@ -217,7 +240,7 @@ def _reduce(function: Any, arguments: Any) -> Any:
 
 
 def _storage(identity: Any) -> StorageRef:
-    """Of a persistent id: ("storage", type, key, device, number of elements)."""
+    """Return the storage of a persistent id ("storage", type, key, device, number of elements)."""
     match identity:
         case ("storage", _Name(name), str(key), str(_), numel) if name in STORAGES and _is_size(numel):
             return StorageRef(key, STORAGES[name], numel)
@@ -229,5 +252,5 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_key(value: Any) -> bool:
-    """Names and small numbers: tuples and large numbers can be made such that hashing them takes for ever."""
+    """Accept names and small numbers only: tuples and large numbers can be built to hash for hours."""
     return type(value) is str or (_is_size(value) and value <= KEY_MAX)

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints (`torch.save` since 1.6: a zip archive) → tensors that are read one by one, without PyTorch."""
+"""Read PyTorch checkpoints without PyTorch: the zip archives that ``torch.save`` writes since version 1.6."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import ModelError
-from esam_rt.export.checkpoints.lazy_tensor import FLOATS, HEADER_BYTES_MAX, FileRange, FileTensor, unreadable
+from esam_rt.export.checkpoints.lazy_tensor import HEADER_BYTES_MAX, FileRange, FileTensor, unreadable
 from esam_rt.export.checkpoints.state_pickle import RefusedPickleError, TensorRef, read_state_pickle
+from esam_rt.export.float_types import FLOAT_DTYPES
 
 BYTE_ORDERS = {b"little": "<", b"big": ">"}
-ELEMENTS_MAX = 1 << 40  # of a tensor, empty extents aside: an array of more cannot be made
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip entry: signature, lengths of the name and of the extra field
+ELEMENTS_MAX = 1 << 40  # per tensor, not counting dimensions of zero: NumPy cannot make a larger array
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # zip entry: signature, lengths of the name and of the extra field
 LOCAL_SIGNATURE = b"PK\3\4"
-ENCRYPTED = 1  # bit of an entry's flags
+ENCRYPTED = 1  # bit of a zip entry's flags
 SAVE_ANEW = "save it anew with torch.save(model.state_dict(), path)"
 FETCH_ANEW = "the file is damaged: download or copy it again"
 
 
 def read_torch(path: Path) -> dict[str, FileTensor]:
-    """The tensors of a `.pth` file by name; ModelError if it is broken or holds more than dicts of tensors.
+    """List the tensors of a ``.pth`` file. No code in the file is run.
 
-    The file may be a state dict, or a dict with one state dict among its values. Nothing in it is run.
+    Args:
+        path: A file with a state dict, or with a dict that has one state dict among its values.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ModelError: The file is broken or holds more than dicts of tensors.
     """
     archive = _Archive(path)
     try:
@@ -37,7 +45,7 @@ def read_torch(path: Path) -> dict[str, FileTensor]:
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, TensorRef]:
-    """The dict of nothing but tensors that `content` is, or the one that it has."""
+    """Return the content if it is a dict of tensors, else the one dict of tensors among its values."""
     if _is_state_dict(content):
         return dict(content)
     inner = content.items() if isinstance(content, dict) else ()
@@ -59,7 +67,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 class _Archive:
-    """The zip archive, whose entries are ranges of the file: none is compressed."""
+    """The zip archive. Its entries are not compressed, so they are ranges of the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,7 +85,7 @@ class _Archive:
         except (NotImplementedError, ValueError, OverflowError, struct.error) as e:
             raise self._broken(f"a zip archive that cannot be read ({e})", FETCH_ANEW) from e
         self.entries = {entry.filename: entry for entry in entries}
-        self.ranges: dict[str, FileRange] = {}  # tensors that share a storage share its range
+        self.ranges: dict[str, FileRange] = {}  # tensors of one storage share its range and its checksum test
         if len(self.entries) != len(entries):
             raise self._broken("a zip archive with several entries of one name", FETCH_ANEW)
         for entry in entries:
@@ -88,28 +96,28 @@ class _Archive:
         self.byte_order = self._byte_order()
 
     def pickle(self) -> bytes:
-        """The pickle of the object that was saved."""
+        """Return the pickle of the saved object."""
         entry = self._range("data.pkl")
         if entry.size > HEADER_BYTES_MAX:
             raise self._broken(f"{entry.size} bytes of names, more than {HEADER_BYTES_MAX}", SAVE_ANEW)
         return entry.read().tobytes()
 
     def tensor(self, name: str, ref: TensorRef) -> FileTensor:
-        """The tensor that the pickle describes; ModelError unless it lies within its storage."""
+        """Return the tensor that the pickle describes. ModelError if it is not within its storage."""
         storage, shape = ref.storage, ref.shape
         entry = self._range(f"data/{storage.key}")
-        dtype = FLOATS[storage.dtype] if storage.dtype in FLOATS else np.dtype(storage.dtype)
+        dtype = FLOAT_DTYPES.get(storage.dtype) or np.dtype(storage.dtype)
         if storage.numel * dtype.itemsize != entry.size:
             raise self._broken(f"{entry.size} bytes for tensor {name!r:.80}, not as many as its type needs", FETCH_ANEW)
         last = ref.offset + sum((n - 1) * stride for n, stride in zip(shape, ref.strides, strict=True))
-        # More elements than are stored: a stride of zero could ask for any amount of memory.
+        # A stride of zero could ask for any amount of memory: refuse more elements than are stored.
         held = 0 in shape or (last < storage.numel and math.prod(shape) <= storage.numel)
         if not held or math.prod(max(n, 1) for n in shape) > ELEMENTS_MAX:
             raise self._broken(f"tensor {name!r:.80} with more elements than are stored", SAVE_ANEW)
         return FileTensor(entry, storage.dtype, shape, ref.strides, ref.offset, self.byte_order)
 
     def _root(self) -> str:
-        """The folder in the archive that holds everything."""
+        """Return the archive's top folder."""
         roots = [name.removesuffix("/data.pkl") for name in self.entries if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise self._broken(f"a zip archive with {len(roots)} entries data.pkl", "give the file of torch.save")
@@ -126,7 +134,7 @@ class _Archive:
         return BYTE_ORDERS[word]
 
     def _range(self, name: str) -> FileRange:
-        """Where in the file the bytes of an entry are."""
+        """Return the bytes of an entry."""
         if name not in self.ranges:
             self.ranges[name] = self._find(name)
         return self.ranges[name]
@@ -135,14 +143,14 @@ class _Archive:
         entry = self.entries.get(f"{self.root}/{name}")
         if entry is None:
             raise self._broken(f"a zip archive without entry {name!r:.80}", FETCH_ANEW)
-        # The lengths before the data may differ from those in the archive's directory: torch.save pads the data here.
+        # torch.save pads the data here, so these lengths may differ from those in the archive's directory.
         start = entry.header_offset + LOCAL_HEADER.size
         if entry.header_offset >= 0 and start <= self.size:
             header = FileRange(self.path, entry.header_offset, LOCAL_HEADER.size).read().tobytes()
             signature, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
             start += name_bytes + extra_bytes
             if signature == LOCAL_SIGNATURE and start + entry.file_size <= self.size:
-                # torch.serialization.set_crc32_options(False) writes zeros.
+                # A CRC of zero is unknown: torch.serialization.set_crc32_options(False) writes zeros.
                 return FileRange(self.path, start, entry.file_size, entry.CRC or None)
         raise self._broken(f"entry {name!r:.80} beyond the end of the file", FETCH_ANEW)
 

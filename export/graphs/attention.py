@@ -1,14 +1,14 @@
 """Attention between a few tokens and many image positions.
 
-A prompt has T tokens and H heads, T·H = 20 to 56 rows, fewer than the inner width of SAM's attentions. So W_k, W_v, W_q
-and W_out multiply the tokens' side, head by head, instead of the P = h·w image positions of every prompt. Only the
-first layer, whose image side all prompts share, projects the image itself, once a photo (`add_image_features`).
+A prompt has T tokens and H heads. T·H is 20 to 56 rows, fewer than the inner width of SAM's attentions. Therefore W_k,
+W_v, W_q and W_out multiply the tokens, head by head, instead of the P = h·w image positions of every prompt. Only the
+first layer projects the image itself, once per image, because all prompts share it (``add_image_features``).
 
-What a softmax cancels is dropped, and what sums to one is folded: the bias of the keys adds the same to all positions;
-the bias of the values passes through the weights of one.
+The bias of the keys is dropped: it adds the same to all positions, and softmax cancels it. The bias of the values is
+folded into the output's bias: the attention weights sum to one.
 
-Layouts: `[B·T, C]` tokens; `[H, B·T, n]` by head, for products with what all prompts share, which are then few and
-large; `[B, H·T, n]` by prompt, for products with a prompt's own image.
+Layouts: ``[B·T, C]`` tokens; ``[H, B·T, n]`` by head, for few and large products with data that all prompts share;
+``[B, H·T, n]`` by prompt, for products with a prompt's own image.
 """
 
 from __future__ import annotations
@@ -24,28 +24,54 @@ from esam_rt.export.graphs.graph import Graph, ints
 
 @dataclass(frozen=True)
 class Projection:
-    """Weight [in, out] and bias [out] of a linear layer."""
+    """A linear layer.
+
+    Attributes:
+        weight: [in, out].
+        bias: [out].
+    """
 
     weight: Array
     bias: Array
 
     @classmethod
     def take(cls, weights: Weights, name: str, width_in: int, width_out: int) -> Projection:
-        """`name`.weight [out, in] and `name`.bias [out] of a checkpoint."""
+        """Take a linear layer from a checkpoint.
+
+        Args:
+            weights: The checkpoint's tensors, with ``<name>.weight`` [out, in] and ``<name>.bias`` [out].
+            name: The layer's name.
+            width_in: Input channels.
+            width_out: Output channels.
+
+        Returns:
+            The layer.
+
+        Raises:
+            ModelError: A tensor is missing or has another shape.
+        """
         return cls(weights.take(f"{name}.weight", width_out, width_in).T, weights.take(f"{name}.bias", width_out))
 
     def scaled(self, factor: float) -> Projection:
-        """The layer with its output multiplied by `factor`."""
+        """Return the layer with its output multiplied by a factor."""
         return Projection(self.weight * factor, self.bias * factor)
 
     def __call__(self, g: Graph, x: ir.Value) -> ir.Value:
-        """[N, in] → [N, out]."""
+        """Apply the layer in a graph: [N, in] → [N, out]."""
         return g.op("Gemm", x, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """The four projections of one attention of H heads, each of `head` channels."""
+    """The four projections of one attention.
+
+    Attributes:
+        q: Queries, [C, inner].
+        k: Keys, [C, inner].
+        v: Values, [C, inner].
+        out: Output, [inner, C].
+        heads: Heads H. Each has ``head`` = inner / H channels.
+    """
 
     q: Projection
     k: Projection
@@ -55,7 +81,21 @@ class AttentionWeights:
 
     @classmethod
     def take(cls, weights: Weights, name: str, width: int, inner: int, heads: int) -> AttentionWeights:
-        """`name`.q, .k, .v and .out of a checkpoint."""
+        """Take an attention from a checkpoint.
+
+        Args:
+            weights: The checkpoint's tensors, with the layers ``q``, ``k``, ``v`` and ``out`` under the name.
+            name: The attention's name.
+            width: Channels C of tokens and image.
+            inner: Channels of all heads.
+            heads: Heads.
+
+        Returns:
+            The projections.
+
+        Raises:
+            ModelError: A tensor is missing or has another shape.
+        """
         q, k, v = (Projection.take(weights, f"{name}.{p}", width, inner) for p in "qkv")
         return cls(q, k, v, Projection.take(weights, f"{name}.out", inner, width), heads)
 
@@ -66,43 +106,49 @@ class AttentionWeights:
 
     @property
     def head(self) -> int:
-        """Channels of a head."""
+        """Channels of one head."""
         return int(self.q.weight.shape[1]) // self.heads
 
     @property
     def scale(self) -> float:
-        """Of the scores."""
+        """Scale of the scores, 1/√head."""
         return 1 / math.sqrt(self.head)
 
     def columns(self, x: Array) -> Array:
-        """[n, inner] → [H, n, head]."""
+        """Split columns by head: [n, inner] → [H, n, head]."""
         return x.reshape(len(x), self.heads, self.head).transpose(1, 0, 2)
 
     def keys_of(self, g: Graph, image: ir.Value, position: Array) -> ir.Value:
-        """Image [C, P] with position encoding [P, C] → keys [H, head, P]."""
+        """Make keys [H, head, P] of an image [C, P] with position encoding [P, C]."""
         keys = g.op("Add", g.op("MatMul", self.k.weight.T, image), (position @ self.k.weight).T)
         return g.reshape(keys, self.heads, self.head, len(position))
 
     def values_of(self, g: Graph, image: ir.Value) -> ir.Value:
-        """Image [C, P] → values [H, P, head], without their bias."""
+        """Make values [H, P, head], without their bias, of an image [C, P]."""
         values = g.reshape(g.op("MatMul", self.v.weight.T, image), self.heads, self.head, -1)
         return g.op("Transpose", values, perm=[0, 2, 1])
 
     def queries_of(self, g: Graph, image: ir.Value, position: Array) -> ir.Value:
-        """Image [C, P] with position encoding [P, C] → queries [H, head, P]."""
+        """Make queries [H, head, P] of an image [C, P] with position encoding [P, C]."""
         queries = g.op("MatMul", self.q.weight.T, image)
         queries = g.op("Add", queries, (position @ self.q.weight + self.q.bias).T)
         return g.reshape(queries, self.heads, self.head, len(position))
 
 
 class TokenAttention:
-    """One attention of B prompts of T tokens, written to a graph as one of five kinds."""
+    """Writes one attention of B prompts to a graph, as one of five kinds.
+
+    Args:
+        g: The graph.
+        weights: The attention's projections.
+        tokens: Tokens T per prompt.
+    """
 
     def __init__(self, g: Graph, weights: AttentionWeights, tokens: int) -> None:
         self.g, self.w, self.tokens, self.rows = g, weights, tokens, weights.heads * tokens
 
     def among_tokens(self, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        """Self-attention: [B·T, C] each → [B·T, C]."""
+        """Apply self-attention of each prompt's tokens: [B·T, C] each → [B·T, C]."""
         g, w = self.g, self.w
 
         def heads(x: ir.Value, *perm: int) -> ir.Value:
@@ -115,13 +161,31 @@ class TokenAttention:
         return self._project(g.reshape(mixed, -1, w.heads * w.head))
 
     def from_shared_image(self, q: ir.Value, keys: ir.Value, values: ir.Value) -> ir.Value:
-        """Tokens [B·T, C] attend to one image: its keys [H, head, P] and values [H, P, head] → [B·T, C]."""
+        """Let all tokens attend to the same image.
+
+        Args:
+            q: Tokens [B·T, C].
+            keys: The image's keys [H, head, P].
+            values: The image's values [H, P, head].
+
+        Returns:
+            Tokens [B·T, C].
+        """
         g = self.g
         weights = g.softmax(g.op("MatMul", self._by_head(self.w.q.scaled(self.w.scale)(g, q)), keys))
         return self._join(g.op("MatMul", weights, values))
 
     def from_image(self, q: ir.Value, image: ir.Value, position: Array) -> ir.Value:
-        """Tokens [B·T, C] attend to the images of their prompts [B, P, C] → [B·T, C]."""
+        """Let tokens attend to the images of their prompts.
+
+        Args:
+            q: Tokens [B·T, C].
+            image: One image per prompt [B, P, C].
+            position: Position encoding [P, C].
+
+        Returns:
+            Tokens [B·T, C].
+        """
         g, w = self.g, self.w
         queries = self._by_head(w.q.scaled(w.scale)(g, q))
         weights = g.softmax(self._scores(queries, w.k.weight, image, position @ w.k.weight))
@@ -130,39 +194,59 @@ class TokenAttention:
         return self._join(g.op("MatMul", mixed, w.columns(w.v.weight)))
 
     def to_shared_image(self, k: ir.Value, v: ir.Value, queries: ir.Value, positions: int) -> ir.Value:
-        """One image, its queries [H, head, P], attends to the tokens [B·T, C] of every prompt → [B, P, C]."""
+        """Let one image attend to the tokens of every prompt.
+
+        Args:
+            k: Tokens with position [B·T, C], for keys.
+            v: Tokens [B·T, C], for values.
+            queries: The image's queries [H, head, P].
+            positions: P.
+
+        Returns:
+            One change of the image per prompt [B, P, C].
+        """
         g = self.g
         scores = g.op("MatMul", self._by_head(self.w.k.scaled(self.w.scale)(g, k)), queries)
         return self._to_image(self._by_prompt(scores, positions), v, positions)
 
     def to_image(self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array) -> ir.Value:
-        """The images [B, P, C] attend to the tokens [B·T, C] of their prompts → [B, P, C]."""
+        """Let images attend to the tokens of their prompts.
+
+        Args:
+            k: Tokens with position [B·T, C], for keys.
+            v: Tokens [B·T, C], for values.
+            image: One image per prompt [B, P, C].
+            position: Position encoding [P, C].
+
+        Returns:
+            One change of the image per prompt [B, P, C].
+        """
         w = self.w
         keys = self._by_head(w.k.scaled(w.scale)(self.g, k))
         place = position @ w.q.weight + w.q.bias
         return self._to_image(self._scores(keys, w.q.weight, image, place), v, len(position))
 
     def _by_head(self, x: ir.Value) -> ir.Value:
-        """[B·T, inner] → [H, B·T, head]."""
+        """Group by head: [B·T, inner] → [H, B·T, head]."""
         return self.g.op("Transpose", self.g.reshape(x, -1, self.w.heads, self.w.head), perm=[1, 0, 2])
 
     def _by_prompt(self, x: ir.Value, width: int) -> ir.Value:
-        """[H, B·T, width] → [B, H·T, width]."""
+        """Group by prompt: [H, B·T, width] → [B, H·T, width]."""
         x = self.g.reshape(x, self.w.heads, -1, self.tokens, width)
         return self.g.reshape(self.g.op("Transpose", x, perm=[1, 0, 2, 3]), -1, self.rows, width)
 
     def _join(self, mixed: ir.Value) -> ir.Value:
-        """[H, B·T, head] → output projection [B·T, C]."""
+        """Join heads [H, B·T, head] and project: [B·T, C]."""
         mixed = self.g.op("Transpose", mixed, perm=[1, 0, 2])
         return self._project(self.g.reshape(mixed, -1, self.w.heads * self.w.head))
 
     def _project(self, mixed: ir.Value) -> ir.Value:
-        """Output projection [B·T, inner] → [B·T, C]; the bias of the values has passed through weights of sum one."""
+        """Apply the output projection [B·T, inner] → [B·T, C], with the bias of the values folded in."""
         out = self.w.out
         return Projection(out.weight, self.w.v.bias @ out.weight + out.bias)(self.g, mixed)
 
     def _scores(self, rows: ir.Value, weight: Array, image: ir.Value, place: Array) -> ir.Value:
-        """Rows [H, B·T, head] of the tokens times image · weight + place [P, inner] → [B, H·T, P]."""
+        """Multiply rows [H, B·T, head] of the tokens by image · weight + place [P, inner]: [B, H·T, P]."""
         g, w = self.g, self.w
         folded = g.op("MatMul", rows, w.columns(weight).transpose(0, 2, 1))
         folded = self._by_prompt(folded, len(weight))
@@ -171,15 +255,15 @@ class TokenAttention:
         return g.op("Add", content, self._by_prompt(from_place, len(place)))
 
     def _to_image(self, scores: ir.Value, v: ir.Value, positions: int) -> ir.Value:
-        """Scores [B, H·T, P], normalised over T, times the tokens' values [B·T, C] → [B, P, C]."""
+        """Normalize scores [B, H·T, P] over T and multiply the values of tokens [B·T, C]: [B, P, C]."""
         g, w = self.g, self.w
         scores = g.reshape(g.widen(scores), -1, w.heads, self.tokens, positions)
-        # ONNX Runtime transposes for a Softmax that is not over the last axis.
+        # Not a Softmax: ONNX Runtime would transpose, because T is not the last axis.
         weights = g.op("Exp", g.op("Sub", scores, g.op("ReduceMax", scores, ints(2))))
         weights = g.narrow(g.op("Div", weights, g.op("ReduceSum", weights, ints(2))))
         weights = g.reshape(weights, -1, self.rows, positions)
-        # The weights of each head sum to one, so the output's bias can go to the values of one head's tokens, or to
-        # those of all heads in equal shares.
+        # The weights of each head sum to one. Therefore the output's bias can be added to the values, in equal shares
+        # per head.
         share = w.out.bias / w.heads
         values = g.op("MatMul", self._by_head(w.v(g, v)), w.out.weight.reshape(w.heads, w.head, -1))
         values = self._by_prompt(g.op("Add", values, share), len(w.out.bias))

@@ -1,4 +1,4 @@
-"""Encoder of `tiny`: EfficientNet-Lite0 (Tan & Le 2019) and a neck that joins strides 8, 16 and 32."""
+"""Encoder of ``tiny``: EfficientNet-Lite0 (Tan & Le 2019) and a neck that joins strides 8, 16 and 32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from esam_rt.export.graphs.image_input import photo_input
 
 
 class _Layers:
-    """The encoder's layers, written to a graph; names of the weights are those of the training code."""
+    """Writes the encoder's layers to a graph. The names of the weights are those of the training code."""
 
     def __init__(self, graph: Graph, weights: Weights) -> None:
         self.g = graph
@@ -21,7 +21,7 @@ class _Layers:
     def conv(
         self, x: ir.Value, name: str, c_in: int, c_out: int, k: int, stride: int = 1, groups: int = 1, act: bool = True
     ) -> ir.Value:
-        """Convolution with TensorFlow's `SAME` padding, optional ReLU6."""
+        """Apply a convolution with TensorFlow's `SAME` padding and optional ReLU6."""
         weight = self.w.take(f"{name}.weight", c_out, c_in // groups, k, k)
         return self.conv_of(x, weight, self.w.take(f"{name}.bias", c_out), stride, groups, act)
 
@@ -36,7 +36,7 @@ class _Layers:
         return self.g.op("Clip", x, 0.0, 6.0) if act else x
 
     def block(self, x: ir.Value, name: str, c_in: int, c_out: int, k: int, stride: int, expand: int) -> ir.Value:
-        """Expand 1×1, depthwise k×k, project 1×1; residual where shapes allow."""
+        """Expand 1×1, depthwise k×k, project 1×1. Add the input if the shapes are equal."""
         mid = c_in * expand
         y = self.conv(x, f"{name}.expand", c_in, mid, 1) if expand != 1 else x
         y = self.conv(y, f"{name}.depthwise", mid, mid, k, stride, groups=mid)
@@ -45,12 +45,27 @@ class _Layers:
 
 
 def build_encoder(dims: TinyDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
-    """`image` uint8 [1, S, S, 3] RGB, the photo in the first `valid_hw_px` int64 [2] rows and columns → `embedding`
-    float32 [1, C, S/16, S/16]. What is not photo is not looked at: the network was trained with black there."""
+    """Build the encoder of ``tiny``.
+
+    Inputs: ``image`` uint8 [1, S, S, 3], RGB, and ``valid_hw_px`` int64 [2], the rows and columns of the image that are
+    not padding. Output: ``embedding`` float32 [1, C, S/16, S/16]. The padding counts as black,
+    as in training.
+
+    Args:
+        dims: The network's sizes.
+        weights: Its tensors.
+        precision: Type of weights and activations.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: A tensor is missing or has another shape.
+    """
     g = Graph("encoder", precision)
     layers = _Layers(g, weights)
     size, c = dims.input_px, dims.width
-    # The mean cannot go into the bias: the padding of the first convolution is zero after the subtraction.
+    # Do not fold the mean into the bias: the first convolution pads with zeros after the subtraction.
     x = photo_input(g, size, [dims.pixel_mean] * 3, outside=-dims.pixel_mean)
     stem = weights.take("encoder.stem.weight", dims.stem_channels, 3, 3, 3) / dims.pixel_std
     x = layers.conv_of(x, stem, weights.take("encoder.stem.bias", dims.stem_channels), stride=2)

@@ -1,7 +1,7 @@
-"""Graph: ONNX written node by node, NumPy arrays as constants, standard operators only.
+"""Graph: an ONNX graph written node by node, with NumPy arrays as constants and standard operators only.
 
-Precision is part of the graph's types, as strongly typed TensorRT networks need it: activations and constants have the
-type of the precision, norms and softmax are float32 between casts.
+The precision is part of the graph's types, because TensorRT networks are strongly typed. Activations and constants have
+the type of the precision. Norms and softmax are float32 between casts.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
 from esam_rt.errors import ModelError
-from esam_rt.export.checkpoints.weights import LaterArray
+from esam_rt.export.checkpoints.weights import LazyArray
+from esam_rt.export.float_types import FLOAT_TYPES
 
 OPSET = 18
-NEW_OPSET = 23  # the first with the operator Attention; convolutions of bfloat16 came with 22
-IR_VERSIONS = {OPSET: 9, NEW_OPSET: 11}  # the oldest that a reader of the opset understands without a warning
+NEW_OPSET = 23  # the first with the operator Attention; 22 was the first with convolutions of bfloat16
+IR_VERSIONS = {OPSET: 9, NEW_OPSET: 11}  # the oldest version that readers of the opset accept without a warning
 
-Operand: TypeAlias = ir.Value | NDArray[Any] | LaterArray | float | None
+Operand: TypeAlias = ir.Value | NDArray[Any] | LazyArray | float | None
+"""A value of the graph, a constant, or None for an optional input that is left out."""
 
 
 class Precision(StrEnum):
-    """Type of weights and activations; norms and softmax are float32 in each."""
+    """Type of weights and activations. Norms and softmax are float32 in every precision."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -36,24 +38,28 @@ class Precision(StrEnum):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As a NumPy dtype."""
-        return _DTYPES[self]
-
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "fp32": np.dtype(np.float32),
-    "fp16": np.dtype(np.float16),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-}
+        """The NumPy dtype."""
+        return next(t.dtype for t in FLOAT_TYPES if t.precision == self)
 
 
 def ints(*values: int) -> NDArray[np.int64]:
-    """int64 vector: a shape, axes, or starts and ends."""
+    """Return an int64 vector: a shape, axes, or starts and ends."""
     return np.array(values, np.int64)
 
 
+def ceil_div(a: int, b: int) -> int:
+    """Divide integers and round up."""
+    return -(-a // b)
+
+
 class Graph:
-    """One ONNX graph in the making. opset: OPSET or NEW_OPSET; default: the oldest that has the precision."""
+    """One ONNX graph under construction.
+
+    Args:
+        name: Name of the graph and of its file.
+        precision: Type of activations and float constants.
+        opset: ``OPSET`` or ``NEW_OPSET``. Default: the oldest that supports the precision.
+    """
 
     def __init__(self, name: str, precision: Precision = Precision.FP32, opset: int | None = None) -> None:
         self.name, self.precision = name, precision
@@ -65,33 +71,76 @@ class Graph:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def input(self, name: str, dtype: DTypeLike, shape: Sequence[int | str]) -> ir.Value:
-        """An input; a string in `shape` is the name of a free extent."""
+        """Add an input.
+
+        Args:
+            name: Its name.
+            dtype: Its NumPy dtype.
+            shape: Its shape. A string names a dynamic dimension.
+
+        Returns:
+            The input's value.
+        """
         value = ir.val(name, ir.DataType.from_numpy(np.dtype(dtype)), shape)
         self._inputs.append(value)
         return value
 
     def output(self, value: ir.Value, name: str, dtype: DTypeLike, shape: Sequence[int | str]) -> None:
-        """Make `value` an output."""
+        """Make a value an output.
+
+        Args:
+            value: The value.
+            name: The output's name.
+            dtype: The value's NumPy dtype.
+            shape: The value's shape. A string names a dynamic dimension.
+        """
         value.name = name
         value.dtype = ir.DataType.from_numpy(np.dtype(dtype))
         value.shape = ir.Shape(shape)
         self._outputs.append(value)
 
     def named_output(self, name: str) -> ir.Value:
-        """The output of this name, to go on from; KeyError if there is none."""
+        """Return the output of a name, to build on. KeyError if it is missing."""
         return {value.name: value for value in self._outputs}[name]
 
     def op(self, op_type: str, *operands: Operand, **attributes: Any) -> ir.Value:
-        """Append a node with one output. Arrays and numbers become constants, of the precision or int64; None is left
-        out."""
+        """Append a node with one output.
+
+        Args:
+            op_type: An ONNX operator.
+            *operands: Its inputs. Arrays and numbers become constants: floats in the graph's precision, others int64.
+            **attributes: Its attributes.
+
+        Returns:
+            The node's output.
+        """
         return self._tape.op(op_type, self._values(operands), attributes)
 
     def ops(self, op_type: str, *operands: Operand, num_outputs: int, **attributes: Any) -> Sequence[ir.Value]:
-        """Append a node with several outputs."""
+        """Append a node with several outputs.
+
+        Args:
+            op_type: An ONNX operator.
+            *operands: Its inputs, as in ``op``.
+            num_outputs: How many outputs it has.
+            **attributes: Its attributes.
+
+        Returns:
+            The node's outputs.
+        """
         return self._tape.op_multi_out(op_type, self._values(operands), attributes, num_outputs=num_outputs)
 
     def reshape(self, x: ir.Value, *shape: int | ir.Value) -> ir.Value:
-        """Reshape; an extent may be known at run time only (int64 [1]); 0 copies the input's extent, -1 is inferred."""
+        """Reshape a value.
+
+        Args:
+            x: The value.
+            *shape: The new dimensions. 0 copies the input's dimension, -1 is inferred, and a value int64 [1] is a
+                dimension known only at run time.
+
+        Returns:
+            The reshaped value.
+        """
         if all(isinstance(n, int) for n in shape):
             return self.op("Reshape", x, np.array(shape, np.int64))
         parts = [ints(n) if isinstance(n, int) else n for n in shape]
@@ -103,36 +152,54 @@ class Graph:
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Within the block constants are float32: for operands that were widened."""
+        """Make constants float32 within the block. Use it for operands that were widened."""
         before, self._float_type = self._float_type, np.dtype(np.float32)
         yield
         self._float_type = before
 
     def widen(self, x: ir.Value) -> ir.Value:
-        """From the graph's precision to float32."""
+        """Cast from the graph's precision to float32."""
         return x if self.precision is Precision.FP32 else self.cast(x, np.float32)
 
     def narrow(self, x: ir.Value) -> ir.Value:
-        """From float32 to the graph's precision."""
+        """Cast from float32 to the graph's precision."""
         return x if self.precision is Precision.FP32 else self.cast(x, self.precision.dtype)
 
     def layer_norm(self, x: ir.Value, scale: NDArray[Any], bias: NDArray[Any], epsilon: float) -> ir.Value:
-        """LayerNormalization over the last axis, in float32."""
+        """Normalize over the last axis, in float32.
+
+        Args:
+            x: A value [..., C] in the graph's precision.
+            scale: Scale [C].
+            bias: Bias [C].
+            epsilon: Added to the variance.
+
+        Returns:
+            A value [..., C] in the graph's precision.
+        """
         with self.in_float32():
             x = self.op("LayerNormalization", self.widen(x), scale, bias, epsilon=epsilon, axis=-1)
         return self.narrow(x)
 
     def softmax(self, x: ir.Value) -> ir.Value:
-        """Softmax over the last axis, in float32."""
+        """Apply softmax over the last axis, in float32."""
         return self.narrow(self.op("Softmax", self.widen(x), axis=-1))
 
     def gelu(self, x: ir.Value) -> ir.Value:
-        """x/2 · (1 + erf(x/√2)), in the form that ONNX Runtime fuses (Gelu itself is opset 20)."""
+        """Compute x/2 · (1 + erf(x/√2)) in the form that ONNX Runtime fuses. The operator Gelu needs opset 20."""
         erf = self.op("Erf", self.op("Div", x, math.sqrt(2)))
         return self.op("Mul", self.op("Mul", x, self.op("Add", erf, 1.0)), 0.5)
 
     def model(self, metadata: Mapping[str, str], producer_version: str) -> ir.Model:
-        """The finished model."""
+        """Return the finished model.
+
+        Args:
+            metadata: Metadata properties.
+            producer_version: The producer's version.
+
+        Returns:
+            The model. Lazy weights are not read yet.
+        """
         graph = ir.Graph(
             self._inputs,
             self._outputs,
@@ -152,10 +219,10 @@ class Graph:
     def _values(self, operands: Sequence[Operand]) -> list[ir.Value | None]:
         return [x if x is None or isinstance(x, ir.Value) else self._constant(x) for x in operands]
 
-    def _constant(self, x: NDArray[Any] | LaterArray | float) -> ir.Value:
-        """An initializer; equal arrays are stored once."""
-        if isinstance(x, LaterArray):
-            return self._later(x)
+    def _constant(self, x: NDArray[Any] | LazyArray | float) -> ir.Value:
+        """Return an initializer. Equal arrays are stored once."""
+        if isinstance(x, LazyArray):
+            return self._lazy_constant(x)
         array = np.asarray(x)
         is_float = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
         array = (
@@ -167,8 +234,8 @@ class Graph:
             self._constants[key] = self._tape.initializer(ir.tensor(array, name=name))
         return self._constants[key]
 
-    def _later(self, x: LaterArray) -> ir.Value:
-        """An initializer that is read when the file is written."""
+    def _lazy_constant(self, x: LazyArray) -> ir.Value:
+        """Return an initializer that is read when the file is written."""
         dtype = self._float_type
         key = (dtype.str, x.shape, x.name.encode())
         if key not in self._constants:
@@ -183,7 +250,7 @@ class Graph:
 
 
 def _as_type(array: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """The array in a float type, C order; ModelError for finite numbers that float16 does not hold."""
+    """Convert to a float type, in C order. ModelError if a finite number is too large for float16."""
     with np.errstate(over="ignore"):
         result = np.asarray(array, dtype, order="C")
     if dtype == np.float16 and np.isinf(result).sum() > np.isinf(array).sum():

@@ -1,4 +1,4 @@
-"""Graphs → ONNX files: large weights beside them, read one at a time; everything read back before it counts."""
+"""Write graphs as ONNX files. Large weights go to a data file one at a time and are read back."""
 
 from __future__ import annotations
 
@@ -15,15 +15,25 @@ from esam_rt.export.graphs.graph import Graph
 from esam_rt.storage.onnx_files import check_graph_file
 
 INLINE_BYTES = 256 << 20
-"""Weights up to this stand in the .onnx itself; a protocol buffer cannot pass 2 GB, and is held whole in memory."""
-SMALL_BYTES = 1 << 10  # constants that always stand in the .onnx
+"""Largest sum of weights inside the .onnx file. A protocol buffer ends at 2 GB, and it is held in memory as a whole."""
+SMALL_BYTES = 1 << 10  # constants up to this size are always inside the .onnx file
 
 
 def write_graph(graph: Graph, path: Path, metadata: Mapping[str, str], version: str) -> list[Path]:
-    """Write `path`, and `path`.data where the weights are large, then read them back; returns the files.
+    """Write a graph and read it back. The same graph gives the same bytes.
 
-    The same graph gives the same bytes. OSError where they cannot be written, ModelError for data that came back
-    changed.
+    Args:
+        graph: The finished graph.
+        path: The .onnx file. Large weights go to a second file, ``<path>.data``.
+        metadata: Metadata properties of the model.
+        version: The producer's version.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OSError: A file cannot be written.
+        ModelError: Data read back differ from the data written.
     """
     data = path.with_name(f"{path.name}.data")
     model = graph.model(metadata, version)
@@ -36,7 +46,7 @@ def write_graph(graph: Graph, path: Path, metadata: Mapping[str, str], version: 
         for value, tensor in zip(large, stored, strict=True):
             value.const_value = tensor
     else:
-        for v in values:  # here, where an error of reading is not yet wrapped in one of writing
+        for v in values:  # read here: the serializer would wrap an error of reading in one of its own
             v.const_value = ir.tensor(_tensor(v).numpy(), name=v.name)
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     for back in check_graph_file(path):
@@ -49,14 +59,14 @@ def write_graph(graph: Graph, path: Path, metadata: Mapping[str, str], version: 
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    """The data of an initializer."""
+    """Return the data of an initializer."""
     if value.const_value is None:
         raise ValueError(f"{value.name} is no initializer")
     return value.const_value
 
 
 def _recorded(tensor: ir.TensorProtocol, written: dict[str, int]) -> ir.TensorProtocol:
-    """The tensor, leaving its checksum when it is read for writing, and nothing in memory afterwards."""
+    """Wrap a tensor: each read records its checksum in `written`, and the data are freed afterwards."""
     name = str(tensor.name)
 
     def read() -> ir.TensorProtocol:

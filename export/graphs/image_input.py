@@ -1,4 +1,4 @@
-"""The input of every encoder: the photo in the top left corner of a square."""
+"""The input of every encoder: the image in the top left corner of a square."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from esam_rt.export.graphs.graph import Graph, ints
 
 
 def photo_input(g: Graph, input_px: int, mean: Sequence[float], outside: float = 0.0) -> ir.Value:
-    """Inputs `image` uint8 [1, S, S, 3] and `valid_hw_px` int64 [2], the rows and columns that are photo.
+    """Add the inputs of an encoder and subtract the mean.
 
-    Returns [1, 3, S, S]: the pixels less `mean`, `outside` where there is no photo. The first layer divides by the
-    standard deviation: its weights do.
+    The inputs are ``image`` uint8 [1, S, S, 3], RGB, and ``valid_hw_px`` int64 [2], the rows and columns of the image
+    that are not padding. The weights of the first layer divide by the standard deviation.
+
+    Args:
+        g: The encoder's graph.
+        input_px: Side S of the square, pixels.
+        mean: Mean per RGB channel, 0…255.
+        outside: Value of the padding after the mean is subtracted.
+
+    Returns:
+        Pixels minus mean [1, 3, S, S], in the graph's precision.
     """
     image = g.input("image", np.uint8, [1, input_px, input_px, 3])
     height, width = g.ops("Split", g.input("valid_hw_px", np.int64, [2]), ints(1, 1), num_outputs=2)

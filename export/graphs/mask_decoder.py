@@ -1,9 +1,12 @@
 """SAM's prompt encoder and two-way mask decoder (Kirillov et al. 2023, appendix A) for batches of prompts.
 
-The encoder's graph computes what depends on the photo alone (`add_image_features`); the embedding is
-never repeated (attention.py). Prompts get their scores first (`build_decoder`); masks are then upscaled only for those
-that pass the caller's filter, only where the photo is, and leave as bits (`build_masks`) or as logits (`build_logits`).
-No graph has a shape that depends on its numbers, which engines cannot plan for.
+- ``add_image_features``: the encoder's graph computes all that depends on the image alone.
+- ``build_decoder``: prompts get their scores first. The embedding is never repeated per prompt (attention.py).
+- ``build_masks``: masks are upscaled only for prompts that pass the caller's filter, and only inside the image. They
+  leave the graph as bits.
+- ``build_logits``: one mask per prompt as logits.
+
+No graph has a shape that depends on values, because TensorRT could not plan for it.
 """
 
 from __future__ import annotations
@@ -19,15 +22,23 @@ from esam_rt.export.graphs.attention import AttentionWeights, Projection, TokenA
 from esam_rt.export.graphs.graph import Graph, Precision, ints
 from esam_rt.export.graphs.mask_packing import packed_masks
 
-LABELS = ("not_a_point", "background", "foreground", "top_left", "bottom_right")  # of points, from -1
-SUBCELLS = 4  # of a transposed convolution with kernel = stride = 2
+LABELS = ("not_a_point", "background", "foreground", "top_left", "bottom_right")  # point labels from -1
+SUBCELLS = 4  # output cells per input cell of a transposed convolution with kernel = stride = 2
 
 
 def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> None:
-    """Append to an encoder, after its output `embedding`, what all prompts of a photo share of the decoder.
+    """Append the part of the decoder that all prompts of an image share.
 
-    Outputs, float32: `image_tokens` [P, C], the embedding as the decoder reads it; `image_keys` [H, head, P],
-    `image_values` [H, P, head] and `image_queries` [H, head, P] of the first layer's cross-attentions.
+    Outputs, float32: ``image_tokens`` [P, C], the embedding as the decoder reads it, and ``image_keys`` [H, head, P],
+    ``image_values`` [H, P, head] and ``image_queries`` [H, head, P] of the first layer's cross-attentions.
+
+    Args:
+        encoder: A graph with the output ``embedding``.
+        dims: The decoder's sizes.
+        weights: Its tensors.
+
+    Raises:
+        ModelError: A tensor is missing or has another shape.
     """
     g, heads, head = encoder, dims.heads, dims.inner // dims.heads
     position = _position_encoding(dims, weights)
@@ -39,23 +50,36 @@ def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> N
         AttentionWeights.take(weights, f"decoder.layers.0.{name}", dims.width, dims.inner, heads)
         for name in ("token_to_image", "image_to_token")
     )
-    sides = {
+    features = {
         "image_tokens": (g.op("Transpose", image, perm=[1, 0]), [positions, dims.width]),
         "image_keys": (read.keys_of(g, image, position), [heads, head, positions]),
         "image_values": (read.values_of(g, image), [heads, positions, head]),
         "image_queries": (write.queries_of(g, image, position), [heads, head, positions]),
     }
-    for name, (value, shape) in sides.items():
+    for name, (value, shape) in features.items():
         g.output(g.widen(value), name, np.float32, shape)
 
 
 def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
-    """Prompts → scores, and what their masks are made of.
+    """Build the decoder: prompts to scores and prompt features.
 
-    Inputs: the outputs of `add_image_features`; `points_xy_px` float32 [B, K, 2], pixels of the input, with `labels`
-    int64 [B, K]: -1 no point, 0 background, 1 foreground, 2 and 3 the top left and bottom right corner of a box. K is 2
-    for SAM, whose single points are followed by one of label -1.
-    Outputs: `score` float32 [B, masks]; in the precision `tokens` [B, 1 + masks, C] and `images` [B, P, C].
+    Inputs: the outputs of ``add_image_features``; ``points_xy_px`` float32 [B, K, 2], pixels of the input square; and
+    ``labels`` int64 [B, K]. A label is -1 for no point, 0 for background, 1 for foreground, and 2 and 3 for the top
+    left and bottom right corner of a box. K is 2 for SAM, so a point of label -1 follows a single point.
+
+    Outputs: ``predicted_iou`` float32 [B, masks]; in the graph's precision ``tokens`` [B, 1 + masks, C] and
+    ``prompt_image_embeddings`` [B, P, C].
+
+    Args:
+        dims: The decoder's sizes.
+        weights: Its tensors.
+        precision: Type of weights and activations.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: A tensor is missing or has another shape.
     """
     g = Graph("decoder", precision)
     net = _Decoder(g, dims, weights)
@@ -67,14 +91,31 @@ def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Pr
 
 
 def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
-    """Prompts that passed the filter → bit-packed masks.
+    """Build the mask head: features of chosen prompts to bit-packed masks.
 
-    Inputs: `tokens` and `images` as of `build_decoder`; `index` int64 [M], M ≥ 1, the prompts that are wanted; `cells`
-    int64 [rows, columns], the positions 0…P - 1 of the embedding's top left corner that hold photo (a quarter less to
-    upscale for one of 4:3), columns even, since a byte spans two; `valid_hw` int64 [2], rows and columns of the mask
-    grid G×G that are photo (1…G); `stability_offset` float32 [] ≥ 0.
-    Outputs: `stability` float32 [M, masks], `area` int32 [M, masks], `box_xyxy` int32 [M, masks, 4], `bits` uint8
-    [M, masks, 4 · rows, columns / 2], bit i of byte j = cell 8j + i of a row.
+    Inputs:
+
+    - ``tokens`` and ``prompt_image_embeddings``: outputs of ``build_decoder``.
+    - ``index`` int64 [M], M ≥ 1: the prompts whose masks are wanted.
+    - ``cells`` int64 [rows, columns]: the positions 0…P - 1 of the embedding inside the image, from the top left corner
+      (a quarter less to upscale for an image of 4:3). The number of columns is even, because a byte spans two.
+    - ``valid_hw`` int64 [2]: rows and columns of the G×G mask grid inside the image, 1…G.
+    - ``stability_offset`` float32 [], ≥ 0.
+
+    Outputs: ``stability_score`` float32 [M, masks], ``area`` int32 [M, masks] in cells, ``box_xyxy`` int32
+    [M, masks, 4] in cells, and ``bits`` uint8 [M, masks, 4 · rows, columns / 2]. Bit i of byte j is cell 8j + i of a
+    row.
+
+    Args:
+        dims: The decoder's sizes.
+        weights: Its tensors.
+        precision: Type of weights and activations.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: A tensor is missing or has another shape.
     """
     g = Graph("mask_head", precision)
     net = _Masks(g, dims, weights)
@@ -98,15 +139,26 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
 
 
 def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Precision.FP32) -> Graph:
-    """Prompts and levels → logits of one mask each.
+    """Build the logits graph: prompt features and a mask index to the logits of one mask per prompt.
 
-    Inputs: `tokens` and `images` as of `build_decoder`; `level` int64 [B], which of the model's outputs. Output:
-    `logits` float32 [B, G, G].
+    Inputs: ``tokens`` and ``prompt_image_embeddings``, outputs of ``build_decoder``; ``mask_index`` int64 [B], one of
+    the masks of each prompt. Output: ``logits`` float32 [B, G, G].
+
+    Args:
+        dims: The decoder's sizes.
+        weights: Its tensors.
+        precision: Type of weights and activations.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: A tensor is missing or has another shape.
     """
     g = Graph("logits", precision)
     net = _Masks(g, dims, weights)
-    level = g.input("mask_index", np.int64, ["B"])
-    hyper = g.op("GatherND", net.mask_weights(net.tokens), g.op("Unsqueeze", level, ints(1)), batch_dims=1)
+    mask_index = g.input("mask_index", np.int64, ["B"])
+    hyper = g.op("GatherND", net.mask_weights(net.tokens), g.op("Unsqueeze", mask_index, ints(1)), batch_dims=1)
     cells, grid = dims.embedding_cells, dims.grid_cells
     logits = net.logits(net.images, g.op("Unsqueeze", hyper, ints(1)), cells * cells * SUBCELLS, 1)
     logits = g.reshape(logits, -1, cells, cells, 2, 2, 2, 2)
@@ -116,15 +168,15 @@ def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Pre
 
 
 def _position_encoding(dims: DecoderDims, weights: Weights) -> Array:
-    """Of the centres of the embedding's cells [P, C]."""
+    """Encode the centers of the embedding's cells: [P, C]."""
     frequencies = weights.take("decoder.pe_gaussian", 2, dims.width // 2) * 2 * math.pi
-    centres = (np.arange(dims.embedding_cells) + 0.5) / dims.embedding_cells * 2 - 1
-    xy = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
+    centers = (np.arange(dims.embedding_cells) + 0.5) / dims.embedding_cells * 2 - 1
+    xy = np.stack(np.meshgrid(centers, centers), -1).reshape(-1, 2)
     return np.concatenate([np.sin(xy @ frequencies), np.cos(xy @ frequencies)], 1)
 
 
 class _Decoder:
-    """The network's parts, written to a graph. B prompts, T tokens each, P = h·w positions, C channels."""
+    """Writes the decoder's parts to a graph: B prompts of T tokens, P = h·w positions, C channels."""
 
     def __init__(self, g: Graph, dims: DecoderDims, weights: Weights) -> None:
         self.g, self.d, self.w = g, dims, weights
@@ -137,8 +189,12 @@ class _Decoder:
         self.labels = g.input("labels", np.int64, ["B", dims.points])
 
     def transformer(self) -> tuple[ir.Value, ir.Value]:
-        """Tokens after the two-way transformer [B, 1 + masks, C], of the IoU and of the masks that are returned, and
-        images [B, P, C], the embedding as each prompt sees it."""
+        """Apply the two-way transformer.
+
+        Returns:
+            The tokens of the IoU and of the returned masks [B, 1 + masks, C], and the embedding as each prompt sees it
+            [B, P, C].
+        """
         g, d = self.g, self.d
         position = _position_encoding(d, self.w)
         pe = tokens = g.narrow(self._tokens())
@@ -167,7 +223,7 @@ class _Decoder:
                 else write.to_image(k, tokens, image, position)
             )
             image = self._norm(g.op("Add", change, image), f"{layer}.norm4")
-        # Nothing reads the tokens of the point and of the masks that are not returned any more.
+        # From here on, nothing reads the tokens of points and of dropped masks.
         kept = ints(0, *range(1 + d.dropped_masks, 1 + d.mask_tokens))
         tokens, pe = (
             g.reshape(g.op("Gather", g.reshape(x, -1, d.tokens, d.width), kept, axis=1), -1, d.width)
@@ -178,7 +234,7 @@ class _Decoder:
         return g.reshape(self._norm(tokens, "decoder.final_norm"), -1, len(kept), d.width), image
 
     def score(self, tokens: ir.Value) -> ir.Value:
-        """Tokens [B, 1 + masks, C] → predicted IoU [B, masks]."""
+        """Predict the IoU [B, masks] from tokens [B, 1 + masks, C]."""
         g, d = self.g, self.d
         iou_token = g.op("Gather", tokens, 0, axis=1)
         score = self._mlp(iou_token, "decoder.iou_head", d.width, d.width, d.width, d.mask_tokens)
@@ -187,12 +243,12 @@ class _Decoder:
         return g.widen(score)
 
     def _tokens(self) -> ir.Value:
-        """Tokens as they enter, which are also their position encodings: IoU, masks, points. float32 [B·T, C]."""
+        """Make the input tokens, also used as position encoding: IoU, masks, points. float32 [B·T, C]."""
         g, d = self.g, self.d
         with g.in_float32():
             frequencies = self.w.take("decoder.pe_gaussian", 2, d.width // 2) * 2 * math.pi
-            centred = g.op("Sub", g.op("Mul", g.op("Add", self.points, 0.5), 2 / d.input_px), 1.0)
-            x, y = g.ops("Split", centred, ints(1, 1), num_outputs=2, axis=-1)
+            centered = g.op("Sub", g.op("Mul", g.op("Add", self.points, 0.5), 2 / d.input_px), 1.0)
+            x, y = g.ops("Split", centered, ints(1, 1), num_outputs=2, axis=-1)
             angle = g.op("Add", g.op("Mul", x, frequencies[0]), g.op("Mul", y, frequencies[1]))
             place = g.op("Concat", g.op("Sin", angle), g.op("Cos", angle), axis=-1)
             label = g.op("Add", self.labels, 1)
@@ -204,13 +260,13 @@ class _Decoder:
                 self.w.take("decoder.iou_token", 1, d.width),
                 self.w.take("decoder.mask_tokens", d.mask_tokens, d.width),
             )
-            # The shape of the batch comes with the points: padded in front by what is the same in every prompt.
+            # Pad the points in front: the batch dimension comes from them, and the fixed tokens are added to zeros.
             before = g.op("Pad", points, ints(0, 1 + d.mask_tokens, 0, 0, 0, 0))
             tokens = g.op("Add", before, np.concatenate([*fixed, np.zeros((d.points, d.width))]))
         return g.reshape(tokens, -1, d.width)
 
     def _kind(self, name: str) -> Array:
-        """What a point of a label adds to its position; zeros for the labels that a model does not know."""
+        """Return the vector that a label adds to a point's position: zeros for labels the model does not know."""
         known = LABELS if self.d.labelled else ("foreground",)
         return self.w.take(f"decoder.{name}", self.d.width) if name in known else np.zeros(self.d.width)
 
@@ -223,7 +279,7 @@ class _Decoder:
         return self.g.layer_norm(x, scale, bias, self.d.token_norm_eps)
 
     def _mlp(self, x: ir.Value, name: str, *widths: int) -> ir.Value:
-        """Linear layers with ReLU between, [N, widths[0]] → [N, widths[-1]]."""
+        """Apply linear layers with ReLU between: [N, widths[0]] → [N, widths[-1]]."""
         for i in range(len(widths) - 1):
             x = self.g.op("Relu", x) if i else x
             x = Projection.take(self.w, f"{name}.layers.{i}", widths[i], widths[i + 1])(self.g, x)
@@ -231,7 +287,7 @@ class _Decoder:
 
 
 class _Masks:
-    """The upscaling of masks, written to a graph: inputs `tokens` and `images`."""
+    """Writes the upscaling of masks to a graph. Inputs: `tokens` and `prompt_image_embeddings`."""
 
     def __init__(self, g: Graph, dims: DecoderDims, weights: Weights) -> None:
         self.g, self.d, self.w = g, dims, weights
@@ -239,7 +295,7 @@ class _Masks:
         self.images = g.input("prompt_image_embeddings", g.precision.dtype, ["B", dims.embedding_cells**2, dims.width])
 
     def mask_weights(self, tokens: ir.Value) -> ir.Value:
-        """Tokens [M, 1 + masks, C] → weights of the upscaled channels, one row a mask [M, masks, C/8]."""
+        """Compute the weights of the upscaled channels [M, masks, C/8] from tokens [M, 1 + masks, C]."""
         g, d = self.g, self.d
         c = d.width
         widths = (c, c, c, c // 8)
@@ -256,11 +312,20 @@ class _Masks:
         return g.op("Transpose", x, perm=[1, 0, 2])
 
     def logits(self, images: ir.Value, hyper: ir.Value, quarters: int | ir.Value, masks: int) -> ir.Value:
-        """Images [M, …, C] and mask weights [M, masks, C/8] → logits [M, quarters, 4 · masks]; `quarters` is four times
-        the cells of an image.
+        """Compute mask logits.
 
-        A transposed convolution with kernel = stride = 2 is a product with [in, 4 · out]; its rearrangement to pixels
-        waits until only the masks are left of the channels. Order: cell, its 4 quarters, their 4 quarters, masks.
+        A transposed convolution with kernel = stride = 2 is a product with [in, 4 · out]. Its output is rearranged to
+        rows and columns only after the channels are reduced to masks. Order: cell, its 4 quarters, their 4 quarters,
+        masks.
+
+        Args:
+            images: Embeddings [M, …, C].
+            hyper: Weights of the upscaled channels [M, masks, C/8].
+            quarters: Four times the cells of an image.
+            masks: Masks per prompt.
+
+        Returns:
+            Logits [M, quarters, 4 · masks].
         """
         g, d = self.g, self.d
         c4, c8 = d.width // 4, d.width // 8
@@ -268,15 +333,15 @@ class _Masks:
         x = g.op("Gemm", g.reshape(images, -1, d.width), weight, bias)
         scale, shift = self.w.take("decoder.up_norm.weight", c4), self.w.take("decoder.up_norm.bias", c4)
         x = g.gelu(g.layer_norm(g.reshape(x, -1, quarters, c4), scale, shift, d.norm_eps))
-        # Not a Gemm: ONNX Runtime fuses the bias with the Gelu, 3.0 ms a prompt against 3.8 on one thread.
+        # Not a Gemm: ONNX Runtime fuses the bias with the Gelu. 3.0 ms per prompt on one thread instead of 3.8.
         weight, bias = self._upscaling("decoder.up2", c4, c8)
         x = g.gelu(g.op("Add", g.op("MatMul", x, weight), bias))
-        # Four quarters a row: a product four times as wide as [C/8, masks].
+        # Four quarters per row make the product four times as wide as [C/8, masks].
         spread = g.op("Unsqueeze", g.op("Transpose", hyper, perm=[0, 2, 1]), ints(1, 3))
         spread = g.op("Mul", spread, np.eye(SUBCELLS)[:, None, :, None])
         return g.op("MatMul", x, g.reshape(spread, -1, SUBCELLS * c8, SUBCELLS * masks))
 
     def _upscaling(self, name: str, c_in: int, c_out: int) -> tuple[Array, Array]:
-        """Weight [c_in, 4 · c_out] and bias of a transposed convolution with kernel = stride = 2, positions apart."""
+        """Return weight [c_in, 4 · c_out] and bias of a transposed convolution with kernel = stride = 2."""
         weight = self.w.take(f"{name}.weight", c_in, c_out, 2, 2).transpose(0, 2, 3, 1).reshape(c_in, SUBCELLS * c_out)
         return weight, np.tile(self.w.take(f"{name}.bias", c_out), SUBCELLS)

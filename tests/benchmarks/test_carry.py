@@ -71,7 +71,7 @@ def test_one_command_installs_and_runs(parts: list[Path], tmp_path: Path) -> Non
     command = [
         sys.executable,
         "-m",
-        "benchmarks.carry",
+        "benchmarks.lib.carry",
         "run",
         str(tmp_path / "store"),
         "-c",

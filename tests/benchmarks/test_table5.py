@@ -19,13 +19,13 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import isolated, table5, table5_measure
-from benchmarks.isolated import measure_all, measured
-from benchmarks.measure import status_mb
-from benchmarks.real_weights import pytorch_model
-from benchmarks.reference import random_sam
-from benchmarks.table5_measure import Job
-from benchmarks.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
+from benchmarks import table5
+from benchmarks.lib import isolated, table5_measure
+from benchmarks.lib.isolated import measure_all, measured
+from benchmarks.lib.measure import status_mb
+from benchmarks.lib.table5_measure import Job
+from benchmarks.lib.table5_rows import Row, columns_of, markdown, merged, outdated, rows_of, selected
+from benchmarks.lib.torch_sam import pytorch_model, random_sam
 from esam_rt.engines.cuda import device
 from esam_rt.export.configs import VitDims
 from esam_rt.export.model import VITS
@@ -110,7 +110,7 @@ def test_a_part_of_the_rows() -> None:
         "modules",
         "pytorch cuda float32 eager",
     ]
-    with pytest.raises(SystemExit, match=r"--only 'their\*': fits none of modules, parity onnxruntime"):
+    with pytest.raises(SystemExit, match=r"--only 'their\*': matches none of modules, parity onnxruntime"):
         selected(rows, ["their*"])
 
 
@@ -122,16 +122,16 @@ def test_a_part_of_the_rows() -> None:
     [
         (GOOD, {"figures": {"encoder": 1.5}}),
         (python("raise ValueError('no such kernel')"), {"error": "exit code 1: ValueError: no such kernel"}),
-        (python("sys.exit(3)"), {"error": "exit code 3: without a word"}),
-        (python(CRASH), {"error": "exit code -11: without a word"}),
+        (python("sys.exit(3)"), {"error": "exit code 3: no message"}),
+        (python(CRASH), {"error": "exit code -11: no message"}),
         (python("time.sleep(60)"), {"error": "took longer than 1 s"}),
         (python("sys.stderr.buffer.write(bytes([255])); sys.exit(1)"), {"error": "exit code 1: \ufffd"}),
-        (python("print('nothing is written')"), {"error": "exit code 0: without figures"}),
-        (python(f"{WRITE}\n{CRASH}"), {"figures": {"encoder": 1.5}, "ended": "exit code -11: without a word"}),
+        (python("print('nothing is written')"), {"error": "exit code 0: no figures written"}),
+        (python(f"{WRITE}\n{CRASH}"), {"figures": {"encoder": 1.5}, "ended": "exit code -11: no message"}),
         (python(f"{WRITE}\ntime.sleep(60)"), {"figures": {"encoder": 1.5}, "ended": "took longer than 5 s"}),
         (
             python(f"open(sys.argv[1], 'w').write('{{\"encoder\": 1')\n{CRASH}"),
-            {"error": "exit code -11: without a word"},
+            {"error": "exit code -11: no message"},
         ),
         (python("print('x' * 999, file=sys.stderr); sys.exit(1)"), {"error": ("exit code 1: " + "x" * 999)[:400]}),
     ],
@@ -370,7 +370,7 @@ WHOLE = result(
     modules={"figures": {"mmg": 0.01, "emr": 0.02, "usr": 0.03}},
     parity_onnxruntime_cuda_fp16={"figures": {"iou": 0.9987, "masks": 400}},
     ours_onnxruntime_cuda_fp16={"figures": OURS},
-    ours_onnxruntime_cuda_fp16_fused={"figures": {**OURS, "prompts": 256}, "ended": "exit code -11: without a word"},
+    ours_onnxruntime_cuda_fp16_fused={"figures": {**OURS, "prompts": 256}, "ended": "exit code -11: no message"},
     ours_onnxruntime_cuda_bf16={"error": "exit code 1: no kernel"},
     pytorch_cuda_float32_eager={"figures": THEIRS},
     pytorch_cuda_float16_pipeline={"figures": {"amg": 3.5}},
@@ -400,7 +400,7 @@ def test_the_table() -> None:
     assert not any("float16 sdpa" in line for line in lines), "what was not measured is no baseline"
     assert "Decoder scaled: ours onnxruntime cuda fp16 fused from 256." in lines
     assert "Not measured: ours onnxruntime cuda bf16: exit code 1: no kernel." in lines
-    assert "Measured, but then: ours onnxruntime cuda fp16 fused: exit code -11: without a word." in lines
+    assert "Measured, but then: ours onnxruntime cuda fp16 fused: exit code -11: no message." in lines
 
 
 def test_a_table_of_nothing() -> None:
@@ -447,7 +447,7 @@ def test_another_driver_is_noted_and_refuses_nothing(
     monkeypatch.setattr(table5, "measure_all", measure_all)
     first = go_on(None, "NVIDIA H200, 143771 MiB, 570.86.15, 9.0", Row("modules"))
     second = go_on(first, "NVIDIA H200, 143771 MiB, 570.133.20, 9.0", Row("modules"), Row("photo"))
-    assert "measured anew" not in capsys.readouterr().out
+    assert "measuring again" not in capsys.readouterr().out
     assert second["gpu"] == "NVIDIA H200, 143771 MiB, 9.0; NVIDIA H200, 143771 MiB, 9.0"
     drivers = {name: entry["made_with"]["driver"] for name, entry in second["rows"].items()}
     assert drivers == {"modules": "570.86.15", "photo": "570.133.20"}

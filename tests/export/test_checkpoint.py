@@ -197,7 +197,7 @@ def test_every_format_gives_the_same_model(
         expected = state[theirs]
         taken = weights.take(f"encoder.{ours}", *expected.shape)
         np.testing.assert_array_equal(taken, expected.double().numpy())
-        assert weights.later(f"encoder.{ours}", *expected.shape).read().dtype.itemsize == expected.itemsize
+        assert weights.lazy(f"encoder.{ours}", *expected.shape).read().dtype.itemsize == expected.itemsize
     arrays = {name: to_numpy(tensor) for name, tensor in of_type(model.state_dict(), dtype).items()}
     assert graphs(weights) == graphs(Weights.of_arrays(Path("memory"), arrays, HUGGING_FACE))
     weights.check_all_taken()
@@ -373,7 +373,7 @@ def test_sharded_pickles(tmp_path: Path) -> None:
 def test_weights_that_are_no_numbers(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     save_safetensors(tmp_path / "x", {"decoder.a": torch.tensor([1, value], dtype=dtype)})
     weights = read_checkpoint(tmp_path / "x")
-    for read in (lambda: weights.take("decoder.a", 2), weights.later("decoder.a", 2).read):
+    for read in (lambda: weights.take("decoder.a", 2), weights.lazy("decoder.a", 2).read):
         with pytest.raises(ModelError, match=r"x: tensor decoder\.a: found NaN or infinite"):
             read()
 
@@ -402,7 +402,7 @@ def test_missing_and_repeated_shards(tmp_path: Path) -> None:
     save_safetensors(tmp_path / "b.safetensors", {"decoder.a": torch.zeros(2)})
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"decoder.a": "a.safetensors", "decoder.b": "b.safetensors"}}))
-    assert f"{tmp_path}/b.safetensors: found tensor 'decoder.a' of another file again" in refusal(tmp_path)
+    assert f"{tmp_path}/b.safetensors: found tensor 'decoder.a', which another file has too" in refusal(tmp_path)
     (tmp_path / "b.safetensors").unlink()
     assert f"{tmp_path}/b.safetensors: found no such file" in refusal(tmp_path)
 
@@ -495,9 +495,9 @@ def peak_mb():
 weights = read_checkpoint(Path(sys.argv[1]))
 before = peak_mb()
 for i in range(16):
-    assert weights.later(f"decoder.{i}", 1024, 1024).read()[0, 0] == i
+    assert weights.lazy(f"decoder.{i}", 1024, 1024).read()[0, 0] == i
 one = peak_mb() - before
-held = [weights.later(f"decoder.{i}", 1024, 1024).read() for i in range(16)]
+held = [weights.lazy(f"decoder.{i}", 1024, 1024).read() for i in range(16)]
 print(one, peak_mb() - before)
 """
 

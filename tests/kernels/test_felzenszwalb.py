@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.superpixels import rand_index
+from benchmarks.lib.superpixel_libraries import rand_index
 from esam_rt.kernels import felzenszwalb as kernels
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 

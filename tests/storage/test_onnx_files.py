@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.errors import ModelError
-from esam_rt.export.checkpoints.weights import LaterArray
+from esam_rt.export.checkpoints.weights import LazyArray
 from esam_rt.export.graphs import graph_writer
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.graph_writer import write_graph
@@ -34,7 +34,7 @@ def graph(precision: Precision = Precision.FP32, reads: list[str] | None = None)
 
     g = Graph("product", precision)
     x = g.narrow(g.input("x", np.float32, [1, SIDE]))
-    y = g.op("Add", g.op("MatMul", x, LaterArray("weight", (SIDE, SIDE), read)), np.arange(4.0).repeat(16))
+    y = g.op("Add", g.op("MatMul", x, LazyArray("weight", (SIDE, SIDE), read)), np.arange(4.0).repeat(16))
     g.output(g.widen(y), "y", np.float32, [1, SIDE])
     return g
 
@@ -91,7 +91,7 @@ def test_data_that_comes_back_changed(large: None, tmp_path: Path, monkeypatch: 
 def test_weights_beyond_half_precision(tmp_path: Path, value: float) -> None:
     for weight in (
         np.full((SIDE, SIDE), value),
-        LaterArray("weight", (SIDE, SIDE), lambda: np.full((SIDE, SIDE), value)),
+        LazyArray("weight", (SIDE, SIDE), lambda: np.full((SIDE, SIDE), value)),
     ):
         with pytest.raises(ModelError, match=r"Precision fp16: .* has values up to .*--precision bf16 or fp32"):
             g = Graph("product", Precision.FP16)

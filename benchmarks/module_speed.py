@@ -1,25 +1,23 @@
-"""Seconds and memory of MMG, EMR and USR, without decoding, and of each kernel, on recorded masks of real photos.
+"""How many seconds and how much memory do MMG, EMR and USR take without decoding, and each of their kernels?
 
-    python -m benchmarks.modules --photos photos/ --json modules.json --plot modules.png
+    python -m benchmarks.module_speed --photos photos/ --json modules.json --plot modules.png
 
-Masks are `tiny`'s under grids of 32 and 64, 5,120 prompts, enlarged to the 256 cells of SAM's own models
-(recording.py); recordings are kept, so the first run decodes for half a minute a photo. `--square` squeezes photos to
-squares, whose masks fill 256 x 256 cells. Parts, to be chosen with `--parts`:
+The masks are those of `tiny` with grids of 32 and 64 (5,120 prompts), enlarged to the 256 cells of SAM's own models
+(lib/recording.py). Recordings are kept, so the first run decodes for half a minute per photo. --square squeezes photos
+to squares, whose masks fill 256 x 256 cells. --parts selects from:
 
-modules  every photo: all prompts of the gallery there (exact), a lazy gallery, and 9 small copies of the photo under
-         as many prompts (busy), which have several times as many entities.
-growth   4 and 16 times the prompts: of the same photo (denser), and of as many small copies of it (busier). The
+modules  Every photo: with all prompts of the gallery decoded (exact), with a lazy gallery, and with 9 small copies of
+         the photo under as many prompts (busy), which have several times as many entities.
+growth   4 and 16 times the prompts: on the same photo (denser), and on as many small copies of it (busier). The
          exponent is the slope of log seconds over log prompts: 1 is linear.
-kernels  each against its oracle in plain NumPy and the library that people would use, turn by turn in one process:
-         quartiles of how many times ours each other side takes.
+kernels  Each kernel, its oracle in plain NumPy and the library that people would use, turn by turn in one process.
+         Figures are quartiles of the ratio of each other side to ours.
 
-All is one thread; memory is the growth of the resident set to its peak during a call.
+Everything runs on one thread. Memory is the growth of the resident set to its peak during a call.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import time
@@ -34,11 +32,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.growth import busier, denser
-from benchmarks.kernels import rows
-from benchmarks.measure import peak_growth_mb, quartiles, seconds
-from benchmarks.recording import Recording, recorded
-from benchmarks.superpixels import Image, at_size, photos
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.growth import busier, denser
+from benchmarks.lib.kernel_calls import rows
+from benchmarks.lib.measure import peak_growth_mb, quartiles, seconds
+from benchmarks.lib.photos import Image, at_size, photos
+from benchmarks.lib.recording import Recording, recorded
 from esam_rt import Settings, __version__
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
@@ -48,6 +47,7 @@ from esam_rt.method.gallery import Gallery
 from esam_rt.method.mmg import multi_level_masks
 from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.predictor import Sam
+from esam_rt.storage.atomic import write_json
 
 PARTS = ("modules", "growth", "kernels")
 MODULES = ("mmg", "emr", "usr")
@@ -57,21 +57,21 @@ GOAL_S = 0.40
 
 
 def full_gallery(recording: Recording) -> Gallery:
-    """With all that was decoded: it stays as it is, and may be used again."""
+    """Return a gallery with all prompts decoded. It does not change and can be used again."""
     gallery = recording.gallery()
     gallery.ask_all()
     return gallery
 
 
 def run_modules(recording: Recording, full: Gallery | None) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds of the modules, and how many masks there were on the way; a lazy gallery where there is no full one."""
+    """Run the modules and return their seconds and mask counts. Without a full gallery, a lazy one is used."""
     s, min_area = recording.settings, recording.settings.filters.min_area
     gallery = full or recording.gallery()
     emr = s.emr.with_changes(gallery="exact" if full else "lazy")
     asked_s = 0.0
     look_up = gallery.ask
 
-    def ask(wanted: Any) -> None:  # stands for decoding
+    def ask(wanted: Any) -> None:  # in place of decoding
         nonlocal asked_s
         asked_s += seconds(lambda: look_up(wanted))
 
@@ -99,13 +99,13 @@ def run_modules(recording: Recording, full: Gallery | None) -> tuple[dict[str, f
 
 
 def medians(recording: Recording, full: Gallery | None, rounds: int) -> tuple[dict[str, float], dict[str, int]]:
-    """Median seconds of each module over the rounds."""
+    """Return the median seconds of each module over the rounds."""
     runs = [run_modules(recording, full) for _ in range(rounds)]
     return {key: float(np.median([taken[key] for taken, _ in runs])) for key in runs[0][0]}, runs[0][1]
 
 
 def summary(results: list[tuple[dict[str, float], dict[str, int]]]) -> dict[str, Any]:
-    """Over photos."""
+    """Summarize over photos."""
     return {
         "s": {key: quartiles([taken[key] for taken, _ in results]) for key in (*MODULES, "all")},
         "most_s": round(max(taken["all"] for taken, _ in results), 4),
@@ -114,7 +114,7 @@ def summary(results: list[tuple[dict[str, float], dict[str, int]]]) -> dict[str,
 
 
 def time_modules(recordings: Iterator[Recording], rounds: int) -> dict[str, Any]:
-    """Every photo, in the three ways."""
+    """Time every photo in three ways."""
     results = defaultdict(list)
     memory = defaultdict(list)
     for recording in recordings:
@@ -127,7 +127,7 @@ def time_modules(recordings: Iterator[Recording], rounds: int) -> dict[str, Any]
 
 
 def time_growth(recordings: list[Recording], rounds: int) -> dict[str, Any]:
-    """Seconds and memory by the number of prompts, for both ways to grow; exponents."""
+    """Measure seconds and memory by the number of prompts, for both ways to grow, with exponents."""
     found: dict[str, Any] = {}
     ways: dict[str, Callable[[Recording, int], Recording]] = {
         "denser": denser,
@@ -136,8 +136,9 @@ def time_growth(recordings: list[Recording], rounds: int) -> dict[str, Any]:
     for way, grown in ways.items():
         results: dict[int, list[Any]] = {times: [] for times in TIMES}
         memory: dict[int, list[float]] = {times: [] for times in TIMES}
-        for recording in recordings:
+        for number, recording in enumerate(recordings, 1):
             for times in TIMES:
+                note(f"growth, {way}: photo {number} of {len(recordings)}, {times} x prompts")
                 one = recording if times == 1 else grown(recording, round(times**0.5))
                 full = full_gallery(one)
                 results[times].append(medians(one, full, rounds))
@@ -157,11 +158,12 @@ def time_growth(recordings: list[Recording], rounds: int) -> dict[str, Any]:
 
 
 def time_kernels(recordings: list[Recording], most: int, rounds: int) -> list[dict[str, Any]]:
-    """How many times ours each other side takes, over photos and rounds."""
+    """Measure the ratio of each other side to ours, over photos and rounds."""
     ours_s, ratios, agree = defaultdict(list), defaultdict(list), defaultdict(list)
     memory = defaultdict(list)
-    for recording in recordings:
+    for number, recording in enumerate(recordings, 1):
         for row in rows(recording, most):
+            note(f"photo {number} of {len(recordings)}: {row.kernel}")
             answer = row.ours()
             for side, call in row.others.items():
                 agree[row.kernel, side].append(bool(row.same(answer, call())))
@@ -187,7 +189,7 @@ def time_kernels(recordings: list[Recording], most: int, rounds: int) -> list[di
 
 
 def print_record(record: dict[str, Any], console: Console) -> None:
-    """Tables."""
+    """Print the tables of the parts that were measured."""
     if "modules" in record:
         table = Table("s a photo", *MODULES, "all", "quartiles", "most", "masks", "entities", "MB")
         for way, r in record["modules"].items():
@@ -225,7 +227,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Growth on the left, kernels on the right."""
+    """Plot growth on the left and kernels on the right."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -277,18 +279,21 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="folder of photos; without one, those of scikit-image")
-    parser.add_argument("--square", action="store_true", help=f"squeeze them to {SQUARE_PX} x {SQUARE_PX} pixels")
-    parser.add_argument("--every", type=int, default=1, help="take every so many photos")
-    parser.add_argument("--some", type=int, default=5, help="photos for growth and kernels, spread over all")
-    parser.add_argument("--most", type=int, default=300, help="masks for the kernels, which the oracles can bear")
+    parser = parser_of(__doc__)
+    parser.add_argument("--photos", type=Path, help="folder of photos; default: the photos of scikit-image")
+    parser.add_argument("--square", action="store_true", help=f"squeeze photos to {SQUARE_PX} x {SQUARE_PX} pixels")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th photo")
+    parser.add_argument("--some", type=int, default=5, help="number of photos for growth and kernels, spread over all")
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=300,
+        help="largest number of masks for the kernels",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--recordings", type=Path, help="folder of recordings; default: in the cache")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--plot", type=Path, help="draw growth and kernels here, with matplotlib")
+    parser.add_argument("--plot", type=Path, help="plot growth and kernels to this file")
     a = parser.parse_args()
     if a.plot and not {"growth", "kernels"} <= set(a.parts):
         parser.error("--plot needs the parts growth and kernels")
@@ -297,10 +302,6 @@ def main() -> None:
     found = list(photos(a.photos).items())[:: a.every]
     some = found[:: max(1, len(found) // a.some)][: a.some]
     record = measure(sam, found, some, a)
-    console = Console(width=140)
-    print_record(record, console)
-    if a.json:
-        a.json.write_text(json.dumps(record, indent=1) + "\n")
     if a.plot:
         draw(record, a.plot)
 
@@ -308,7 +309,7 @@ def main() -> None:
 def measure(
     sam: Sam, found: list[tuple[str, Callable[[], Image]]], some: list[tuple[str, Callable[[], Image]]], a: Any
 ) -> dict[str, Any]:
-    """The parts that were asked for."""
+    """Measure the chosen parts. Each is printed and written when it is done."""
 
     def read(name: str, image: Callable[[], Image]) -> Recording:
         return recorded(sam, name, at_size(image(), SQUARE_PX if a.square else None), Settings(), a.recordings)
@@ -326,13 +327,17 @@ def measure(
     }
     for name, image in track(some, "recordings", console=progress):
         run_modules(read(name, image), None)  # compiles
-    if "modules" in a.parts:
-        recordings = (read(name, image) for name, image in track(found, "modules", console=progress))
-        record["modules"] = time_modules(recordings, a.rounds)
-    if "growth" in a.parts:
-        record["growth"] = time_growth([read(*one) for one in some], a.rounds)
-    if "kernels" in a.parts:
-        record["kernels"] = time_kernels([read(*one) for one in some], a.most, a.rounds)
+    measures: dict[str, Callable[[], Any]] = {
+        "modules": lambda: time_modules((read(*one) for one in track(found, "modules", console=progress)), a.rounds),
+        "growth": lambda: time_growth([read(*one) for one in some], a.rounds),
+        "kernels": lambda: time_kernels([read(*one) for one in some], a.most, a.rounds),
+    }
+    for part in PARTS:
+        if part in a.parts:
+            record[part] = measures[part]()
+            print_record({part: record[part]}, Console(width=140))
+            if a.json:
+                write_json(a.json, record)
     return record
 
 

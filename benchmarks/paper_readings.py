@@ -1,10 +1,11 @@
-"""Where the paper is silent, other readings of it: what each changes in the scores.
+"""What do other readings of the paper change in the scores, at points that the paper leaves open?
 
-    python -m benchmarks.alternatives --gt entities.json --images images/ --out folder/
-    python -m benchmarks.alternatives --gt BSDS500/val --out folder/
+    python -m benchmarks.paper_readings --gt entities.json --images images/ --out folder/
+    python -m benchmarks.paper_readings --gt BSDS500/val --out folder/
 
-The first row is E-SAM as it is; each other one differs in one point, by a setting or by a function put in the place of
-ours. Gains are paired differences with 95 % intervals over photos; the table is written as `esam-rt eval --table` does.
+The first row is E-SAM as implemented. Each other row differs in one point, by a setting or by a replaced function.
+Gains are paired differences with 95 % intervals over photos. The table is written as by ``esam-rt eval --table``.
+--resume continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.readings import READINGS, changes, in_place
-from esam_rt import EntityMap, Settings
+from benchmarks.lib.readings import READINGS, changes, in_place
+from esam_rt import EntityMap, EntitySegmenter, Settings
 from esam_rt.evaluation.evaluate import prepare
 from esam_rt.evaluation.paper_tables.table_rows import Row
-from esam_rt.evaluation.paper_tables.tables import MARKDOWN, RowSegmenter, run_table
+from esam_rt.evaluation.paper_tables.tables import MARKDOWN, run_table
 from esam_rt.evaluation.plan import EvalOptions
 from esam_rt.loading.loader import load_sam
 from esam_rt.run.run_options import RunOptions
 from esam_rt.segmenter import SegmenterConfig
 
 
-def segmenter_of(row: Row) -> type[RowSegmenter]:
-    """That of a reading."""
+def segmenter_of(row: Row) -> type[EntitySegmenter]:
+    """Return the class that segments by a reading."""
 
-    class Reading(RowSegmenter):
+    class Reading(EntitySegmenter):
         def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
             with in_place(row.name):
                 return super().__call__(image_hwc_rgb)
@@ -41,15 +42,15 @@ def segmenter_of(row: Row) -> type[RowSegmenter]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gt", type=Path, required=True)
-    parser.add_argument("--images", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--gt", type=Path, required=True, help="ground truth: a COCO file or a folder of BSDS500")
+    parser.add_argument("--images", type=Path, help="folder of the photos")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the table to")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--only", nargs="+", choices=READINGS, metavar="READING", default=list(READINGS))
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--limit", type=int, help="number of photos")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier table")
     a = parser.parse_args()
     run = RunOptions((), a.out, SegmenterConfig(a.model, settings=Settings.preset(a.preset)))
     plan = prepare(

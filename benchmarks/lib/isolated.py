@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: one that fails, hangs or dies costs its own figures, no others."""
+"""Measure in separate processes: one that fails, hangs or crashes loses only its own figures."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-LEAST_S = 60  # left, to begin another row with
+LEAST_S = 60  # start no row with less time left
 
 
 def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
-    """What a command writes as JSON to the file that is its last argument: `figures`, or `error` and why; `took_s`.
-    Figures that are whole count however the process ends, since libraries of GPUs may crash or hang at its exit;
-    `ended` says how if not well."""
+    """Run a command that writes JSON to the file that is its last argument.
+
+    Complete figures count even if the process fails afterwards, because GPU libraries may crash or hang at exit.
+
+    Args:
+        command: The command. The file's path is appended.
+        limit_s: Kill the process after so many seconds.
+
+    Returns:
+        ``figures``, or ``error`` with the reason; ``took_s``; and ``ended`` if the process failed after its figures.
+    """
     start = time.monotonic()
     with TemporaryDirectory() as name:
         out, errors = Path(name) / "figures.json", Path(name) / "stderr"
-        # Into a file: of a pipe the end comes only when all that the process began have closed it.
+        # Not a pipe: it would stay open until every process that the command started has ended.
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
                 [*command, str(out)], stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
@@ -35,7 +43,7 @@ def measured(command: Sequence[str], limit_s: float) -> dict[str, Any]:
             end = f"took longer than {limit_s:.0f} s"
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with all that it has begun, which would hold the GPU
+                os.killpg(process.pid, signal.SIGKILL)  # and its children, which would keep the GPU busy
             process.wait()
         entry = _entry(out, end)
     return {**entry, "took_s": round(time.monotonic() - start, 1)}
@@ -46,11 +54,20 @@ def measure_all(
     results: dict[str, Any],
     deadline: float,
     row_limit_s: float,
-    tell: Callable[[str, Mapping[str, Any]], None],
+    on_progress: Callable[[str, Mapping[str, Any]], None],
 ) -> list[str]:
-    """Measure every row that `results` has no figures of, those that failed before after all others, until
-    `time.monotonic()` is `deadline`; returns the names of those that were not begun, or not given their time. tell:
-    called after each, when `results` has it."""
+    """Measure every row that has no figures yet. Rows that failed before come last.
+
+    Args:
+        commands: The command of each row.
+        results: The results by row. New ones are added.
+        deadline: Value of ``time.monotonic()`` at which to stop.
+        row_limit_s: Largest time of a row, seconds.
+        on_progress: Called after each row, when its result has been added.
+
+    Returns:
+        The rows that were not started, or stopped by the deadline.
+    """
     left = []
     wanted = [name for name in commands if "figures" not in results.get(name, {})]
     for name in sorted(wanted, key=results.__contains__):
@@ -63,20 +80,20 @@ def measure_all(
             left.append(name)
             continue
         results[name] = entry
-        tell(name, entry)
+        on_progress(name, entry)
     return left
 
 
 def _entry(out: Path, end: str) -> dict[str, Any]:
-    """Figures of a process that has ended, or why there are none. end: how it ended; empty where well."""
+    """Return the figures of a process, or the reason why they are missing. end: how it failed, or empty."""
     try:
         figures = json.loads(out.read_text())
     except (OSError, ValueError):
-        return {"error": end or "exit code 0: without figures"}
+        return {"error": end or "exit code 0: no figures written"}
     return {"figures": figures, **({"ended": end} if end else {})}
 
 
 def _last_words(words: str, exit_code: int) -> str:
-    """How a process ended; empty where well."""
+    """Say how a process failed. Empty if it did not."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return f"exit code {exit_code}: {lines[-1] if lines else 'without a word'}"[:400] if exit_code else ""
+    return f"exit code {exit_code}: {lines[-1] if lines else 'no message'}"[:400] if exit_code else ""

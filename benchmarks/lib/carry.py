@@ -1,11 +1,12 @@
-"""Packages for a machine without network: wheels cut in parts that fit through, joined and installed over there.
+"""Bring packages to a machine without network: cut wheels into parts, join and install them there.
 
-Here:   python -m benchmarks.carry cut WHEELS PARTS [--megabytes 50]        folders PARTS/1, PARTS/2 …
-There:  python -m benchmarks.carry keep PARTS/1 STORE                        for each folder, as it arrives
-        python -m benchmarks.carry run STORE -m benchmarks.table5 …          installs them if need be, then runs Python
+Here:   python -m benchmarks.lib.carry cut WHEELS PARTS [--megabytes 50]     writes folders PARTS/1, PARTS/2 …
+There:  python -m benchmarks.lib.carry keep PARTS/1 STORE                    for each folder, as it arrives
+        python -m benchmarks.lib.carry run STORE -m benchmarks.table5 …      installs if needed, then runs Python
 
-`run` leaves what is installed there as it is: the packages go to STORE/site, which Python sees first, without their
-dependencies. It also shows the loader the libraries of CUDA that pip has installed. Needs nothing but Python and pip.
+``run`` does not change the packages installed there. The wheels are installed to STORE/site without their dependencies,
+and Python searches it first. The loader also finds the CUDA libraries that pip installed. Only Python and pip are
+needed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-LIST = "wheels.json"  # of all wheels, in each folder of parts: name, and SHA-256 of each part
-INSTALLED = "installed.json"  # the list of which STORE/site is a whole installation
+LIST = "wheels.json"  # in each folder of parts: the names of all wheels and the SHA-256 of their parts
+INSTALLED = "installed.json"  # a copy of the list, written after STORE/site was installed from it
 
 
 def cut(wheels: Path, parts: Path, part_bytes: int) -> list[Path]:
-    """Cut the wheels of a folder into parts, in folders of at most `part_bytes` each; returns the folders."""
+    """Cut wheels into parts.
+
+    Args:
+        wheels: A folder of wheels.
+        parts: The folder to write to.
+        part_bytes: Largest size of a folder of parts.
+
+    Returns:
+        The folders of parts.
+    """
     listed: dict[str, list[str]] = {}
     folders: list[Path] = []
     room = 0
@@ -47,14 +57,14 @@ def cut(wheels: Path, parts: Path, part_bytes: int) -> list[Path]:
 
 
 def keep(folder: Path, store: Path) -> None:
-    """Add a folder of parts to those that came before."""
+    """Add a folder of parts to the store."""
     store.mkdir(parents=True, exist_ok=True)
     for file in folder.iterdir():
         shutil.copyfile(file, store / file.name)
 
 
 def join(store: Path) -> list[Path]:
-    """The wheels, whole. SystemExit names the parts that are missing or damaged."""
+    """Join the parts of a store to wheels. SystemExit names a part that is missing or damaged."""
     wheels = []
     for name, digests in json.loads((store / LIST).read_text()).items():
         wheel = store / "wheels" / name
@@ -64,21 +74,21 @@ def join(store: Path) -> list[Path]:
                 part = store / f"{name}.{nth}"
                 content = part.read_bytes() if part.is_file() else b""
                 if hashlib.sha256(content).hexdigest() != digest:
-                    raise SystemExit(f"{part}: missing or damaged; keep its folder of parts again.")
+                    raise SystemExit(f"{part}: missing or damaged. Run keep with its folder again.")
                 f.write(content)
         wheels.append(wheel)
     return wheels
 
 
 def install(wheels: list[Path], target: Path) -> None:
-    """Into a folder of their own, without dependencies and without network."""
+    """Install wheels to a folder, without dependencies and without network."""
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), *map(str, wheels)]
     subprocess.run(command, check=True)
 
 
 def installed(store: Path) -> Path:
-    """The packages of a store, installed unless they are; what is there of another list goes."""
+    """Return the store's installed packages. They are installed anew if the list of wheels has changed."""
     target, done, listed = store / "site", store / INSTALLED, (store / LIST).read_text()
     if not done.is_file() or done.read_text() != listed:
         wheels = join(store)
@@ -93,7 +103,7 @@ def installed(store: Path) -> Path:
 
 
 def environment(target: Path) -> dict[str, str]:
-    """Of a Python that sees `target` first, and CUDA's libraries wherever pip has put them."""
+    """Return an environment for Python with `target` first, and with the CUDA libraries that pip installed."""
     packages = [target, *map(Path, (*site.getsitepackages(), *sys.path))]
     libraries = dict.fromkeys(str(p) for folder in packages for p in sorted(folder.glob("nvidia/*/lib")))
     paths = {"PYTHONPATH": [str(target)], "LD_LIBRARY_PATH": list(libraries)}
@@ -105,16 +115,16 @@ def environment(target: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    cutting = commands.add_parser("cut")
+    cutting = commands.add_parser("cut", help="cut wheels into parts")
     cutting.add_argument("wheels", type=Path)
     cutting.add_argument("parts", type=Path)
-    cutting.add_argument("--megabytes", type=int, default=50)
-    keeping = commands.add_parser("keep")
+    cutting.add_argument("--megabytes", type=int, default=50, help="largest size of a folder of parts")
+    keeping = commands.add_parser("keep", help="add a folder of parts to a store")
     keeping.add_argument("folder", type=Path)
     keeping.add_argument("store", type=Path)
-    running = commands.add_parser("run")
+    running = commands.add_parser("run", help="install the store's wheels and run Python")
     running.add_argument("store", type=Path)
-    running.add_argument("arguments", nargs=argparse.REMAINDER, help="of Python")
+    running.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of Python")
     a = parser.parse_args()
     if a.command == "cut":
         print(*cut(a.wheels, a.parts, a.megabytes << 20), sep="\n")

@@ -1,4 +1,4 @@
-"""Rows and columns of benchmarks/table5.py: what there is to measure, and the table of what was."""
+"""Rows and columns of benchmarks/table5.py: what can be measured, and the table of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLES = {
     "parity": "parity",
 }
 NETWORKS, WHOLE = ("encoder", "decoder"), ("amg",)
-BASELINES = (  # rows whose sum is compared, and with which column
+BASELINES = (  # rows whose sum is compared, and the column to compare with
     (NETWORKS, "pytorch cuda float32 eager"),
     (NETWORKS, "pytorch cuda float16 sdpa"),
     (NETWORKS, "pytorch cuda float16 compiled"),
@@ -30,20 +30,33 @@ BASELINES = (  # rows whose sum is compared, and with which column
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, in a process of its own: `kind` says by which function, `side` of what."""
+    """One measurement in its own process.
+
+    Attributes:
+        kind: The function that measures.
+        side: Its arguments: backend, device, precision, variant.
+    """
 
     kind: str
     side: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """For people, files and `--only`."""
+        """The name in output, files and `--only`."""
         return " ".join((self.kind, *self.side))
 
 
 def rows_of(backends: Sequence[str], has_gpu: bool, has_provider: bool = False) -> Iterator[Row]:
-    """What can be measured here, what Table 5 is for first: a call may end before the rest. has_provider: whether ONNX
-    Runtime's TensorRT provider loads."""
+    """List the rows that can be measured here. The rows that Table 5 needs come first, because the time may run out.
+
+    Args:
+        backends: Backends that load.
+        has_gpu: True if there is a GPU.
+        has_provider: True if ONNX Runtime's TensorRT provider loads.
+
+    Yields:
+        The rows.
+    """
     yield Row("modules")
     if has_gpu:
         yield from _rows_of_gpu(backends, has_provider)
@@ -54,8 +67,10 @@ def rows_of(backends: Sequence[str], has_gpu: bool, has_provider: bool = False) 
 
 
 def _rows_of_gpu(backends: Sequence[str], has_provider: bool) -> Iterator[Row]:
-    """The default precision of every backend, PyTorch beside it, then variants. ONNX Runtime has no bf16: some
-    operators have no such kernels."""
+    """List the default precision of every backend with PyTorch, then variants.
+
+    ONNX Runtime is not measured in bf16, because some of its operators have no such kernels.
+    """
     has_runtime, others = "onnxruntime" in backends, [b for b in backends if b != "onnxruntime"]
     if has_runtime:
         yield from _rows_of_side(("onnxruntime", "cuda", "fp16"), ("graphs",))
@@ -75,14 +90,14 @@ def _rows_of_gpu(backends: Sequence[str], has_provider: bool) -> Iterator[Row]:
 
 
 def _rows_of_side(side: tuple[str, ...], variants: Sequence[str] = ()) -> Iterator[Row]:
-    """Parity and times of a backend, and times of its variants."""
+    """List parity and times of a backend, and times of its variants."""
     yield Row("parity", side)
     yield Row("ours", side)
     yield from (Row("ours", (*side, variant)) for variant in variants)
 
 
 def columns_of(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Columns of the table by title, with all that was measured of each: of ours also the modules and the parity."""
+    """Return the figures of each column. Our columns also have those of the modules and the parity."""
     figures = {name: entry["figures"] for name, entry in rows.items() if "figures" in entry}
     columns: dict[str, dict[str, float]] = {}
     for name, own in figures.items():
@@ -102,7 +117,7 @@ def columns_of(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table, what it is of, and what could not be measured."""
+    """Write the table, with its model and machine and the rows that could not be measured."""
     columns = columns_of(result["rows"])
     lines = [
         f"{result['model']}, {result['weights']}, {PAPER_PROMPTS:,} prompts. {result['gpu']}; {result['cpu']}.",
@@ -127,8 +142,11 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Results of one model on one machine, put together; of rows that several have, figures count more than errors, and
-    later ones more than earlier ones. SystemExit where they are of different things."""
+    """Merge results of one model on one machine. Figures replace errors, and later results replace earlier ones.
+
+    Raises:
+        SystemExit: The results are of different models or machines.
+    """
     whole: dict[str, Any] = {**results[0], "rows": {}}
     for result in results:
         for key in ("model", "weights", "gpu", "cpu"):
@@ -143,22 +161,21 @@ def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def cards_and_driver(listed: str) -> tuple[str, str]:
-    """GPUs as `doctor.gpu_finding` lists them, without their driver, in which machines of one pool differ; and it."""
+    """Split the GPUs that `doctor.gpu_finding` lists from their driver, because machines of one pool differ in it."""
     cards = [card.rsplit(", ", 3) for card in listed.split("; ")]
     return "; ".join(f"{name}, {memory}, {capability}" for name, memory, _, capability in cards), cards[0][2]
 
 
 def outdated(made_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs between that with which a row was measured and what is there now; the driver, and a package that
-    one side lacks, count for nothing."""
+    """List the versions that differ since a row was measured. The driver and packages of only one side do not count."""
     both = (made_with.keys() & now.keys()) - {"driver"}
     return [f"{key} {made_with[key]}, now {now[key]}" for key in sorted(both) if made_with[key] != now[key]]
 
 
 def selected(rows: Iterable[Row], patterns: Sequence[str]) -> list[Row]:
-    """Rows that some pattern fits; all without patterns. SystemExit for a pattern that fits none."""
+    """Select the rows that match a pattern, or all without patterns. SystemExit for a pattern without a match."""
     rows = list(rows)
     for pattern in patterns:
         if not any(fnmatch(row.name, pattern) for row in rows):
-            raise SystemExit(f"--only {pattern!r}: fits none of {', '.join(row.name for row in rows)}.")
+            raise SystemExit(f"--only {pattern!r}: matches none of {', '.join(row.name for row in rows)}.")
     return [row for row in rows if not patterns or any(fnmatch(row.name, pattern) for pattern in patterns)]

@@ -1,17 +1,16 @@
-"""Seconds a photo of the exported encoders in ONNX Runtime against PyTorch.
+"""How fast are the exported encoders in ONNX Runtime, compared with PyTorch?
 
-`python -m benchmarks.encoder [--model vit_b|vit_l|vit_h|vit_t] [--forms bias concat fused] [--json FILE]`. The whole
-network at its real size with random weights, one process, turn by turn, medians. ViTs are compared with transformers'
-`SamVisionEncoder`, in its faster attention (scaled_dot_product_attention or eager), each form of ours in turn;
-MobileSAM's encoder with the PyTorch module of the tests. Ours begins with the bytes of the photo, PyTorch with the
-normalised image. Memory is the growth of the resident set from a loaded network to the peak of encoding, each side in a
-process of its own.
+    python -m benchmarks.encoder_speed --model vit_b --forms bias concat fused --json encoder.json
+
+Each side runs the whole network at its real size with the same random weights, in one process, turn by turn. Seconds
+are medians over the rounds. ViTs are compared with transformers' SamVisionEncoder, with scaled_dot_product_attention
+and eager attention; MobileSAM's encoder with the PyTorch module of the tests. Ours starts from the bytes of the photo,
+PyTorch from the normalized image. Memory is the growth of the resident set while encoding, each side in its own
+process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ from numpy.typing import NDArray
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
-from benchmarks.reference import vision_config
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.torch_sam import vision_config
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, SAM
 from esam_rt.export.checkpoints.weights import Weights
@@ -35,6 +35,7 @@ from esam_rt.export.graphs.graph_writer import write_graph
 from esam_rt.export.graphs.tinyvit import build_tinyvit_encoder
 from esam_rt.export.graphs.vit import build_vit_encoder
 from esam_rt.export.model import VITS, AttentionForm, Precision
+from esam_rt.storage.atomic import write_json
 from tests.support.tinyvit_torch import TinyVit
 
 EAGER, SDPA = "pytorch eager", "pytorch sdpa"
@@ -42,7 +43,7 @@ PHOTO_HW_PX = (768, 1024)
 
 
 def pytorch_vit(dims: VitDims, attention: str) -> torch.nn.Module:
-    """transformers' encoder; random weights that let the photo through, with relative positions that matter."""
+    """Make transformers' encoder, with random weights that keep the signal and relative positions that matter."""
     torch.manual_seed(0)
     config = SamVisionConfig(**vision_config(dims), attn_implementation=attention.removeprefix("pytorch "))
     model = SamVisionEncoder(config).eval().requires_grad_(False)
@@ -55,23 +56,23 @@ def pytorch_vit(dims: VitDims, attention: str) -> torch.nn.Module:
 
 
 def pytorch_tinyvit() -> torch.nn.Module:
-    """MobileSAM's encoder with random weights."""
+    """Make MobileSAM's encoder with random weights."""
     torch.manual_seed(0)
     return TinyVit().eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """One side of the comparison: photo uint8 [1, S, S, 3] → embedding."""
+    """One side of the comparison. encode: photo uint8 [1, S, S, 3] → embedding float32 [1, C, S/16, S/16]."""
 
     name: str
     encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def pytorch_encoder(model: str, side: str) -> Encoder:
-    """In PyTorch; the image is normalised outside what is timed."""
+    """Make an encoder in PyTorch. Normalizing the image is not timed."""
     network = pytorch_tinyvit() if model == "vit_t" else pytorch_vit(VITS[model], side)
-    image = torch.from_numpy(normalised(photo()))
+    image = torch.from_numpy(normalized(photo()))
 
     def encode(_photo: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -82,7 +83,7 @@ def pytorch_encoder(model: str, side: str) -> Encoder:
 
 
 def our_encoder(model: str, side: str, threads: int) -> Encoder:
-    """Exported and in ONNX Runtime."""
+    """Export an encoder and load it in ONNX Runtime."""
     if model == "vit_t":
         arrays = {f"image_encoder.{name}": t.numpy() for name, t in pytorch_tinyvit().state_dict().items()}
         graph = build_tinyvit_encoder(VIT_T, Weights.of_arrays(Path("random weights"), arrays, SAM))
@@ -98,7 +99,7 @@ def our_encoder(model: str, side: str, threads: int) -> Encoder:
 
 
 def photo() -> NDArray[np.uint8]:
-    """Patches with noise, three quarters of the square."""
+    """Make noisy patches in three quarters of the square: uint8 [1, 1024, 1024, 3]."""
     rng = np.random.default_rng(0)
     h, w = PHOTO_HW_PX
     image = np.zeros((1, 1024, 1024, 3), np.uint8)
@@ -107,8 +108,8 @@ def photo() -> NDArray[np.uint8]:
     return image
 
 
-def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """As SAM's preprocessing: [1, 3, S, S], zeros outside the photo."""
+def normalized(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Normalize as SAM does: float32 [1, 3, S, S], zeros outside the photo."""
     h, w = PHOTO_HW_PX
     out = np.zeros((1, 3, 1024, 1024), np.float32)
     out[0, :, :h, :w] = ((image[0, :h, :w] - np.array(VIT_T.pixel_mean)) / np.array(VIT_T.pixel_std)).transpose(2, 0, 1)
@@ -116,13 +117,13 @@ def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def make(model: str, side: str, threads: int) -> Encoder:
-    """The encoder of one side."""
+    """Make the encoder of one side."""
     torch.set_num_threads(threads)
     return pytorch_encoder(model, side) if side.startswith("pytorch") else our_encoder(model, side, threads)
 
 
 def growth_mb(model: str, side: str, threads: int) -> int:
-    """Growth of the resident set of this process while encoding."""
+    """Measure the growth of this process's resident set while encoding."""
     encoder, image = make(model, side, threads), photo()
     before = status_mb("VmRSS")
     for _ in range(2):
@@ -131,14 +132,23 @@ def growth_mb(model: str, side: str, threads: int) -> int:
 
 
 def compare(model: str, sides: Sequence[str], threads: int, rounds: int) -> list[dict[str, Any]]:
-    """Seconds a photo of each side, and how far its embedding is from that of the first."""
-    encoders, image = [make(model, side, threads) for side in sides], photo()
+    """Measure seconds per photo of each side, and how far its embedding is from that of the first side."""
+    encoders: list[Encoder] = []
+    for side in sides:
+        note(f"making {side}")
+        encoders.append(make(model, side, threads))
+    image = photo()
     first = encoders[0].encode(image)
-    errors = [float(np.abs(e.encode(image) - first).max() / np.abs(first).max()) for e in encoders]
+    errors = []
+    for encoder in encoders:
+        note(f"comparing the embedding of {encoder.name}")
+        errors.append(float(np.abs(encoder.encode(image) - first).max() / np.abs(first).max()))
     times: list[list[float]] = [[] for _ in encoders]
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
         for encoder, of_encoder in zip(encoders, times, strict=True):
             of_encoder.append(seconds(lambda encoder=encoder: encoder.encode(image)))  # type: ignore[misc]
+        taken = ", ".join(f"{e.name} {t[-1]:.2f} s" for e, t in zip(encoders, times, strict=True))
+        note(f"round {turn} of {rounds}: {taken}")
     return [
         {"side": e.name, "s_per_photo": round(statistics.median(t), 3), "relative_error": error}
         for e, t, error in zip(encoders, times, errors, strict=True)
@@ -146,19 +156,18 @@ def compare(model: str, sides: Sequence[str], threads: int, rounds: int) -> list
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", choices=[*VITS, "vit_t"], default="vit_b")
     parser.add_argument("--forms", choices=list(AttentionForm), nargs="+", default=list(AttentionForm))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the figures here")
     a = parser.parse_args()
     sides = ["pytorch", "ours"] if a.model == "vit_t" else [SDPA, EAGER, *map(str, a.forms)]
     rows = compare(a.model, sides, a.threads, a.rounds)
-    theirs = min(row["s_per_photo"] for row in rows if row["side"].startswith("pytorch"))
-    print("          side | s a photo | PyTorch / side |    MB | relative error")
+    baseline = min(row["s_per_photo"] for row in rows if row["side"].startswith("pytorch"))
+    print("          side | s a photo | PyTorch / side |    MB | relative error", flush=True)
     for row in rows:
-        row["ratio_to_pytorch"] = round(theirs / row["s_per_photo"], 2)
+        row["ratio_to_pytorch"] = round(baseline / row["s_per_photo"], 2)
         row["memory_mb"] = in_fresh_process(growth_mb, a.model, row["side"], a.threads)
         print(
             f"{row['side']:>14} | {row['s_per_photo']:9.3f} | {row['ratio_to_pytorch']:14.2f} | {row['memory_mb']:5} | "
@@ -166,7 +175,7 @@ def main() -> None:
             flush=True,
         )
     if a.json:
-        a.json.write_text(json.dumps({"model": a.model, "threads": a.threads, "rows": rows}, indent=2) + "\n")
+        write_json(a.json, {"model": a.model, "threads": a.threads, "rows": rows})
 
 
 if __name__ == "__main__":

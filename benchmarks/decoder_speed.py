@@ -1,19 +1,19 @@
-"""Prompts per second of the exported decoder in ONNX Runtime against the same decoder in PyTorch.
+"""How many prompts per second does the exported decoder process in ONNX Runtime, compared with PyTorch?
 
-`python -m benchmarks.decoder [--model sam|tiny] [--json FILE]`. `sam` is the decoder of ViT-B, L, H and MobileSAM,
-against transformers' `SamModel`; `tiny` that of the model that ships, against its training code. The same random
-weights, embedding and points, one process, turn by turn. PyTorch returns logits and scores; ONNX Runtime also
-thresholds, measures and packs the masks, once of all prompts and once of the half with the higher scores (what a score
-filter leaves to upscale). Medians over the rounds. Memory is the growth of the resident set from a loaded network to
-the peak of decoding, each side and batch in a process of its own.
+    python -m benchmarks.decoder_speed --model sam --json decoder.json
 
-PyTorch is best at small batches on a CPU; SAM's own mask generation asks for 64 prompts at a time, so both are stated.
+``sam`` is the decoder of ViT-B, L, H and MobileSAM, compared with transformers' SamModel. ``tiny`` is the decoder of
+the model that ships, compared with its training code. Both sides have the same random weights, embedding and points,
+and take turns in one process. PyTorch returns logits and scores. ONNX Runtime also thresholds, measures and packs the
+masks, once for all prompts and once for the half with the higher scores, as a score filter would. Figures are medians
+over the rounds. Memory is the growth of the resident set while decoding, each side and batch in its own process.
+
+PyTorch is fastest with small batches on a CPU. SAM's own mask generation decodes 64 prompts per call. Both ratios are
+printed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,8 +26,9 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import in_fresh_process, seconds, status_mb
-from benchmarks.reference import sam_model
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.measure import in_fresh_process, seconds, status_mb
+from benchmarks.lib.torch_sam import sam_model
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE, OURS, Naming
 from esam_rt.export.checkpoints.weights import Weights
@@ -35,6 +36,7 @@ from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, DecoderDims
 from esam_rt.export.graphs.graph import Graph
 from esam_rt.export.graphs.mask_decoder import add_image_features, build_decoder, build_masks
 from esam_rt.sam.predictor import IMAGE_FEATURES, PROMPT_FEATURES
+from esam_rt.storage.atomic import write_json
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]
@@ -43,7 +45,7 @@ Predict = Callable[[NDArray[np.float32], NDArray[np.float32]], tuple[torch.Tenso
 
 @dataclass(frozen=True)
 class Network:
-    """One decoder: dimensions, tensors, and PyTorch's embedding, points [B, 2] → logits [B, 3, G, G], scores [B, 3]."""
+    """One decoder. predict, in PyTorch: embedding, points [B, 2] → logits [B, 3, G, G], scores [B, 3]."""
 
     dims: DecoderDims
     tensors: Arrays
@@ -51,12 +53,12 @@ class Network:
     predict: Predict
 
     def weights(self) -> Weights:
-        """For the exporter."""
+        """Return the tensors for the exporter."""
         return Weights.of_arrays(Path("random weights"), self.tensors, self.naming)
 
 
 def sam() -> Network:
-    """SAM's decoder in transformers; random weights with logits of both signs."""
+    """Make SAM's decoder in transformers, with random weights that give logits of both signs."""
     torch.manual_seed(0)
     model = sam_model(replace(VIT_B, depth=1))
     for name, p in model.named_parameters():
@@ -80,7 +82,7 @@ def sam() -> Network:
 
 
 def tiny() -> Network:
-    """The decoder of `tiny`."""
+    """Make the decoder of `tiny`."""
     from esam_rt.export.train_tiny.tiny_model import TinySam
 
     torch.manual_seed(0)
@@ -103,27 +105,28 @@ def write(graph: Graph, path: Path) -> Path:
 
 
 def export(network: Network, folder: Path) -> tuple[Path, Path, Path]:
-    """The decoder, its masks, and a graph embedding → the photo's side of it."""
+    """Export the decoder, the mask head, and a graph from embedding to image features."""
     dims, weights = network.dims, network.weights()
     shape = [1, dims.width, dims.embedding_cells, dims.embedding_cells]
-    side = Graph("side")
-    side.output(side.op("Identity", side.input("given", np.float32, shape)), "embedding", np.float32, shape)
-    add_image_features(side, dims, weights)
-    graphs = (build_decoder(dims, weights), build_masks(dims, weights), side)
-    decoder, masks, photo = (write(graph, folder / f"{graph.name}.onnx") for graph in graphs)
-    return decoder, masks, photo
+    features = Graph("image_features")
+    given = features.input("given", np.float32, shape)
+    features.output(features.op("Identity", given), "embedding", np.float32, shape)
+    add_image_features(features, dims, weights)
+    graphs = (build_decoder(dims, weights), build_masks(dims, weights), features)
+    decoder, mask_head, image_features = (write(graph, folder / f"{graph.name}.onnx") for graph in graphs)
+    return decoder, mask_head, image_features
 
 
 class Ours:
-    """The exported decoder and its masks."""
+    """The exported decoder and mask head."""
 
     def __init__(self, network: Network, embedding: NDArray[np.float32], threads: int) -> None:
         with TemporaryDirectory() as folder:
-            decoder, masks, side = export(network, Path(folder))
-            self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, masks))
-            with OnnxRuntimeEngine(side, threads=threads) as engine:
-                self._side = engine.infer({"given": embedding}, keep=IMAGE_FEATURES)
-        del self._side["embedding"]
+            decoder, mask_head, image_features = export(network, Path(folder))
+            self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, mask_head))
+            with OnnxRuntimeEngine(image_features, threads=threads) as engine:
+                self._features = engine.infer({"given": embedding}, keep=IMAGE_FEATURES)
+        del self._features["embedding"]
         self._dims = network.dims
 
     def __call__(self, points: NDArray[np.float32], score_min: float = -np.inf) -> Arrays:
@@ -132,7 +135,7 @@ class Ours:
         xy[:, 0] = points
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
-        prompts = self._decoder.infer({**self._side, "points_xy_px": xy, "labels": labels}, keep=PROMPT_FEATURES)
+        prompts = self._decoder.infer({**self._features, "points_xy_px": xy, "labels": labels}, keep=PROMPT_FEATURES)
         score = prompts.pop("predicted_iou")
         cells = self._dims.embedding_cells
         asked = {
@@ -145,7 +148,7 @@ class Ours:
 
 
 def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """An embedding and points."""
+    """Make a random embedding and points."""
     rng = np.random.default_rng(0)
     cells = network.dims.embedding_cells
     embedding = rng.normal(size=(1, network.dims.width, cells, cells)).astype(np.float32)
@@ -153,7 +156,7 @@ def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str, Any]:
-    """One batch size: prompts per second of the three ways, greatest difference of scores, least IoU of the masks."""
+    """Measure one batch size: prompts per second in three ways, largest difference of scores, least IoU of masks."""
     embedding, points = inputs(network, batch)
     torch.set_num_threads(threads)
     ours = Ours(network, embedding, threads)
@@ -184,7 +187,7 @@ def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str
 
 
 def growth_mb(model: str, side: str, batch: int, threads: int) -> int:
-    """Growth of the resident set of this process while decoding."""
+    """Measure the growth of this process's resident set while decoding."""
     network = NETWORKS[model]()
     embedding, points = inputs(network, batch)
     torch.set_num_threads(threads)
@@ -197,18 +200,18 @@ def growth_mb(model: str, side: str, batch: int, threads: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", choices=NETWORKS, default="sam")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64], help="prompts per call")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=64, help="prompts of each way and batch size")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts to decode in each way and batch size")
     a = parser.parse_args()
     network = NETWORKS[a.model]()
     rows = []
     print("       | prompts a second            |       | MB              | least")
     print(" batch |  PyTorch     ours half kept | ratio |  PyTorch   ours |  IoU")
     for batch in a.batches:
+        note(f"batch {batch}")
         row = compare(network, batch, a.threads, max(5, a.prompts // batch))
         row["memory_mb"] = {
             side: in_fresh_process(growth_mb, a.model, side, batch, a.threads) for side in ("pytorch", "ours")
@@ -234,7 +237,7 @@ def main() -> None:
         result["ratio_to_pytorch_at_64"] = round(rate["ours"][best["ours"]] / rate["pytorch"][SAM_BATCH], 2)
         print(f"ours at {best['ours']}, PyTorch at SAM's {SAM_BATCH}: {result['ratio_to_pytorch_at_64']} times")
     if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(a.json, result)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Memory that ONNX Runtime's engines take on the CPU, by model and prompts a decoder call.
+"""How much memory do ONNX Runtime's engines take on the CPU, by model and prompts per decoder call?
 
-`python -m benchmarks.memory [--models tiny vit_b] [--checkpoint FILE] [--batches 1 4 8 16] [--precision fp32]
-[--json FILE]`. Growth of the resident set, of a process of its own for each row, from the imported libraries to the
-loaded engines, to the encoder's first peak, and to that of all after three photos, which fill the grid, and of which
-all prompts pass the score filter. Without a checkpoint SAM's ViTs have random weights. The table of
-`loading.memory_budget` has these figures.
+    python -m benchmarks.engine_memory --models tiny vit_b --batches 1 4 8 16 --json memory.json
+
+Figures are growth of the resident set, each row in its own process: from the imported libraries to the loaded engines,
+to the encoder's first peak, and to the peak of everything after three photos that fill the grid. All prompts pass the
+score filter. SAM's ViTs have random weights unless --checkpoint is given. The table of ``loading.memory_budget`` holds
+these figures.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +17,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime  # noqa: F401  (what importing takes is not the engines')
+import onnxruntime  # noqa: F401  (import it before measuring: the import does not count)
 from skimage import data
 
-from benchmarks.measure import in_fresh_process, status_mb
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.measure import in_fresh_process, status_mb
+from benchmarks.lib.random_checkpoint import write_checkpoint
 from esam_rt.export.model import VITS
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
@@ -30,15 +31,16 @@ from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
+from esam_rt.storage.atomic import write_json
 
 
 def export(model: str, checkpoint: Path | None, precision: str) -> None:
-    """Into the cache, in this process."""
+    """Export to the cache in this process."""
     onnx_model(MODELS[model], checkpoint, precision)
 
 
 def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> dict[str, Any]:
-    """One row, in this process."""
+    """Measure one row in this process."""
     image = cv2.resize(data.astronaut(), (1024, 1024))
     before = status_mb("VmRSS")
     loaded = load_sam(model, ExecutionConfig(precision=precision), checkpoint)
@@ -59,28 +61,27 @@ def measure(model: str, checkpoint: Path | None, precision: str, batch: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--models", choices=MODELS, nargs="+", default=["tiny", "vit_b"])
-    parser.add_argument("--checkpoint", type=Path, help="of a single model")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--checkpoint", type=Path, help="weights, for a single model")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16], help="prompts per decoder call")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     a = parser.parse_args()
     rows = []
     for model in a.models:
         with TemporaryDirectory() as name:
             checkpoint = a.checkpoint
             if model in VITS and checkpoint is None:
-                from benchmarks.export_memory import write_checkpoint
-
                 checkpoint = Path(name) / "sam.pth"
+                note(f"writing a checkpoint of {model}")
                 in_fresh_process(write_checkpoint, model, checkpoint)
+            note(f"exporting {model}")
             in_fresh_process(export, model, checkpoint, a.precision)
             for batch in a.batches:
                 rows.append(in_fresh_process(measure, model, checkpoint, a.precision, batch))
                 print(" ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if a.json:
-        a.json.write_text(json.dumps(rows, indent=2) + "\n")
+                if a.json:
+                    write_json(a.json, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What benchmarks/table5.py measures, each row in a process of its own."""
+"""The measurements of benchmarks/table5.py. Each row runs in its own process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from skimage import data
 
-from benchmarks.measure import forget_peak, in_fresh_process, seconds, status_mb
-from benchmarks.table5_rows import PAPER_PROMPTS, Row
+from benchmarks.lib.measure import forget_peak, in_fresh_process, seconds, status_mb
+from benchmarks.lib.random_checkpoint import write_checkpoint
+from benchmarks.lib.table5_rows import PAPER_PROMPTS, Row
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.export.configs import SAM_MEAN, SAM_STD
 from esam_rt.loading import onnxruntime_loader
@@ -27,16 +28,22 @@ from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 
 CPU_PROMPTS = 256
-SAM_BATCH, SAM_SIDE = 64, 32  # prompts a call, and of the grid's side, of SAM's own mask generation
-STABILITY_MIN = 0.01  # nearly all pass; for 0 transformers would not look at it
+SAM_BATCH, SAM_SIDE = 64, 32  # prompts per call and per side of the grid in SAM's own mask generation
+STABILITY_MIN = 0.01  # nearly all masks pass; with 0 transformers would skip the filter
 PHOTO_WH_PX = (1024, 768)
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 @dataclass(frozen=True)
 class Job:
-    """model: of SAM's ViTs. checkpoint: its weights, None = random ones. folder: for what rows share. rounds: of which
-    the median counts."""
+    """What all rows have in common.
+
+    Attributes:
+        model: One of SAM's ViTs.
+        checkpoint: Its weights. None: random weights.
+        folder: Folder of files that rows share.
+        rounds: Number of rounds. The median counts.
+    """
 
     model: str
     checkpoint: Path | None
@@ -45,14 +52,14 @@ class Job:
 
 
 def measure(row: Row, job: Job) -> dict[str, float]:
-    """The figures of a row, in this process."""
+    """Measure a row in this process."""
     os.environ["ESAM_RT_CACHE"] = str(job.folder / "cache")
     kinds = {"modules": modules, "parity": parity, "ours": ours, "photo": photos, "pytorch": pytorch}
     return kinds[row.kind](row.side, job)
 
 
 def modules(side: tuple[str, ...], job: Job) -> dict[str, float]:
-    """Median seconds of MMG, EMR and USR with `tiny`."""
+    """Measure the median seconds of MMG, EMR and USR with `tiny`."""
     with EntitySegmenter("tiny", settings=Settings.preset("paper")) as segment:
         segment(data.astronaut())
         times = [segment(getattr(data, name)()).times_s for name in PHOTOS for _ in range(max(1, job.rounds // 3))]
@@ -60,7 +67,7 @@ def modules(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
 
 def parity(side: tuple[str, ...], job: Job) -> dict[str, float]:
-    """`tiny` on a backend against ONNX Runtime in fp32 on the CPU."""
+    """Compare `tiny` on a backend with ONNX Runtime in fp32 on the CPU."""
     here, reference = load_sam("tiny", ExecutionConfig(*side)), load_sam("tiny")
     found = [compare(here, reference, getattr(data, name)()) for name in PHOTOS]
     masks = sum(f.masks for f in found)
@@ -73,7 +80,7 @@ def parity(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
 
 def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
-    """Seconds and memory of a backend."""
+    """Measure seconds and memory of a backend."""
     in_fresh_process(prepare, side, job)
     before_mb = gpu_memory_mb()
     sam = our_sam(side, job)
@@ -97,8 +104,7 @@ def ours(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
 
 def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
-    """Seconds to scale and encode a photo of 12 megapixels that lies on the host, and one that lies on the GPU; how far
-    the two, scaled, lie apart."""
+    """Measure seconds to scale and encode a photo of 12 megapixels on the host and on the GPU, and their difference."""
     from esam_rt.engines.cuda.device import CudaDevice, HostBuffer
 
     image = cv2.resize(data.astronaut(), (4000, 3000), interpolation=cv2.INTER_LINEAR)
@@ -119,12 +125,12 @@ def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
 
 def prepare(side: tuple[str, ...], job: Job) -> None:
-    """Export, build and test, whose memory does not count."""
+    """Export, build and test in another process: its memory does not count."""
     our_sam(side, job).close()
 
 
 def our_sam(side: tuple[str, ...], job: Job) -> Sam:
-    """The model on a backend. side: backend, device, precision, and perhaps a variant."""
+    """Load the model on a backend. side: backend, device, precision, and perhaps a variant."""
     if side[3:] == ("fused",):
         onnxruntime_loader.GPU_ATTENTION = "fused"
     execution = ExecutionConfig(*side[:3], cuda_graphs=side[3:] == ("graphs",))
@@ -132,10 +138,10 @@ def our_sam(side: tuple[str, ...], job: Job) -> Sam:
 
 
 def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
-    """Seconds and memory of transformers' SamModel with the same weights."""
+    """Measure seconds and memory of transformers' SamModel with the same weights."""
     import torch
 
-    from benchmarks.real_weights import pytorch_model
+    from benchmarks.lib.torch_sam import pytorch_model
 
     device, dtype, mode = torch.device(side[0]), getattr(torch, side[1]), side[2]
     before_mb = gpu_memory_mb()
@@ -159,7 +165,7 @@ def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
     if mode == "compiled":
         encode, decode = compiled(encode), compiled(decode)
     with torch.inference_mode():
-        embedding = encode(pixels).clone()  # where compiled, the next call overwrites what it returned
+        embedding = encode(pixels).clone()  # a compiled call overwrites its earlier result
 
     def decode_all() -> None:
         for start in range(0, points.shape[1], SAM_BATCH):
@@ -181,20 +187,20 @@ def pytorch(side: tuple[str, ...], job: Job) -> dict[str, float]:
 
 
 def compiled(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call of PyTorch compiled, with CUDA graphs: the next call overwrites what it returns."""
+    """Compile a call of PyTorch with CUDA graphs. Each call overwrites the result of the one before."""
     import torch
 
     graphed = torch.compile(call, mode="reduce-overhead")
 
     def run(*arguments: Any, **options: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()  # else what was returned before may count as still in use
+        torch.compiler.cudagraph_mark_step_begin()  # else the earlier result may count as still in use
         return graphed(*arguments, **options)
 
     return run
 
 
 def pipeline_s(network: Any, device: Any, score_min: float, rounds: int) -> float:
-    """Seconds of transformers' own mask generation; half of the points pass."""
+    """Measure the seconds of transformers' own mask generation. Half of the points pass."""
     from PIL import Image
     from transformers import SamImageProcessor
     from transformers import pipeline as make
@@ -207,7 +213,7 @@ def pipeline_s(network: Any, device: Any, score_min: float, rounds: int) -> floa
 
 
 def with_float32_scores(processor: Any) -> Any:
-    """An image processor that takes scores in fp16, which torchvision's NMS refuses beside boxes in float32."""
+    """Make an image processor accept fp16 scores, which torchvision's NMS refuses together with float32 boxes."""
     process = processor.post_process_for_mask_generation
 
     def in_float32(masks: Any, scores: Any, *rest: Any) -> Any:
@@ -218,12 +224,12 @@ def with_float32_scores(processor: Any) -> Any:
 
 
 def photo() -> Any:
-    """uint8 [768, 1024, 3]."""
+    """Return a photo, uint8 [768, 1024, 3]."""
     return cv2.resize(data.astronaut()[:384], PHOTO_WH_PX, interpolation=cv2.INTER_LINEAR)
 
 
 def normalised(image_hwc_rgb: Any) -> Any:
-    """What SAM in PyTorch begins with: float32 [1, 3, 1024, 1024]."""
+    """Normalize a photo for SAM in PyTorch: float32 [1, 3, 1024, 1024]."""
     width, height = PHOTO_WH_PX
     pixels = np.zeros((1, 3, width, width), np.float32)
     pixels[0, :, :height] = ((image_hwc_rgb - np.array(SAM_MEAN)) / SAM_STD).transpose(2, 0, 1)
@@ -231,14 +237,14 @@ def normalised(image_hwc_rgb: Any) -> Any:
 
 
 def prompts(device: str) -> Any:
-    """Of both grids, shuffled: float32 [N, 2]."""
+    """Return the points of both grids, shuffled: float32 [N, 2]."""
     points = np.concatenate([point_grid(32), point_grid(64)])
     shuffled = points[np.random.default_rng(0).permutation(len(points))]
     return shuffled[:CPU_PROMPTS] if device == "cpu" else shuffled
 
 
 def median_s(call: Callable[[], object], rounds: int, limit_s: float = 40) -> float:
-    """Median seconds of a call that has run once before; fewer rounds where they take long."""
+    """Return the median seconds of a call after a warm-up. Long calls get fewer rounds."""
     call()
     times: list[float] = []
     while len(times) < rounds and sum(times) < limit_s:
@@ -247,21 +253,18 @@ def median_s(call: Callable[[], object], rounds: int, limit_s: float = 40) -> fl
 
 
 def checkpoint_of(job: Job) -> Path:
-    """The weights; random ones are written once."""
+    """Return the checkpoint. Random weights are written once."""
     if job.checkpoint is not None:
         return job.checkpoint
     path = job.folder / f"random_{job.model}.pth"
     if not path.exists():
-        from benchmarks.export_memory import write_checkpoint
-
         in_fresh_process(write_checkpoint, job.model, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
     return path
 
 
 def forgets_loading() -> bool:
-    """Let the peak of the resident set begin anew once a model is loaded: what loading took, and gave back, does not
-    count. False where that cannot be, in some sandboxes."""
+    """Reset the peak of the resident set after loading a model. Returns False if a sandbox forbids it."""
     gc.collect()
     try:
         forget_peak()
@@ -271,13 +274,13 @@ def forgets_loading() -> bool:
 
 
 def memory_mb(gpu_before_mb: float, knows_peak: bool) -> dict[str, float]:
-    """Peak of the resident set since the model was loaded, where it is known, and growth of the GPU's memory."""
+    """Return the peak of the resident set since loading, if known, and the growth of the GPU's memory."""
     host = {"memory_mb": status_mb("VmHWM")} if knows_peak else {}
     return {**host, "gpu_memory_mb": gpu_memory_mb() - gpu_before_mb}
 
 
 def gpu_memory_mb() -> float:
-    """Memory in use on the first GPU, what CUDA itself takes included; 0 without one."""
+    """Return the memory in use on the first GPU, including CUDA's own, in MB. 0 without a GPU."""
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     try:
         return float(subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0])

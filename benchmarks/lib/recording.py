@@ -1,7 +1,8 @@
-"""What the decoder says of photos, recorded: input for the modules, on a grid as fine as that of SAM's own models.
+"""The decoder's answers for a photo, recorded: input for the modules on a grid as fine as that of SAM's own models.
 
-`tiny` has 128 cells on the longer side of a photo, SAM's models 256. Its logits are enlarged bilinearly before they are
-thresholded, filtered and packed, so the masks have SAM's size; how many there are and how they overlap stays tiny's.
+`tiny` has 128 cells on the longer side of a photo, SAM's models have 256. The logits of `tiny` are enlarged bilinearly
+before they are thresholded, filtered and packed. The masks therefore have the size of SAM's. Their number and their
+overlaps are those of `tiny`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.evaluation.paper_tables.decode_cache import EngineOf
+from benchmarks.lib.function_engine import FunctionEngine
 from esam_rt.kernels.bits import areas_and_boxes, pack
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import refine_entities
@@ -34,13 +35,22 @@ from esam_rt.storage.cache_dir import cache_folder
 
 INPUT_PX = 1024
 OUTPUTS = 3
-FORMAT = "1"  # raised whenever the same photo gives another recording
+FORMAT = "1"  # raise it if the same photo gives another recording
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One photo. image: uint8 [H, W, 3]. coarse, fine: masks of the two grids; additional: of the prompts of USR, the
-    best of each."""
+    """The recording of one photo.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        photo: Its enlarged embedding.
+        pixels: Its superpixels.
+        coarse: Masks of the coarse grid's prompts.
+        fine: Masks of the fine grid's prompts.
+        additional: The best mask of each prompt of USR.
+        settings: The settings of the recording.
+    """
 
     image: NDArray[np.uint8]
     photo: EncodedImage
@@ -51,7 +61,7 @@ class Recording:
     settings: Settings
 
     def gallery(self) -> Gallery:
-        """As the segmenter makes it; decodes by looking up."""
+        """Make a gallery as the segmenter does. It looks masks up instead of decoding."""
         index_of = {tuple(point): i for i, point in enumerate(point_grid(self.settings.prompts.fine_side).tolist())}
 
         def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
@@ -64,14 +74,14 @@ class Recording:
 
 
 class EnlargedSam(Sam):
-    """A model with the masks of another of twice its input."""
+    """A model whose masks are enlarged to those of a model with twice its input."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__(replace(sam.model, input_px=INPUT_PX), _enlarged(sam.engines), sam.checkpoint_sha256)
         self._own = sam
 
     def encode(self, image_hwc_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """The embedding is enlarged too."""
+        """Encode a photo and enlarge its embedding."""
         photo = self._own.encode(image_hwc_rgb)
         enlarged = _doubled(photo.embedding[0].transpose(1, 2, 0)).transpose(2, 0, 1)[None]
         return EncodedImage(enlarged, Geometry.of(image_hwc_rgb.shape[:2], INPUT_PX), photo.image_features)
@@ -83,7 +93,7 @@ def _doubled(values_hwc: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _enlarged(engines: Engines) -> Engines:
-    """Engines that take points in pixels of INPUT_PX, and whose masks and logits are of its grid."""
+    """Make engines that take points in pixels of INPUT_PX and return masks and logits on its grid."""
 
     def decode(feed: Mapping[str, Any]) -> dict[str, Any]:
         out = engines.decoder.infer({**feed, "points_xy_px": feed["points_xy_px"] / 2}, keep=PROMPT_FEATURES)
@@ -111,11 +121,11 @@ def _enlarged(engines: Engines) -> Engines:
     def logits(feed: Mapping[str, Any]) -> dict[str, Any]:
         return {"logits": fields_of(feed, feed["mask_index"])}
 
-    return Engines(engines.encoder, EngineOf(decode), EngineOf(masks), EngineOf(logits))
+    return Engines(engines.encoder, FunctionEngine(decode), FunctionEngine(masks), FunctionEngine(logits))
 
 
 def record(sam: Sam, image: NDArray[np.uint8], settings: Settings) -> Recording:
-    """Decode every prompt of both grids, and those of USR after the modules before it."""
+    """Decode every prompt of both grids, and the prompts of USR after MMG and EMR."""
     enlarged = EnlargedSam(sam)
     filters = settings.filters
     photo = enlarged.encode(image)
@@ -134,9 +144,17 @@ def record(sam: Sam, image: NDArray[np.uint8], settings: Settings) -> Recording:
 
 
 def recorded(sam: Sam, name: str, image: NDArray[np.uint8], base: Settings, folder: Path | None = None) -> Recording:
-    """`record`, kept in `folder`, by default in the cache, and read from there the next time.
+    """Return the recording of a photo, read from a file if it was recorded before.
 
-    `additional` answers the prompts that USR had when the photo was recorded.
+    Args:
+        sam: The model.
+        name: The photo's name.
+        image: The photo, uint8 [H, W, 3].
+        base: Settings. Numbers that are not set are the model's own.
+        folder: Folder of recordings. Default: a folder in the cache.
+
+    Returns:
+        The recording. ``additional`` answers the prompts that USR had when the photo was recorded.
     """
     settings = base.with_model_defaults(sam.model.default_thresholds())
     what = [FORMAT, sam.checkpoint_sha256, repr(settings.prompts), repr(settings.filters), str(image.shape)]

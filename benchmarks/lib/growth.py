@@ -1,4 +1,4 @@
-"""Recordings of more prompts, made of a recording: the same photo under denser grids, or many small copies of it."""
+"""Recordings of more prompts, made from a recording: denser grids on the same photo, or many small copies of it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.recording import Recording
+from benchmarks.lib.recording import Recording
 from esam_rt.kernels.bits import areas_and_boxes, pack, unpack
 from esam_rt.masks import MaskSet
 from esam_rt.method.superpixels import superpixels
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import PATCH_PX
 
-STEPS = 3  # at most so many edges of a mask move by a cell
+STEPS = 3  # at most this many edges of a mask move by a cell
 SCORE_SPREAD = 0.01
-AT_ONCE = 512  # masks unpacked
+AT_ONCE = 512  # masks to unpack at once
 
 
 def denser(recording: Recording, k: int, seed: int = 0) -> Recording:
-    """Grids of k times the side: each prompt becomes k², whose masks are the first one's with a few edges moved."""
+    """Make grids of k times the side. Each prompt becomes k² prompts with its masks, a few edges moved."""
     rng = np.random.default_rng(seed)
     prompts = recording.settings.prompts
     coarse, fine = prompts.coarse_side, prompts.fine_side
@@ -49,12 +49,12 @@ def denser(recording: Recording, k: int, seed: int = 0) -> Recording:
 
 
 def busier(recording: Recording, tiles: int, k: int) -> Recording:
-    """A photo of tiles² small copies of it, every other one mirrored, under grids of k times the side."""
+    """Make a photo of tiles² small copies, every second one mirrored, with grids of k times the side."""
     prompts = recording.settings.prompts
 
     def copies(masks: MaskSet, side: int) -> MaskSet:
         in_tile = side * k // tiles
-        place = np.full(side, -1)  # of a row of prompts within a tile
+        place = np.full(side, -1)  # position of a row of prompts within a tile
         place[(2 * np.arange(in_tile) + 1) * side // (2 * in_tile)] = np.arange(in_tile)
         y, x = place[np.stack(np.divmod(masks.prompt_index, side))]
         kept = masks.select((y >= 0) & (x >= 0))
@@ -95,7 +95,7 @@ def _with_sides(recording: Recording, k: int) -> Any:
 
 
 def _sorted(masks: MaskSet, recording: Recording) -> MaskSet:
-    """Measured anew, without those that have become too small, in the order of their prompts."""
+    """Measure the masks again, drop those that became too small, and sort by prompt."""
     area, box = areas_and_boxes(masks.bits)
     measured = replace(masks, area=area, box_xyxy=box)
     kept = np.flatnonzero(area >= recording.settings.filters.min_area)
@@ -107,7 +107,7 @@ def _perturbed(masks: MaskSet, rng: np.random.Generator) -> MaskSet:
     inside = pack(np.ones((1, *masks.grid_hw), bool))
     for step in range(STEPS):
         direction, kind = rng.integers(0, 4, n), rng.integers(0, 2, n)
-        kind[rng.random(n) < step / STEPS] = 2  # stays
+        kind[rng.random(n) < step / STEPS] = 2  # unchanged
         for d in range(4):
             for grows in (0, 1):
                 chosen = np.flatnonzero((direction == d) & (kind == grows))
@@ -119,7 +119,7 @@ def _perturbed(masks: MaskSet, rng: np.random.Generator) -> MaskSet:
 
 
 def _moved(bits: NDArray[np.uint64], direction: int) -> NDArray[np.uint64]:
-    """By a cell down, up, right or left."""
+    """Move masks by a cell: down, up, right or left."""
     out = np.zeros_like(bits)
     one, last = np.uint64(1), np.uint64(63)
     if direction == 0:
@@ -136,7 +136,7 @@ def _moved(bits: NDArray[np.uint64], direction: int) -> NDArray[np.uint64]:
 
 
 def _source(size: int, tiles: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """For each row of a mosaic its tile, and the row of the original."""
+    """Return for each row of a mosaic its tile and its row in the original."""
     tile, row = np.divmod(np.arange(size) * tiles + tiles // 2, size)
     return tile, np.where(tile % 2, size - 1 - row, row)
 

@@ -1,4 +1,4 @@
-"""Each kernel beside its oracle in plain NumPy and the library that people would use: what to call with what."""
+"""The calls to compare for each kernel: ours, its oracle in plain NumPy, and the library that people would use."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import skimage.segmentation
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from benchmarks.recording import Recording
-from benchmarks.superpixels import parameters
+from benchmarks.lib.recording import Recording
+from benchmarks.lib.superpixel_libraries import SIDES, ours
 from esam_rt.kernels.bits import areas_and_boxes, unpack
 from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.dedup import leaders
-from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.kernels.fragments import without_fragments
 from esam_rt.kernels.iou import best_iou, block_counts
 from esam_rt.kernels.mask_means import mask_means
@@ -39,7 +37,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel's call and those of other sides. same: whether an answer of theirs is ours."""
+    """One kernel: our call, the calls of other sides, and a test if two answers are equal."""
 
     kernel: str
     ours: Call
@@ -48,7 +46,16 @@ class Row:
 
 
 def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
-    """All kernels on one recording, of whose masks at most `most` are taken by chance."""
+    """List the calls of all kernels on one recording.
+
+    Args:
+        recording: The recorded masks of a photo.
+        most: Largest number of masks, chosen at random.
+        seed: Seed of the choice.
+
+    Returns:
+        One row per kernel.
+    """
     rng = np.random.default_rng(seed)
 
     def some(masks: MaskSet, limit: int = most) -> MaskSet:
@@ -88,9 +95,8 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
     runs, fine_runs = _run_lengths(dense), _run_lengths(dense_fine)
     noisy = dense ^ (rng.random(dense.shape) < 0.002)
     noisy_bits = MaskSet.from_bool(noisy).bits
-    scale = parameters(recording.image)
 
-    table = [
+    return [
         Row(
             "areas_and_boxes",
             lambda: areas_and_boxes(masks.bits),
@@ -201,14 +207,15 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
         ),
         Row(
             "felzenszwalb",
-            lambda: felzenszwalb(recording.image, **scale),
-            {"scikit-image": lambda: skimage.segmentation.felzenszwalb(recording.image, channel_axis=-1, **scale)},
+            lambda: ours(recording.image),
+            {
+                side: lambda segment=segment: segment(recording.image)  # type: ignore[misc]
+                for side, segment in SIDES.items()
+                if segment is not ours
+            },
             lambda a, b: len(np.unique(a * (np.int64(b.max()) + 1) + b)) == a.max() + 1 == b.max() + 1,
         ),
     ]
-    if hasattr(cv2, "ximgproc"):
-        table[-1].others["opencv-contrib"] = lambda: _opencv_regions(recording.image, scale)
-    return table
 
 
 def _run_lengths(dense: NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -216,7 +223,7 @@ def _run_lengths(dense: NDArray[np.bool_]) -> list[dict[str, Any]]:
 
 
 def _box_nms(masks: MaskSet) -> dict[str, Call]:
-    """torchvision's NMS knows boxes alone: it keeps other masks, and shows what the popcounts cost."""
+    """torchvision's NMS compares boxes only. It keeps other masks, and shows the cost of counting pixels."""
     try:
         import torch
         from torchvision.ops import nms
@@ -234,8 +241,3 @@ def _opencv_without_fragments(masks: NDArray[np.bool_], min_area: int) -> NDArra
         large[0] = False
         kept[:] = large[parts]
     return out
-
-
-def _opencv_regions(image: NDArray[np.uint8], scale: dict[str, Any]) -> NDArray[np.integer]:
-    graph = cv2.ximgproc.segmentation.createGraphSegmentation(scale["sigma"], scale["scale"], scale["min_size"])
-    return np.asarray(graph.processImage(image))

@@ -1,4 +1,4 @@
-"""Other readings of the paper where it is silent, each in one point: a setting, or a function in the place of ours."""
+"""Other readings of the paper at points that it leaves open. Each changes one setting or replaces one function."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def box_nms(
     order: NDArray[np.integer],
     iou_max_n: NDArray[np.floating],
 ) -> NDArray[np.int64]:
-    """`adaptive_nms` by the IoU of boxes, as SAM's own mask generation has it."""
+    """Suppress by the IoU of boxes, as SAM's own mask generation does. Replaces `adaptive_nms`."""
     boxes = box.astype(np.int64)
     size = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     kept: list[int] = []
@@ -45,12 +45,12 @@ def box_nms(
 
 
 def greedy_box_nms(bits: Any, box: Any, area: Any, order: Any, iou_max: float) -> NDArray[np.int64]:
-    """`greedy_nms` by boxes."""
+    """Suppress by the IoU of boxes. Replaces `greedy_nms`."""
     return box_nms(bits, box, area, order, np.full(len(box), iou_max))
 
 
 def best_after_nms(coarse: MaskSet, pixels: SuperpixelMap, settings: Mmg) -> MultiLevelMasks:
-    """MMG whose B (eq. 2) is what NMS leaves of the best masks."""
+    """Run MMG with B (eq. 2) made of the best masks that NMS keeps."""
     by_score = coarse.by_score()
     kept = mmg.greedy_nms(coarse.bits, coarse.box_xyxy, coarse.area, by_score[coarse.is_best[by_score]], SAM_NMS)
     best = np.zeros(len(coarse), bool)
@@ -59,14 +59,14 @@ def best_after_nms(coarse: MaskSet, pixels: SuperpixelMap, settings: Mmg) -> Mul
 
 
 def ranked_density(self: SuperpixelMap, w_max: float) -> NDArray[np.float32]:
-    """M_D (eq. 3) with weights by the rank of a superpixel's size: w_max for the smallest, 0 for the largest."""
+    """Compute M_D (eq. 3) with weights by rank of area: w_max for the smallest superpixel, 0 for the largest."""
     rank = np.empty(len(self), np.float32)
     rank[np.argsort(self.area, kind="stable")] = np.linspace(1, 0, len(self), dtype=np.float32)
     return np.asarray((w_max * rank)[self.labels_hw], np.float32)
 
 
 def no_votes(fine: MaskSet, point_count: int, settings: object) -> NDArray[np.int32]:
-    """No guidance (eq. 6): what overlaps goes to the better score."""
+    """Give no guidance (eq. 6): overlaps go to the mask with the better score."""
     return np.full(point_count, -1, np.int32)
 
 
@@ -76,13 +76,13 @@ def object_votes(fine: MaskSet, point_count: int, settings: Any) -> NDArray[np.i
 
 
 def mostly_new(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:
-    """USR with masks alone of which at least half lies in the gaps."""
+    """Run USR with only those masks that have at least half of their area in the gaps."""
     inside, _ = areas_and_boxes(additional.bits & ~entities.covered())
     return fill_gaps(entities, additional.select(2 * inside >= additional.area), settings, min_area)
 
 
 def by_score(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:
-    """USR that takes masks by score and not by what they newly cover: those that cover enough, best first."""
+    """Run USR by score instead of newly covered area: masks that cover enough are taken best first."""
     for m in additional.by_score():
         entities = fill_gaps(entities, additional.select(np.array([m])), settings, min_area)
     return entities
@@ -123,14 +123,14 @@ READINGS: dict[str, dict[str, object] | Patches] = {
 
 
 def changes(name: str) -> Mapping[str, object]:
-    """The settings of a reading."""
+    """Return the settings that a reading changes."""
     reading = READINGS[name]
     return reading if isinstance(reading, dict) else {}
 
 
 @contextmanager
 def in_place(name: str) -> Iterator[None]:
-    """While it is entered, the functions of a reading are in their places."""
+    """Replace the functions of a reading within the context."""
     reading = READINGS[name]
     with ExitStack() as stack:
         for place, attribute, function in () if isinstance(reading, dict) else reading:

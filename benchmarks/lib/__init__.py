@@ -1,0 +1,1 @@
+"""What the benchmarks share: measuring, recorded masks, SAM in PyTorch, packages for machines without network."""
