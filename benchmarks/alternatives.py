@@ -13,25 +13,25 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from esam_rt.evaluation.evaluate import prepare
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.readings import READINGS, changes, in_place
-from esam_rt import EntityMap, Settings
-from esam_rt.evaluation.evaluate import prepare
+from esam_rt import EntityMap, EntitySegmenter, Settings
 from esam_rt.evaluation.paper_tables.table_rows import Row
-from esam_rt.evaluation.paper_tables.tables import MARKDOWN, RowSegmenter, run_table
+from esam_rt.evaluation.paper_tables.tables import MARKDOWN, run_table
 from esam_rt.evaluation.plan import EvalOptions
 from esam_rt.loading.loader import load_sam
 from esam_rt.run.run_options import RunOptions
 from esam_rt.segmenter import SegmenterConfig
 
 
-def segmenter_of(row: Row) -> type[RowSegmenter]:
+def segmenter_of(row: Row) -> type[EntitySegmenter]:
     """That of a reading."""
 
-    class Reading(RowSegmenter):
+    class Reading(EntitySegmenter):
         def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
             with in_place(row.name):
                 return super().__call__(image_hwc_rgb)

@@ -22,9 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
-from esam_rt.evaluation import MaskTruth, PhotoMatches, average_precision, match_photo, read_truth
-from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
+from esam_rt.evaluation import average_precision, read_truth
+from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.method.gallery import Gallery
@@ -74,12 +76,12 @@ def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) ->
     photos = find_photos([folder / "images"])[::every]
     truth = read_truth(folder / "entities.json") if (folder / "entities.json").is_file() else None
     true_photos = {photo.name: photo for photo in truth.photos} if truth else {}
-    cache, pixels = CachingEngines(sam.engines), CachingSuperpixels()
-    segmenter.superpixels = pixels  # type: ignore[assignment]
-    cached = Sam(sam.row, cache.engines(), sam.checkpoint_sha256)
-    exact = RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "exact"}))
+    cached, pixels = CachingSam(sam), CachingSuperpixels()
+    exact = RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "exact"}), superpixels=pixels)
     variants = {"exact": exact} | {
-        f"{n} votes": RecordedGallery(cached, settings=base.with_overrides({"emr.gallery": "lazy", "emr.votes": n}))
+        f"{n} votes": RecordedGallery(
+            cached, settings=base.with_overrides({"emr.gallery": "lazy", "emr.votes": n}), superpixels=pixels
+        )
         for n in votes
     }
     coarse = base.prompts.coarse_side**2
@@ -87,7 +89,7 @@ def run(folder: Path, sam: Sam, base: Settings, votes: list[int], every: int) ->
     matches: dict[str, list[PhotoMatches]] = {name: [] for name in variants}
     for photo in track(photos, console=Console(stderr=True), description="photos"):
         image = read_photo(photo.path, photo.name).image_hwc_rgb
-        cache.clear()
+        cached.clear()
         pixels.clear()
         reference: EntityMap | None = None
         for name, segment in variants.items():  # exact first

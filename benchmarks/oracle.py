@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.function_engine import FunctionEngine
 from benchmarks.readings import READINGS, changes, in_place
-from esam_rt import EntityMap, EntitySegmenter, Settings, __version__, segmenter
-from esam_rt.evaluation import PhotoMatches, average_precision, match_photo
-from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels, EngineOf
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
+from esam_rt.evaluation import average_precision
+from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.models import ModelSpec
@@ -98,7 +100,7 @@ class SimulatedSam:
 
     def engines(self) -> Engines:
         """To be used in place of networks."""
-        return Engines(*map(EngineOf, (self._encode, self._decode, self._upscale, self._draw)))
+        return Engines(*map(FunctionEngine, (self._encode, self._decode, self._upscale, self._draw)))
 
     def _encode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         return {"embedding": self.embedding} | dict.fromkeys(IMAGE_FEATURES)
@@ -191,21 +193,21 @@ def entities_of(labels: NDArray[np.int32]) -> list[dict[str, Any]]:
     return [{"segmentation": coco_mask.encode(mask)} for mask in masks]
 
 
-def ablation(sam: Sam, base: Settings) -> dict[str, Segment]:
+def ablation(sam: Sam, pixels: CachingSuperpixels, base: Settings) -> dict[str, Segment]:
     """The rows of Table 3, and SAM's mask generation."""
     return {
         "+".join(on).upper() or "none": EntitySegmenter(
-            sam, settings=base.with_overrides({f"{m}.enabled": m in on for m in MODULES})
+            sam, settings=base.with_overrides({f"{m}.enabled": m in on for m in MODULES}), superpixels=pixels
         )
         for on in TABLE_3
-    } | {"AMG": EntitySegmenter(sam, settings=base, method="amg")}
+    } | {"AMG": EntitySegmenter(sam, settings=base, method="amg", superpixels=pixels)}
 
 
-def other_readings(sam: Sam, base: Settings) -> dict[str, Segment]:
+def other_readings(sam: Sam, pixels: CachingSuperpixels, base: Settings) -> dict[str, Segment]:
     """All three modules, as other readings of the paper have them."""
 
     def segment(name: str) -> Segment:
-        segmenter = EntitySegmenter(sam, settings=base.with_overrides(changes(name)))
+        segmenter = EntitySegmenter(sam, settings=base.with_overrides(changes(name)), superpixels=pixels)
 
         def call(image: NDArray[np.uint8]) -> EntityMap:
             with in_place(name):
@@ -217,14 +219,12 @@ def other_readings(sam: Sam, base: Settings) -> dict[str, Segment]:
 
 
 def run(
-    folder: Path, scenario: Scenario, rows_of: Callable[[Sam], dict[str, Segment]], every: int
+    folder: Path, scenario: Scenario, rows_of: Callable[[Sam, CachingSuperpixels], dict[str, Segment]], every: int
 ) -> dict[str, dict[str, float]]:
     """AP, AP50, AP75 and coverage in percent, and entities a photo, of each row."""
     simulated = SimulatedSam(scenario)
-    cache, pixels = CachingEngines(simulated.engines()), CachingSuperpixels()
-    segmenter.superpixels = pixels  # type: ignore[assignment]
-    sam = Sam(ROW, cache.engines(), "0" * 64)
-    rows = rows_of(sam)
+    sam, pixels = CachingSam(Sam(ROW, simulated.engines(), "0" * 64)), CachingSuperpixels()
+    rows = rows_of(sam, pixels)
     matches: dict[str, list[PhotoMatches]] = {name: [] for name in rows}
     covered: dict[str, list[float]] = {name: [] for name in rows}
     photos = find_photos([folder / "images"])[::every]
@@ -233,7 +233,7 @@ def run(
         truth, levels = tree_of(folder, photo.path.stem, image)
         entities = entities_of(truth)
         simulated.look_at(levels, Geometry.of(truth.shape, INPUT_PX).grid_hw, seed)
-        cache.clear()
+        sam.clear()
         pixels.clear()
         for name, segment in rows.items():
             result = segment(image)

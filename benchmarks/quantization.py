@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from skimage import data
 
-from esam_rt.evaluation.paper_tables.decode_cache import EngineOf
+from benchmarks.function_engine import FunctionEngine
 from esam_rt.loading.engine_check import EVERYTHING, IOU_MIN, compare
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
@@ -64,13 +64,13 @@ def feeds_of(photos: Sequence[Path]) -> dict[str, list[Feed]]:
     sam, seen = load_sam("tiny"), dict[str, list[Feed]](encoder=[], decoder=[])
     points = point_grid(32)[np.random.default_rng(0).permutation(32 * 32)[: sam.row.decode_batch]]
 
-    def spied(name: str) -> EngineOf:
+    def spied(name: str) -> FunctionEngine:
         def infer(feed: Mapping[str, Any]) -> dict[str, Any]:
             seen[name].append({key: np.asarray(value) for key, value in feed.items()})
             return dict(engine.infer(feed))
 
         engine = getattr(sam.engines, name)
-        return EngineOf(infer)
+        return FunctionEngine(infer)
 
     spies = Sam(sam.row, replace(sam.engines, **{name: spied(name) for name in seen}), sam.checkpoint_sha256)
     for path in photos:
@@ -93,17 +93,17 @@ def quantised(graph: Path, mode: str, feeds: Sequence[Feed], out: Path) -> Path:
     return out
 
 
-def as_written(path: Path) -> EngineOf:
+def as_written(path: Path) -> FunctionEngine:
     """A network, run node by node: ONNX Runtime's fusions of quantised nodes do not know all of them."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return EngineOf(lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True)))
+    return FunctionEngine(lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True)))
 
 
-def agreement(networks: Mapping[str, EngineOf], files: OnnxModel) -> dict[str, float]:
+def agreement(networks: Mapping[str, FunctionEngine], files: OnnxModel) -> dict[str, float]:
     """Of `tiny` with these networks in place of its own, with `tiny`."""
     reference = load_sam("tiny")
     own = {name: as_written(getattr(files, name)) for name in ("encoder", "decoder", "masks", "logits")}

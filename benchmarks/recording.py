@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.evaluation.paper_tables.decode_cache import EngineOf
+from benchmarks.function_engine import FunctionEngine
 from esam_rt.kernels.bits import areas_and_boxes, pack
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import refine_entities
@@ -111,7 +111,7 @@ def _enlarged(engines: Engines) -> Engines:
     def logits(feed: Mapping[str, Any]) -> dict[str, Any]:
         return {"logits": fields_of(feed, feed["mask_index"])}
 
-    return Engines(engines.encoder, EngineOf(decode), EngineOf(masks), EngineOf(logits))
+    return Engines(engines.encoder, FunctionEngine(decode), FunctionEngine(masks), FunctionEngine(logits))
 
 
 def record(sam: Sam, image: NDArray[np.uint8], settings: Settings) -> Recording:

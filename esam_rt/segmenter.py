@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import Photo
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
-from esam_rt.settings import Settings
+from esam_rt.settings import Settings, Superpixels
 from esam_rt.stages import Stage
 from esam_rt.tracing import Trace
 
@@ -76,7 +77,8 @@ class EntitySegmenter:
     `e-sam`, or the baselines `amg` (SAM's automatic mask generation), `sam-o` (its object level alone) and
     `superpixels` (as they are, scored by size; the model is loaded, but not asked). execution: what runs the networks,
     and where; a loaded model stays where it is, which `model_info` does not know. checkpoint: instead of the model's
-    own. listener: told while the model is fetched, exported and built, which happens once.
+    own. listener: told while the model is fetched, exported and built, which happens once. superpixels: makes the
+    superpixels of a photo; by default the method's own.
     Errors: SettingsError for unknown names, ModelError, EngineError and DeviceError for what cannot be loaded.
     """
 
@@ -89,6 +91,7 @@ class EntitySegmenter:
         execution: ExecutionConfig | None = None,
         checkpoint: Path | None = None,
         listener: ModelListener = SILENT,
+        superpixels: Callable[[NDArray[np.uint8], Geometry, Superpixels], SuperpixelMap] = superpixels,
         **deprecated: Any,
     ) -> None:
         if deprecated:
@@ -103,6 +106,7 @@ class EntitySegmenter:
         self._sam = model if isinstance(model, Sam) else load_sam(model, self.execution, checkpoint, listener)
         self.settings = (settings or Settings()).with_model_defaults(self._sam.row.default_thresholds())
         self._filters = self.settings.filters
+        self._compute_superpixels = superpixels
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
         self._closed = False
 
@@ -219,7 +223,7 @@ class EntitySegmenter:
     def _superpixels(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, trace: Trace) -> SuperpixelMap:
         """Superpixels need the photo alone: they run beside the encoder and the decoder."""
         with trace.span("superpixels"):
-            return superpixels(image_hwc_rgb, geometry, self.settings.superpixels)
+            return self._compute_superpixels(image_hwc_rgb, geometry, self.settings.superpixels)
 
     def model_info(self) -> dict[str, Any]:
         """Name, checkpoint hash, own settings, backend and device, for the record of a run."""
