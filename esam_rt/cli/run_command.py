@@ -90,8 +90,8 @@ def run(
         shown = output.stderr.is_terminal and not quiet and not as_json
 
         def open_and_show(options: RunOptions) -> Segmenter:
-            kernels = warmup.OF_METHOD.get(method, ())  # of an unknown method the segmenter tells
-            warmup.begin(kernels, with_process=True)
+            kernels = warmup.METHOD_MODULES.get(method, ())  # of an unknown method the segmenter tells
+            warmup.start_warmup(kernels, with_process=True)
             with progress.Steps(shown) as steps:
                 return open_segmenter(options, steps.listener())
 
