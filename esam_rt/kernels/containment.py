@@ -1,6 +1,6 @@
 """Finds the smallest mask that contains a region (E-SAM eq. 9).
 
-Mask m contains region R if the cells that m and R share are at least a given number, such as 0.9 |R|. Masks are tried
+Mask m contains region R if the cells that m and R share are at least a given number, such as ``0.9 |R|``. Masks are tried
 from the smallest to the largest; the first one that contains the region is its result. One pass over a mask counts its
 cells in all regions at once.
 """
