@@ -83,9 +83,9 @@ def kernel_seconds(folder: Path) -> list[dict[str, Any]]:
 
     numba.njit("int64(int64)")(lambda x: x)
     rows = [{"kernel": "(Numba itself)", "s": time.perf_counter() - start, "llvm_s": 0.0}]
-    from esam_rt.kernels.warmup import ALL, entry_kernels
+    from esam_rt.kernels.warmup import ALL_MODULES, entry_kernels
 
-    for kernel in entry_kernels(ALL):
+    for kernel in entry_kernels(ALL_MODULES):
         start, llvm_s = time.perf_counter(), []
         with event.install_timer("numba:llvm_lock", llvm_s.append):
             kernel.compile()

@@ -14,13 +14,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from esam_rt.evaluation.evaluate import prepare
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.lib.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, EntitySegmenter, Settings
-from esam_rt.evaluation.evaluate import prepare
 from esam_rt.evaluation.paper_tables.table_rows import Row
 from esam_rt.evaluation.paper_tables.tables import MARKDOWN, run_table
 from esam_rt.evaluation.plan import EvalOptions

@@ -74,8 +74,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Measure quality against ground truth. Segment photos, or read finished results, and score them."""
-    from esam_rt.evaluation import evaluate as evaluation
-    from esam_rt.evaluation.paper_tables.table_rows import TIMED, rows_of
+    from esam_rt.evaluation import run_evaluation as evaluation
+    from esam_rt.evaluation.paper_tables.table_rows import TIMED, build_rows
     from esam_rt.evaluation.plan import EvalOptions
     from esam_rt.run.run_options import RunOptions
     from esam_rt.storage.locks import kept_from_others
@@ -97,7 +97,7 @@ def evaluate(
         resume=resume,
         overwrite=overwrite,
     )
-    wanted = rows_of(table, rows or [])
+    wanted = build_rows(table, rows or [])
     if wanted and (predictions is not None or against is not None):
         raise SettingsError("--table and --row segment by themselves; leave out --predictions and --against.")
     if wanted and segmenter.method != "e-sam":
@@ -118,7 +118,7 @@ def evaluate(
 def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
     """Segment if there are no finished results, then score, write and print; returns the exit code."""
     from esam_rt.cli import progress
-    from esam_rt.evaluation import evaluate as evaluation
+    from esam_rt.evaluation import run_evaluation as evaluation
     from esam_rt.evaluation.plan import REPORT
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
 
@@ -150,7 +150,7 @@ def _method(plan: Plan, shown: bool, quiet: bool, as_json: bool) -> int:
 def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool, quiet: bool, as_json: bool) -> None:
     """Run the rows and print them."""
     from esam_rt.cli import progress
-    from esam_rt.evaluation.paper_tables import tables
+    from esam_rt.evaluation.paper_tables import table_text, tables
     from esam_rt.loading.loader import load_sam
 
     run, out, truth = plan.options.run.segmenter, plan.options.out, plan.options.truth.resolve()
@@ -164,8 +164,8 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
     if as_json:
         typer.echo((out / tables.TABLE).read_text("utf-8").rstrip("\n"))
     elif not quiet:
-        lines = tables.filled(result, run.model)
-        titles = [name for name in lines[0] if name != tables.GAIN_INTERVAL]  # the others fit in 80 columns
+        lines = table_text.table_cells(result, run.model)
+        titles = [name for name in lines[0] if name != table_text.GAIN_INTERVAL]  # the others fit in 80 columns
         table = Table(*map(escape, titles), box=None, title=escape(title))
         for column in table.columns:
             column.no_wrap = True
@@ -174,7 +174,7 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
         output.stdout.print(table)
         if result.seconds:
             table = Table("stage", "s, median", "paper", box=None, title="Seconds of a photo (Table 5)")
-            for line in tables.timing(result, run.model):
+            for line in table_text.timing_cells(result, run.model):
                 table.add_row(*line.values())
             output.stdout.print(table)
         where = f"{len(plan.photos)} photos. Look at {(out / tables.PLOT).resolve()}"
@@ -183,7 +183,7 @@ def _table(plan: Plan, rows: Sequence[Row], title: str, timed: bool, shown: bool
 
 def _score(plan: Plan, shown: bool) -> Result:
     from esam_rt.cli import progress
-    from esam_rt.evaluation import evaluate as evaluation
+    from esam_rt.evaluation import run_evaluation as evaluation
 
     with progress.PhotoBar(shown) as bar:
         bar.begun(len(plan.photos), 0)
@@ -192,17 +192,21 @@ def _score(plan: Plan, shown: bool) -> Result:
 
 def _print(result: Result) -> None:
     """Print one row for each metric."""
-    from esam_rt.evaluation.reports.formatting import shown, shown_difference, shown_range
+    from esam_rt.evaluation.reports.formatting import format_difference, format_interval, format_score
 
     head = ["", "score", "95 % interval"]
-    table = Table(*head, *(["against", "difference", "95 % interval"] if result.theirs else []), box=None)
+    table = Table(*head, *(["against", "difference", "95 % interval"] if result.baseline else []), box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, e in result.metrics.items():
-        cells = [name, shown(name, e.value), shown_range(name, e)]
-        if result.theirs:
+        cells = [name, format_score(name, e.value), format_interval(name, e)]
+        if result.baseline:
             d = result.difference[name]
-            cells += [shown(name, result.theirs[name].value), shown_difference(name, d), shown_range(name, d)]
+            cells += [
+                format_score(name, result.baseline[name].value),
+                format_difference(name, d),
+                format_interval(name, d),
+            ]
         table.add_row(*cells)
     output.stdout.print(table)
     if result.empty():

@@ -63,8 +63,8 @@ def run(
     shown = output.shows_progress(quiet, as_json)
 
     def open_and_show(options: RunOptions) -> Segmenter:
-        kernels = warmup.OF_METHOD.get(segmenter.method, ())  # an unknown method fails later, with its message
-        warmup.begin(kernels, with_process=True)
+        kernels = warmup.METHOD_MODULES.get(segmenter.method, ())  # an unknown method fails later, with its message
+        warmup.start_warmup(kernels, with_process=True)
         with progress.Steps(shown) as steps:
             return open_segmenter(options, steps.on_event)
 

@@ -1,55 +1,46 @@
-"""Quality against ground truth: COCO's AP^e, BSDS500's region and boundary measures, confidence intervals.
+"""Quality against ground truth: AP^e of COCO, region and boundary measures of BSDS500, confidence intervals.
 
-The scoring functions take masks and label maps and need no files:
+Evaluate a folder of photos::
+
+    plan = prepare(EvalOptions(truth=Path("truth.json"), images=Path("photos"), out=Path("eval"), run=run))
+    segment(plan, listener)
+    result = evaluate(plan)
+    write(result)
+
+The scoring functions take masks and need no files::
 
     matches = [match_photo(entities, found.to_coco()) for entities, found in photos]
     average_precision(matches)["AP"]
-    regions = [compare(found.labels, annotated) for found, annotated in photos]
-    estimates(RegionScores(regions), resamples(len(regions), 1000, seed=0))["covering"]
 """
 
-from esam_rt.evaluation.metrics.average_precision import AveragePrecision, average_precision
-from esam_rt.evaluation.metrics.bootstrap import Estimate, differences, estimates, resamples
-from esam_rt.evaluation.metrics.boundaries import boundary, match_boundaries
-from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
-from esam_rt.evaluation.metrics.region_scores import (
-    PhotoRegions,
-    RegionScores,
-    compare,
-    contingency,
-    covering,
-    rand_index,
-    variation_of_information,
-)
-from esam_rt.evaluation.predictions import Predictions, label_map, read_predictions
-from esam_rt.evaluation.truth.bsds_truth import RegionTruth
-from esam_rt.evaluation.truth.coco_truth import MaskTruth
-from esam_rt.evaluation.truth.ground_truth import read_truth
-from esam_rt.evaluation.truth.true_photo import TruePhoto
+from __future__ import annotations
 
-__all__ = [
-    "AveragePrecision",
-    "Estimate",
-    "MaskTruth",
-    "PhotoMatches",
-    "PhotoRegions",
-    "Predictions",
-    "RegionScores",
-    "RegionTruth",
-    "TruePhoto",
-    "average_precision",
-    "boundary",
-    "compare",
-    "contingency",
-    "covering",
-    "differences",
-    "estimates",
-    "label_map",
-    "match_boundaries",
-    "match_photo",
-    "rand_index",
-    "read_predictions",
-    "read_truth",
-    "resamples",
-    "variation_of_information",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esam_rt.evaluation.metrics.average_precision import average_precision
+    from esam_rt.evaluation.metrics.matching import match_photo
+    from esam_rt.evaluation.plan import EvalOptions
+    from esam_rt.evaluation.run_evaluation import evaluate, prepare, segment, write
+    from esam_rt.evaluation.truth.ground_truth import read_truth
+
+__all__ = ["EvalOptions", "average_precision", "evaluate", "match_photo", "prepare", "read_truth", "segment", "write"]
+
+_HOMES = {
+    "EvalOptions": "plan",
+    "average_precision": "metrics.average_precision",
+    "evaluate": "run_evaluation",
+    "match_photo": "metrics.matching",
+    "prepare": "run_evaluation",
+    "read_truth": "truth.ground_truth",
+    "segment": "run_evaluation",
+    "write": "run_evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Scoring imports SciPy, scikit-image and pycocotools: only what is used is imported.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

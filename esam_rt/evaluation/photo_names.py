@@ -1,4 +1,4 @@
-"""Which photo a name means: data sets and folders spell the same photo with more or fewer folders before it."""
+"""Matches names of photos: data sets and folders spell the same photo with more or fewer folders before its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from esam_rt.sources.photo_files import PHOTO_SUFFIXES
 
 
 class Names:
-    """Names of photos, looked up by others. `where` says in errors whose names these are."""
+    """Names of photos that other names are matched with.
+
+    Two names mean the same photo if they are equal, apart from a photo's suffix and from folders at the beginning.
+
+    Args:
+        names: The names.
+        where: Where the names come from, for error messages.
+    """
 
     def __init__(self, names: Iterable[str], where: str) -> None:
         self._where = where
@@ -20,31 +27,51 @@ class Names:
             self._by_last[_parts(name)[-1]].append(name)
 
     def matches(self, names: Iterable[str]) -> dict[str, str]:
-        """What `find` finds for each of `names` that has one. `InputError` where two of them mean the same photo."""
+        """Find the match of each name that has one.
+
+        Args:
+            names: Names to look up.
+
+        Returns:
+            Match by name; names without a match are left out.
+
+        Raises:
+            InputError: Two of ``names`` mean the same photo, or one of them could mean several.
+        """
         found: dict[str, str] = {}
-        whose: dict[str, str] = {}
+        name_of_match: dict[str, str] = {}
         for name in names:
             match = self.find(name)
             if match is None:
                 continue
-            if match in whose:
+            if match in name_of_match:
                 raise InputError(
-                    f"{name}: {match} of {self._where} could be this photo or {whose[match]}; expected names that tell "
-                    "them apart, with the folders that they lie in."
+                    f"{name}: {match} of {self._where} could be this photo or {name_of_match[match]}; expected unique "
+                    "names. Keep the folders of the data set."
                 )
-            whose[match] = name
+            name_of_match[match] = name
             found[name] = match
         return found
 
     def find(self, name: str) -> str | None:
-        """The one of these names that means the same photo as `name`: the same but for its suffix (of a photo) and the
-        folders at its beginning. None where there is none, `InputError` where several could be meant."""
+        """Find the name that means the same photo.
+
+        Args:
+            name: Name to look up.
+
+        Returns:
+            The match; None if there is none.
+
+        Raises:
+            InputError: Several names match equally well.
+        """
         parts = _parts(name)
         same = [n for n in self._by_last.get(parts[-1], ()) if _one_ends_with_other(parts, _parts(n))]
         whole = [n for n in same if n == name] or [n for n in same if _parts(n) == parts] or same
         if len(whole) > 1:
             raise InputError(
-                f"{name}: {self._where} has {', '.join(sorted(whole)[:3])}; expected one photo of that name."
+                f"{name}: {self._where} has {', '.join(sorted(whole)[:3])}; expected one photo of that name. Rename or "
+                "remove the others."
             )
         return whole[0] if whole else None
 

@@ -19,10 +19,24 @@ SCORES, REPORT, PROGRAM = "scores.json", "report.html", "esam-rt eval"
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """truth: COCO's JSON, or a folder of BSDS500's. pngs: of panoptic ground truth. images: folder of the photos.
-    predictions: finished results; without them, `run` says how the photos are segmented. against: other results to
-    compare with. limit: first so many photos, by id. partial: score the photos there are. worst: photos shown in the
-    report."""
+    """Options of an evaluation.
+
+    Attributes:
+        truth: JSON file of COCO, or folder of BSDS500.
+        out: Folder for scores.json and report.html.
+        images: Folder of the photos; None with ``predictions``, or to take ``truth/images`` of BSDS500.
+        pngs: Folder of PNG files of panoptic ground truth; None for the folder beside the JSON with its name.
+        predictions: Finished results. Without them ``run`` says how photos are segmented.
+        against: Other results over the same photos, the baseline of the comparison.
+        run: Model, settings and execution.
+        limit: Number of photos, the lowest ids first; None for all.
+        partial: Score the available photos even if some are missing.
+        resamples: Bootstrap resamples for the intervals.
+        seed: Seed of the bootstrap.
+        worst: Number of photos that the report shows.
+        resume: Continue an earlier evaluation in ``out``.
+        overwrite: Remove an earlier evaluation in ``out``.
+    """
 
     truth: Path
     out: Path
@@ -42,7 +56,14 @@ class EvalOptions:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be scored. files: photos on disk by image id, also those beyond --limit; empty without --images."""
+    """Photos to score.
+
+    Attributes:
+        options: Options of the evaluation.
+        truth: Ground truth.
+        photos: Photos to score, in the order of their ids.
+        files: Photos on disk by image id, including photos beyond ``limit``; empty without ``images``.
+    """
 
     options: EvalOptions
     truth: Truth
@@ -52,16 +73,26 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """metrics: with intervals. theirs, difference: with --against, of the other results and ours minus theirs."""
+    """Scores of an evaluation.
+
+    Attributes:
+        plan: The evaluation.
+        predictions: The results that were scored.
+        scored: Scores by photo.
+        metrics: Metrics with intervals.
+        baseline: Metrics of the results in ``against``; empty without them.
+        difference: ``metrics`` minus ``baseline`` over the same photos, with intervals; empty without them.
+        baseline_scored: Scores by photo of the results in ``against``; None without them.
+    """
 
     plan: Plan
     predictions: Predictions
     scored: Scored
     metrics: Mapping[str, Estimate]
-    theirs: Mapping[str, Estimate] = field(default_factory=dict)
+    baseline: Mapping[str, Estimate] = field(default_factory=dict)
     difference: Mapping[str, Estimate] = field(default_factory=dict)
-    other: Scored | None = None
+    baseline_scored: Scored | None = None
 
     def empty(self) -> int:
-        """Photos in which nothing was found."""
+        """Return the number of photos in which nothing was found."""
         return sum(not self.predictions.detections(photo) for photo in self.scored.photos)

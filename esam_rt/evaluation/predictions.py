@@ -1,4 +1,4 @@
-"""Finished results to be scored: COCO results, `entities.json`, the folder of a run, label maps."""
+"""Reads results to score: COCO results, ``entities.json``, the folder of a run, label maps."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from esam_rt.run.output_folder import PHOTOS, RUN
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.storage.jsonl import read_lines
 
-PREDICTIONS = "predictions"  # the run of an `esam-rt eval`, in its folder
+PREDICTIONS = "predictions"  # folder of the run inside the folder of an evaluation
 FORMS = "COCO results, entities.json, the folder of a run or of label maps"
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What was found in photos of the ground truth.
+    """Detections in photos of the ground truth.
 
-    photos: those that were looked at. found: by image id, COCO annotations with `segmentation` and, unless `scored` is
-    false, `score`. run: of esam-rt's run.json, else empty.
+    Attributes:
+        photos: Photos that have results, including results without detections.
+        found: COCO annotations by image id, with ``segmentation`` (compressed RLE) and, if ``scored``, ``score``.
+        scored: False for label maps: their detections have no scores.
+        run: Content of run.json of esam-rt; empty for other results.
     """
 
     photos: Sequence[TruePhoto]
@@ -39,16 +42,30 @@ class Predictions:
     run: Mapping[str, Any] = field(default_factory=dict)
 
     def detections(self, photo: TruePhoto) -> Sequence[dict[str, Any]]:
-        """Of one photo."""
+        """Return the COCO annotations of a photo; empty if nothing was found.
+
+        Args:
+            photo: A photo of the ground truth.
+        """
         return self.found.get(photo.image_id, ())
 
     def labels(self, photo: TruePhoto) -> NDArray[np.int64]:
-        """Label map [H, W] of a photo, 0 = nothing found; where masks overlap, the higher score is on top."""
+        """Return the label map int64 [H, W] of a photo; see ``label_map``.
+
+        Args:
+            photo: A photo of the ground truth.
+        """
         return label_map(self.detections(photo), photo.height, photo.width)
 
 
 def label_map(detections: Sequence[Mapping[str, Any]], height: int, width: int) -> NDArray[np.int64]:
-    """Detection i as label i + 1 in [H, W]; the best score on top."""
+    """Return a label map int64 [H, W]: label i + 1 for detection i, 0 for no detection, the highest score on top.
+
+    Args:
+        detections: COCO annotations with ``segmentation`` (compressed RLE); a missing ``score`` counts as 0.
+        height: Height in pixels.
+        width: Width in pixels.
+    """
     labels = np.zeros((height, width), np.int64)
     scores = [float(d.get("score", 0)) for d in detections]
     for i in np.argsort(scores, kind="stable"):
@@ -57,14 +74,22 @@ def label_map(detections: Sequence[Mapping[str, Any]], height: int, width: int) 
 
 
 def read_predictions(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
-    """Results for photos of the ground truth, in one of these forms:
+    """Read results for photos of the ground truth.
 
-    - a JSON list of {image_id, segmentation, score}: COCO results, of all photos;
-    - a JSON object with images and annotations, as `esam-rt run` writes; photos are matched by name;
-    - the folder of an `esam-rt run` or `esam-rt eval`;
-    - a folder of label maps `<photo>.png`, 0 = none, which have no scores.
+    Args:
+        path: One of these:
 
-    Raises `InputError` for anything else, for ids or names that no photo has and for masks that do not fit their photo.
+            - a JSON list of COCO results (``image_id``, ``segmentation``, ``score``), taken as results for all photos;
+            - a JSON object with ``images`` and ``annotations``, as ``esam-rt run`` writes; names match the photos;
+            - the folder of an ``esam-rt run`` or ``esam-rt eval``;
+            - a folder of label maps ``<photo>.png`` without scores, 0 for no entity.
+        photos: Photos of the ground truth.
+
+    Returns:
+        Results for the photos that have some.
+
+    Raises:
+        InputError: The form is another, an id or name fits no photo, or a mask does not fit its photo.
     """
     if not path.is_dir():
         return _file(path, photos)
@@ -87,37 +112,42 @@ def _file(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
             if not isinstance(image_id, int) or image_id not in by_id:
                 some = ", ".join(str(photo.image_id) for photo in photos[:3])
                 raise InputError(
-                    f"{path}: result {number} is of image {image_id!r}; expected an id of the ground truth, such as "
-                    f"{some}. Give results of these photos."
+                    f"{path}: result {number} has image_id {image_id!r}; expected an id of the ground truth, such as "
+                    f"{some}. Give results for these photos."
                 )
             found[image_id].append(_detection(entry, by_id[image_id], f"{path}: result {number}"))
         return Predictions(photos, found)
     lists = isinstance(data, dict) and all(isinstance(data.get(key), list) for key in ("images", "annotations"))
     if not lists:
-        raise InputError(f"{path}: holds {describe(data)}; expected {FORMS}.")
+        raise InputError(f"{path}: holds {describe(data)}; expected {FORMS}. Give one of these.")
     names: dict[int, str] = {}
     for image in data["images"]:
         named = isinstance(image, dict) and isinstance(image.get("file_name"), str)
         if not named or not isinstance(image.get("id"), int):
-            raise InputError(f"{path}: an image is {repr(image)[:80]}; expected id and file_name.")
+            raise InputError(
+                f"{path}: an image is {repr(image)[:80]}; expected id and file_name. Write the file again."
+            )
         names[image["id"]] = image["file_name"]
     entities: dict[str, list[Any]] = {name: [] for name in names.values()}
     for number, annotation in enumerate(data["annotations"], 1):
         image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
         if not isinstance(image_id, int) or image_id not in names:
             raise InputError(
-                f"{path}: annotation {number} is of image {image_id!r}; expected one of its {len(names)} images."
+                f"{path}: annotation {number} has image_id {image_id!r}; expected one of the file's {len(names)} "
+                "images. Write the file again."
             )
         entities[names[image_id]].append(annotation)
     return _by_name(path, entities, photos, {})
 
 
 def _run(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:
-    """From the journal, which is whole even where the run was interrupted."""
+    """Results in the journal of a run. An interrupted run has a complete journal too."""
     try:
         run = json.loads((folder / RUN).read_bytes())
     except (OSError, ValueError) as e:
-        raise InputError(f"{folder / RUN}: cannot be read ({e}); expected the folder of a run of esam-rt.") from e
+        raise InputError(
+            f"{folder / RUN}: cannot be read ({e}); expected the folder of an esam-rt run. Check the path."
+        ) from e
     records = map(PhotoRecord.from_json, read_lines(folder / PHOTOS))
     return _by_name(folder, {record.name: record.entities for record in records}, photos, run)
 
@@ -125,7 +155,7 @@ def _run(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:
 def _by_name(
     path: Path, entities: Mapping[str, Sequence[Any]], photos: Sequence[TruePhoto], run: Mapping[str, Any]
 ) -> Predictions:
-    """Results that know their photos by name; photos without ground truth are left out."""
+    """Results by name of the photo. Photos without ground truth are left out."""
     names = Names(entities, str(path)).matches(photo.name for photo in photos)
     seen, found = [], {}
     for photo in photos:
@@ -147,33 +177,36 @@ def _label_maps(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:
             labels = read_label_map(files[name])
             if labels.shape != (photo.height, photo.width):
                 raise InputError(
-                    f"{files[name]}: is {labels.shape[1]} x {labels.shape[0]} pixels, the photo of the ground truth "
-                    f"{photo.width} x {photo.height}; give results and ground truth of the same resolution."
+                    f"{files[name]}: is {labels.shape[1]} x {labels.shape[0]} pixels; expected {photo.width} x "
+                    f"{photo.height}, as in the ground truth. Give results and ground truth of one resolution."
                 )
             masks = (np.asfortranarray(labels == label) for label in np.unique(labels[labels > 0]))
             seen.append(photo)
             found[photo.image_id] = [{"segmentation": coco_mask.encode(mask.view(np.uint8))} for mask in masks]
     if not files:
-        raise InputError(f"{folder}: holds no results; expected {FORMS}.")
+        raise InputError(f"{folder}: holds no results; expected {FORMS}. Check the path.")
     _check_any(folder, seen, files, photos)
     return Predictions(seen, found, scored=False)
 
 
 def _check_any(path: Path, seen: Sequence[TruePhoto], names: Mapping[str, Any], photos: Sequence[TruePhoto]) -> None:
     if not seen:
-        theirs = ", ".join(list(names)[:2]) or "no photo"
-        ours = ", ".join(photo.name for photo in photos[:2])
+        found = ", ".join(list(names)[:2]) or "no photo"
+        expected = ", ".join(photo.name for photo in photos[:2])
         raise InputError(
-            f"{path}: is of {theirs}, the ground truth of {ours}; no photo is in both. Give results of these photos."
+            f"{path}: has results for {found}; expected photos of the ground truth, such as {expected}. Give results "
+            "for these photos."
         )
 
 
 def _detection(entry: object, photo: TruePhoto, where: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise InputError(f"{where} is {repr(entry)[:60]}; expected segmentation and score.")
+        raise InputError(f"{where} is {repr(entry)[:60]}; expected segmentation and score. Write the file again.")
     score = entry.get("score")
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise InputError(f"{where}: score is {score!r}; expected a number. AP needs one for each mask.")
+        raise InputError(f"{where}: score is {score!r}; expected a number. Give each mask a score: AP needs it.")
     if "segmentation" not in entry:
-        raise InputError(f"{where}: has {', '.join(map(str, entry))}; expected a segmentation, boxes are not enough.")
+        raise InputError(
+            f"{where}: has {', '.join(map(str, entry))}; expected a segmentation. Give masks: boxes are not enough."
+        )
     return {"segmentation": read_mask(entry["segmentation"], photo.height, photo.width, where), "score": float(score)}

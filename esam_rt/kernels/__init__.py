@@ -1,1 +1,1 @@
-"""Numba kernels on bit-packed masks: arrays in, arrays out; nothing of the rest of the package is imported here."""
+"""Numba kernels on bit-packed masks: arrays in, arrays out. ``jit`` says how to add one."""

@@ -1,4 +1,7 @@
-"""Packing masks into words, and what can be read off a packed mask alone."""
+"""Packs masks into words, and reads areas, boxes and unions from packed masks.
+
+A packed mask has one bit for each cell. Cell x of a row is bit x % 64 of word x // 64. Unused bits are zero.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,18 @@ def _popcount(typing_context: Any, word: Any) -> Any:
 
 
 popcount = cast(Callable[[np.uint64], int], intrinsic(_popcount))
-"""Number of set bits of a uint64 as int64 (uint64 and int64 would add up to a float); for use inside kernels."""
+"""Number of set bits of a uint64, for use inside kernels. It is an int64, because uint64 plus int64 is a float."""
 
 
 def pack(masks_nhw: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Bits uint64 [N, H, ceil(W / 64)] of bool [N, H, W]: cell x in bit x % 64 of word x // 64, the rest zero."""
+    """Pack masks.
+
+    Args:
+        masks_nhw: bool [N, H, W].
+
+    Returns:
+        uint64 [N, H, ceil(W / 64)].
+    """
     n, h, w = masks_nhw.shape
     octets = np.zeros((n, h, -(-w // 64) * 8), np.uint8)
     octets[:, :, : -(-w // 8)] = np.packbits(masks_nhw, axis=2, bitorder="little")
@@ -33,13 +43,28 @@ def pack(masks_nhw: NDArray[np.bool_]) -> NDArray[np.uint64]:
 
 
 def unpack(bits: NDArray[np.uint64], width: int) -> NDArray[np.bool_]:
-    """Masks bool [N, H, width] of bits uint64 [N, H, ceil(width / 64)]."""
+    """Unpack masks.
+
+    Args:
+        bits: uint64 [N, H, ceil(width / 64)].
+        width: Cells in a row.
+
+    Returns:
+        bool [N, H, width].
+    """
     octets = np.ascontiguousarray(bits).view(np.uint8)
     return np.unpackbits(octets, axis=2, count=width, bitorder="little").view(np.bool_)
 
 
 def areas_and_boxes(bits: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-    """Area int32 [N] in cells and box int16 [N, 4] (x0, y0, x1, y1, half-open, cells; zeros for an empty mask)."""
+    """Measure masks.
+
+    Args:
+        bits: uint64 [N, H, ceil(W / 64)].
+
+    Returns:
+        Areas int32 [N] in cells, and boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells; zeros for empty masks.
+    """
     area = np.empty(len(bits), np.int32)
     box = np.zeros((len(bits), 4), np.int16)
     _areas_and_boxes(np.ascontiguousarray(bits), area, box)
@@ -74,7 +99,7 @@ def _areas_and_boxes(bits: NDArray[np.uint64], area: NDArray[np.int32], box: NDA
         while columns[last] == 0:
             last -= 1
         low, high = columns[first], columns[last]
-        for shift in (1, 2, 4, 8, 16, 32):  # every bit below the highest one
+        for shift in (1, 2, 4, 8, 16, 32):  # set every bit below the highest one
             high |= high >> np.uint64(shift)
         box[i, 0] = first * 64 + popcount((low & (~low + np.uint64(1))) - np.uint64(1))
         box[i, 1] = y0
@@ -83,7 +108,15 @@ def _areas_and_boxes(bits: NDArray[np.uint64], area: NDArray[np.int32], box: NDA
 
 
 def rasterize_union(bits: NDArray[np.uint64], index: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Cells in any of the masks at `index`, int [K]: uint64 [H, ceil(W / 64)], all zero for an empty index."""
+    """Return the union of masks.
+
+    Args:
+        bits: uint64 [N, H, ceil(W / 64)].
+        index: Masks to unite, int [K].
+
+    Returns:
+        uint64 [H, ceil(W / 64)]; zeros for an empty index.
+    """
     union = np.zeros(bits.shape[1:], np.uint64)
     _or_into(np.ascontiguousarray(bits), np.ascontiguousarray(index, np.int64), union)
     return union

@@ -1,4 +1,9 @@
-"""Finds the smallest mask that holds a region (E-SAM eq. 9)."""
+"""Finds the smallest mask that contains a region (E-SAM eq. 9).
+
+Mask m contains region R if the cells that m and R share are at least a given number, such as ``0.9 |R|``. Masks are
+tried from the smallest to the largest; the first one that contains the region is its result. One pass over a mask
+counts its cells in all regions at once.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +20,26 @@ def smallest_holders(
     box: NDArray[np.int16],
     area: NDArray[np.int32],
     labels_hw: NDArray[np.int32],
-    need: NDArray[np.floating],
+    min_cells: NDArray[np.floating],
 ) -> NDArray[np.int64]:
-    """For each label the smallest mask that holds at least need[label] of its cells: int64 [K], the lowest index of
-    equals, -1 = none.
+    """Find the smallest mask that contains each region.
 
-    labels_hw: int32 [H, W], 0…K-1, or -1 for a cell of none. need: float [K]. bits: uint64 [N, H, ceil(W / 64)]; box:
-    int16 [N, 4] (x0, y0, x1, y1, half-open); area: int32 [N]; cells.
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        area: Areas int32 [N] in cells.
+        labels_hw: Region of each cell, int32 [H, W], 0 to K - 1, or -1 for a cell outside all regions.
+        min_cells: Number of cells of a region that a mask must contain, float [K].
+
+    Returns:
+        Index of a mask for each region, int64 [K]; the lowest index on ties, -1 if no mask contains the region.
     """
     order = np.argsort(area, kind="stable")
-    holder = np.full(len(need), -1, np.int64)
+    holder = np.full(len(min_cells), -1, np.int64)
     if len(order):
-        holder[need <= 0] = order[0]
+        holder[min_cells <= 0] = order[0]
     labelled = pack(labels_hw[None] >= 0)[0]
-    _smallest_holders(bits, box, order, labels_hw, labelled, np.ascontiguousarray(need, np.float64), holder)
+    _smallest_holders(bits, box, order, labels_hw, labelled, np.ascontiguousarray(min_cells, np.float64), holder)
     return holder
 
 
@@ -39,12 +50,12 @@ def _smallest_holders(
     order: NDArray[np.int64],
     labels_hw: NDArray[np.int32],
     labelled_hw: NDArray[np.uint64],
-    need: NDArray[np.float64],
+    min_cells: NDArray[np.float64],
     holder: NDArray[np.int64],
 ) -> None:
     one = np.uint64(1)
-    cells = np.zeros(len(need), np.int64)
-    met = np.empty(len(need), np.int64)  # labels in the mask
+    cells = np.zeros(len(min_cells), np.int64)  # cells of each region in the mask
+    met = np.empty(len(min_cells), np.int64)  # regions in the mask
     for m in order:
         count = 0
         for y in range(box[m, 1], box[m, 3]):
@@ -59,6 +70,6 @@ def _smallest_holders(
                         count += 1
                     cells[k] += 1
         for k in met[:count]:
-            if holder[k] < 0 and cells[k] >= need[k]:
+            if holder[k] < 0 and cells[k] >= min_cells[k]:
                 holder[k] = m
             cells[k] = 0

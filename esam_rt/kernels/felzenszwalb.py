@@ -1,4 +1,21 @@
-"""Felzenszwalb and Huttenlocher's graph-based segmentation (IJCV 2004) of a photo."""
+"""Graph-based segmentation of a photo (Felzenszwalb and Huttenlocher, IJCV 2004).
+
+The photo is smoothed. Each pixel has edges to its 8 neighbors; the cost of an edge is the distance of the two colors.
+Edges are taken in order of cost c, the lowest first. An edge joins two regions if c is below the bound of both, with
+``bound(R) = highest cost inside R + scale / 255 / |R|``. A second round joins regions smaller than ``min_size``.
+
+Cost and edge share one int64, so that sorting the words sorts the edges::
+
+    bit 63                                                      0
+        +--------------------------------+-----------+-----------+
+        | float64 cost, high bits        | direction |   pixel   |
+        +--------------------------------+-----------+-----------+
+          62 - pixel_bits bits             2 bits      pixel_bits = ceil(log2(H * W))
+
+The bits of a float64 >= 0 sort like integers. The edge replaces the lowest bits of the cost, the least significant
+ones. Equal costs are therefore ordered by direction and pixel. ``pixel`` is the top left pixel of the 2 x 2 square
+around the edge. ``direction`` is 0 for right, 1 for down, 2 for down-right, 3 for down-left.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +36,28 @@ EDGES, FOREST, IMAGE = INT[::1], types.int32[::1], array(types.float32, 2)
 def felzenszwalb(
     image_hwc: NDArray[np.uint8 | np.floating], scale: float, sigma: float, min_size: int
 ) -> NDArray[np.int32]:
-    """Regions of the pixels, int32 [H, W], numbered from 0 in the order of their first pixels.
+    """Segment a photo.
 
-    image_hwc: uint8, or float in [0, 1], finite; [H, W, C], H and W from 1, less than 2**31 pixels. sigma: of the
-    Gaussian that smooths it, pixels. Then the edges between 8-neighbors, lightest first, join two regions if the
-    distance of the colors is less than the heaviest edge inside + scale / 255 / pixels of each, and once more if one
-    has less than `min_size` pixels. Parameters and regions are those of scikit-image's `felzenszwalb`, but for ties:
-    distances that are equal, or apart by less than 2**-30 of them in a photo of a million pixels, go by direction
-    (right, down, down-right, down-left), then row by row; scikit-image leaves the order open. About 44 bytes a pixel at
-    the peak.
+    Parameters and regions are those of ``skimage.segmentation.felzenszwalb``, except for ties. Costs that are equal, or
+    differ by less than 2**-30 of their value in a photo of a million pixels, are ordered by direction, then row by row;
+    scikit-image leaves this order open. Peak memory is about 44 bytes per pixel.
+
+    Args:
+        image_hwc: Photo [H, W, C], uint8, or finite float in [0, 1]; H and W at least 1, less than 2**31 pixels.
+        scale: Higher values give larger regions.
+        sigma: Standard deviation of the smoothing Gaussian in pixels.
+        min_size: Smaller regions, in pixels, are joined with a neighbor.
+
+    Returns:
+        Region of each pixel, int32 [H, W], numbered from 0 in the order of first pixels.
     """
     h, w, channels = image_hwc.shape
     edges = np.empty(4 * h * w - 3 * h - 3 * w + 2, np.int64)
-    costs = edges.view(np.float64)  # views are made here and places passed as numbers: half of the kernels' compiling
+    costs = edges.view(np.float64)  # views are made here, positions are passed as numbers: this halves compile time
     unit = 1 / 255 if image_hwc.dtype == np.uint8 else 1.0
     rows = np.ascontiguousarray(image_hwc, np.float32).reshape(h, w * channels)
     _edges(rows, channels, unit, _gaussian(sigma), edges, costs)
-    # In place and without the GIL. NumPy sorts 4 million words in 23 ms with AVX-512, 55 ms with AVX2, 0.3 s without.
+    # In place, without the GIL. NumPy sorts 4 million words in 23 ms with AVX-512, in 55 ms with AVX2, else in 0.3 s.
     edges.sort()
     regions = np.full((h, w), -1, np.int32)
     bound = np.full(h * w, scale / 255, np.float32)
@@ -44,7 +66,7 @@ def felzenszwalb(
 
 
 def _gaussian(sigma: float) -> NDArray[np.float64]:
-    """Weights of the pixels at distance 0, 1 … 4 sigma."""
+    """Weights of the pixels at distance 0, 1, ... 4 sigma."""
     radius = int(4 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-9)) ** 2)
     return np.asarray(weights / (weights[0] + 2 * weights[1:].sum()))
@@ -52,7 +74,7 @@ def _gaussian(sigma: float) -> NDArray[np.float64]:
 
 @kernel(INT, INT)
 def _mirrored(i: int, size: int) -> int:
-    """Index of the pixel at i, where the image goes on mirrored: … 1 0 | 0 1 2 | 2 1 …"""
+    """Index of the pixel at i if the image is continued as a mirror: ... 1 0 | 0 1 2 | 2 1 ..."""
     i %= 2 * size
     return min(i, 2 * size - 1 - i)
 
@@ -68,7 +90,7 @@ def _smooth_row(
     out: NDArray[np.float64],
     at: int,
 ) -> None:
-    """Row y [W · C] times `unit`, smoothed down and across, into out[at]. padded: room for it and twice the radius."""
+    """Smooth row y [W * C] times ``unit`` in both directions into out[at]. ``padded`` has room for 2 radii more."""
     h, length = rows.shape
     w, radius = length // channels, len(weights) - 1
     start = radius * channels
@@ -93,7 +115,7 @@ def _smooth_row(
 
 @kernel(INT)
 def _pixel_bits(pixels: int) -> int:
-    """Bits that number so many pixels."""
+    """Number of bits that count so many pixels."""
     bits = 0
     while pixels > 1 << bits:
         bits += 1
@@ -114,8 +136,10 @@ def _row_edges(
     costs: NDArray[np.float64],
     place: int,
 ) -> int:
-    """One direction's edges, into edges[place:], between the colors of two rows, from their columns a and b on; where
-    the next ones go. `first` is what names the first one, in `bits` bits."""
+    """Write the edges of one direction between two rows, from columns a and b on, into edges[place:].
+
+    ``first`` is the lowest ``bits`` bits of the first edge. Returns the place of the next edge.
+    """
     count: int = smooth.shape[1] // channels - max(a, b)
     for x in range(count):
         square = 0.0
@@ -137,11 +161,10 @@ def _edges(
     edges: NDArray[np.int64],
     costs: NDArray[np.float64],
 ) -> None:
-    """Each edge in one word, so that the order of the words is that of the edges.
+    """Write all edges in the form of the diagram at the top. ``costs`` is the memory of ``edges`` as float64.
 
-    costs: the same memory as float64. A word is the cost, its last bits replaced by 2 of direction and as many as the
-    pixels need. Smoothing or costs in float32 gave other regions than scikit-image in one photo of a few hundred. Two
-    smoothed rows are kept at a time.
+    Two smoothed rows are kept at a time. Smoothing or costs in float32 gave other regions than scikit-image in one
+    photo of a few hundred.
     """
     h, w = rows.shape[0], rows.shape[1] // channels
     down, bits = 1 << _pixel_bits(h * w), _pixel_bits(h * w) + 2
@@ -161,7 +184,7 @@ def _edges(
 
 @kernel(INT, INT, INT)
 def _pixels(edge: int, w: int, pixel_bits: int) -> tuple[int, int]:
-    """The two pixels of an edge; its own is the top left one of the square around both."""
+    """The two pixels of an edge."""
     pixel, direction = edge & (1 << pixel_bits) - 1, edge >> pixel_bits & 3
     return pixel + int(direction == 3), pixel + w * int(direction > 0) + int(direction & 1 == 0)
 
@@ -177,11 +200,11 @@ def _merge(
     scale: float,
     min_size: int,
 ) -> None:
-    """Regions of the pixels in place of -1.
+    """Join pixels to regions and write the number of each pixel's region into ``parent``.
 
-    costs: the memory of the edges as float64; the last bits, which name the edge, count for nothing. parent: of a
-    pixel; of a root minus its number of pixels. bound: of a root, what an edge must cost less than, `scale` at first.
-    number: the same memory.
+    ``costs`` is the memory of ``edges`` as float64; the lowest bits hold the edge and are too small to matter.
+    ``parent`` holds union-find trees, -1 for every pixel at first. ``bound`` holds for each root the cost that an edge
+    must stay below, ``scale`` at first. ``number`` is the memory of ``bound`` as int32.
     """
     bits = _pixel_bits(parent.size)
     between = 0
@@ -194,7 +217,7 @@ def _merge(
             i = join(parent, i, j)
             bound[i] = costs[k] - scale / parent[i]
         else:
-            edges[between] = edges[k]  # most edges are within a region by now: the second round has few to look at
+            edges[between] = edges[k]  # most edges lie inside a region by now: few are left for the second round
             between += 1
     for k in range(between):
         a, b = _pixels(edges[k], w, bits)
@@ -202,7 +225,7 @@ def _merge(
         if i != j and min(-parent[i], -parent[j]) < min_size:
             join(parent, i, j)
     for pixel in range(parent.size):
-        number[pixel] = -1  # of a root; its bound is not needed any more
+        number[pixel] = -1  # numbers of roots replace the bounds, which are not needed any more
     count = 0
     for pixel in range(parent.size):
         top = root(parent, pixel)

@@ -1,4 +1,7 @@
-"""Means of an image under masks."""
+"""Means of a map under masks: ``mean(m) = sum of the values in m / |m|``.
+
+A row of a mask is a few runs. With prefix sums along each row, a run costs two reads, whatever its length.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,16 @@ from esam_rt.kernels.jit import BITS, BOXES, INDEX, array, kernel
 def mask_means(
     bits: NDArray[np.uint64], box: NDArray[np.int16], index: NDArray[np.integer], values_hw: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """Mean of a map, float [H, W], over each mask at `index`, int [K]: float32 [K], 0 for an empty mask.
+    """Average a map over masks.
 
-    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); cells.
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        index: Masks to average over, int [K].
+        values_hw: Map, float [H, W].
+
+    Returns:
+        float32 [K]; 0 for empty masks.
     """
     h, w = values_hw.shape
     before = np.zeros((h, w + 1))  # sum of the cells left of x
@@ -33,18 +43,17 @@ def _mask_means(
     before: NDArray[np.float64],
     mean: NDArray[np.float32],
 ) -> None:
-    # A row of a mask is a few runs: their ends in the sums along the row cost less than their cells.
     one = np.uint64(1)
     for k in range(len(index)):
         i = index[k]
         total, cells = 0.0, 0
         first, stop = box[i, 0] >> 6, (box[i, 2] + 63) >> 6
         for y in range(box[i, 1], box[i, 3]):
-            last = np.uint64(0)  # the cell before the word
+            last = np.uint64(0)  # the cell left of the word
             for w in range(first, stop):
                 word = bits[i, y, w]
                 cells += popcount(word)
-                ends = word ^ (word << one | last)  # cells unlike the one before
+                ends = word ^ (word << one | last)  # cells that differ from their left neighbor
                 last = word >> np.uint64(63)
                 while ends != 0:
                     end = ends & (~ends + one)

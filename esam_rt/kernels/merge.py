@@ -1,4 +1,8 @@
-"""Finds masks that show a pair of entities as one (E-SAM eq. 8)."""
+"""Finds gallery masks that show a pair of entities as one (E-SAM eq. 8).
+
+Gallery mask g encompasses the pair (a, b) if ``|a and g| >= encompass |a|``, ``|b and g| >= encompass |b|`` and
+``|a or b| >= fill |g|``. Areas and boxes rule out most gallery masks before cells are counted.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,22 @@ def encompassing(
     encompass: float,
     fill: float,
 ) -> NDArray[np.int64]:
-    """For each pair [P, 2] of non-overlapping masks a gallery mask g with |a∩g| ≥ encompass·|a|, the same of b, and
-    |a∪b| ≥ fill·|g| (E-SAM eq. 8): int64 [P], the first one, -1 = none."""
+    """Find the first gallery mask that encompasses each pair (E-SAM eq. 8).
+
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        area: Areas int32 [N] in cells.
+        pairs: Indices of masks that do not overlap, int64 [P, 2].
+        gallery_bits: Gallery masks uint64 [G, H, ceil(W / 64)].
+        gallery_box: Boxes of the gallery masks, int16 [G, 4].
+        gallery_area: Areas of the gallery masks, int32 [G].
+        encompass: Share of each mask that the gallery mask must contain.
+        fill: Share of the gallery mask that the pair must fill.
+
+    Returns:
+        Index of a gallery mask for each pair, int64 [P]; -1 if there is none.
+    """
     out = np.full(len(pairs), -1, np.int64)
     _encompassing(
         bits, box, area, np.ascontiguousarray(pairs, np.int64), gallery_bits, gallery_box, gallery_area,

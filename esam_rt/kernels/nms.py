@@ -1,4 +1,7 @@
-"""Non-maximum suppression on mask IoU, with one threshold or one for each candidate (E-SAM §3.2, eq. 4)."""
+"""Non-maximum suppression on mask IoU, with one threshold or one for each mask (E-SAM section 3.2, eq. 4).
+
+Masks are taken best first. Mask m is kept if ``IoU(m, k) <= iou_max(m)`` for every mask k that was kept before.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,17 @@ def greedy_nms(
     order: NDArray[np.integer],
     iou_max: float,
 ) -> NDArray[np.int64]:
-    """Indices int64 [K] of the masks kept, in the order of `order` (int, best first).
+    """Suppress masks with one threshold. Empty masks are dropped.
 
-    A mask is kept unless it is empty or its IoU with one kept before exceeds `iou_max`.
-    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); area: int32 [N]; cells.
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        area: Areas int32 [N] in cells.
+        order: Masks, best first, int [M].
+        iou_max: Largest IoU of a mask with a better one.
+
+    Returns:
+        Indices int64 [K] of the kept masks, best first.
     """
     return adaptive_nms(bits, box, area, order, np.full(len(bits), iou_max))
 
@@ -32,7 +42,18 @@ def adaptive_nms(
     order: NDArray[np.integer],
     iou_max_n: NDArray[np.floating],
 ) -> NDArray[np.int64]:
-    """`greedy_nms` where candidate M is held to its own threshold `iou_max_n[M]`, float [N] (E-SAM eq. 4)."""
+    """Suppress masks with a threshold for each mask (E-SAM eq. 4). Empty masks are dropped.
+
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        area: Areas int32 [N] in cells.
+        order: Masks, best first, int [M].
+        iou_max_n: Largest IoU of each mask with a better one, float [N].
+
+    Returns:
+        Indices int64 [K] of the kept masks, best first.
+    """
     kept = np.empty(len(order), np.int64)
     count = _nms(
         bits, box, area, np.ascontiguousarray(order, np.int64), np.ascontiguousarray(iou_max_n, np.float64), kept
@@ -56,8 +77,8 @@ def _nms(
             if suppressed:
                 break
             both = area[m] + area[k]
-            # The IoU grows with the intersection, and rounding keeps that order: what the bound rules out, the
-            # popcounts would have ruled out too.
+            # The IoU grows with the intersection, and rounding keeps this order. If the bound stays below the
+            # threshold, the exact count does too.
             bound = min(area[m], area[k], box_overlap(box, m, box, k))
             if bound > 0 and bound / (both - bound) > iou_max_n[m]:
                 cells = overlap(bits, box, m, bits, box, k)

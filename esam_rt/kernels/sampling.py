@@ -1,4 +1,4 @@
-"""A few prompts in each overlap of two masks (E-SAM §3.3): what a vote on the overlap needs."""
+"""Chooses a few prompts in each overlap of two masks (E-SAM section 3.3). The vote on the overlap needs only these."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ def points_in_overlaps(
     box: NDArray[np.int16],
     point_yx: NDArray[np.int32],
     order: NDArray[np.integer],
-    most: int,
+    max_points: int,
 ) -> NDArray[np.bool_]:
-    """Which points are among the first `most`, in `order`, inside both masks of some pair: bool [P].
+    """Choose the first points in the overlap of each pair of masks.
 
-    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open). point_yx: int32 [P, 2], cells.
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        point_yx: Points int32 [P, 2], y before x, in cells.
+        order: Points in the order in which they are taken, int [P].
+        max_points: Largest number of points for one pair.
+
+    Returns:
+        bool [P], True if the point is chosen for some pair.
     """
     wanted = np.zeros(len(point_yx), np.bool_)
     _points_in_overlaps(
-        bits, box, np.ascontiguousarray(point_yx, np.int32), np.ascontiguousarray(order, np.int64), most, wanted
+        bits, box, np.ascontiguousarray(point_yx, np.int32), np.ascontiguousarray(order, np.int64), max_points, wanted
     )
     return wanted
 
@@ -34,7 +42,7 @@ def _points_in_overlaps(
     box: NDArray[np.int16],
     point_yx: NDArray[np.int32],
     order: NDArray[np.int64],
-    most: int,
+    max_points: int,
     wanted: NDArray[np.bool_],
 ) -> None:
     one = np.uint64(1)
@@ -51,7 +59,7 @@ def _points_in_overlaps(
                 continue
             taken = 0
             for p in inside[:count]:
-                if taken == most:
+                if taken == max_points:
                     break
                 y, x = point_yx[p, 0], point_yx[p, 1]
                 if (bits[j, y, x >> 6] >> np.uint64(x & 63)) & one:

@@ -1,4 +1,8 @@
-"""Greedy cover (E-SAM §3.4): few masks that cover much of what is uncovered."""
+"""Greedy set cover (E-SAM section 3.4): few masks that cover many uncovered cells.
+
+Each step takes the mask with the highest gain, ``gain(m) = |m and not covered|``, and adds it to the covered cells.
+Gains only shrink, so an old gain is an upper bound: a mask is counted again only if its old gain could win.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,18 @@ def greedy_cover(
     covered_hw: NDArray[np.uint64],
     min_gain: int,
 ) -> NDArray[np.int64]:
-    """Indices int64 [T] of the masks taken, in that order: each time the one that newly covers the most cells, ties by
-    score and then by lower index, until the best covers fewer than `min_gain` (at least 1).
+    """Take masks until the best one gains fewer than ``min_gain`` cells.
 
-    bits: uint64 [N, H, ceil(W / 64)]; box: int16 [N, 4] (x0, y0, x1, y1, half-open); area: int32 [N]; score: float [N];
-    covered_hw: uint64 [H, ceil(W / 64)], the cells covered before, not modified.
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        area: Areas int32 [N] in cells.
+        score: Scores float [N]. On equal gains the higher score wins, then the lower index.
+        covered_hw: Cells that are covered already, uint64 [H, ceil(W / 64)]; not modified.
+        min_gain: Lowest gain in cells; values below 1 count as 1.
+
+    Returns:
+        Indices int64 [T] of the masks, in the order in which they are taken.
     """
     taken = np.empty(len(bits), np.int64)
     by_score = np.argsort(-np.asarray(score, np.float64), kind="stable")
@@ -45,12 +56,12 @@ def _greedy_cover(
     for count in range(len(bits)):
         best, chosen = min_gain - 1, -1
         for i in by_score:
-            if gain[i] <= best:  # as last counted: gains only shrink
+            if gain[i] <= best:  # the gain when last counted
                 continue
             first, stop = box[i, 1] * words, box[i, 3] * words
             own, before = bits[i].reshape(-1)[first:stop], covered[first:stop]
             cells = 0
-            for k in range(len(own)):  # whole rows, as in `overlap`
+            for k in range(len(own)):  # whole rows, as in iou.overlap
                 cells += popcount(own[k] & ~before[k])
             gain[i] = cells
             if cells > best:

@@ -1,4 +1,8 @@
-"""Which superpixels look alike, and how strongly that ties the masks that hold them (E-SAM §3.3)."""
+"""Similarity of superpixels, and of the masks that contain them (E-SAM section 3.3, eq. 7).
+
+``S_C(i, j)`` is the cosine of the features of superpixels i and j. ``Top_k(i)`` holds the k superpixels most similar to
+i. ``S_M(a, b)`` is the mean, over the superpixels i in mask a, of the number of ``Top_k(i)`` that lie in mask b.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,24 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels.jit import array, kernel
 
-BLOCK = 1024  # rows of similarities at once: a photo of noise may have tens of thousands of superpixels
+BLOCK = 1024  # rows of similarities at a time: a noisy photo may have tens of thousands of superpixels
 
 
 def most_similar(features: NDArray[np.float32], k: int) -> NDArray[np.int32]:
-    """Top_k of each row of float32 [K, C] (E-SAM eq. 7): as `top_k` of `cosine_similarity`, with BLOCK rows at once."""
+    """Find the superpixels with the highest cosine similarity to each superpixel (``Top_k`` of E-SAM eq. 7).
+
+    A vector of zeros has similarity 0 with all others.
+
+    Args:
+        features: float32 [K, C].
+        k: Number of superpixels to find.
+
+    Returns:
+        int32 [K, min(k, K - 1)]; see ``top_k``.
+    """
     unit = _unit(features)
     parts = [top_k(unit[i : i + BLOCK] @ unit.T, k, i) for i in range(0, len(unit), BLOCK)]
     return np.concatenate([np.empty((0, max(min(k, len(unit) - 1), 0)), np.int32), *parts])
-
-
-def cosine_similarity(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """S_C: float32 [K, K] in -1…1 of features float32 [K, C]; a vector of zeros is similar to none, 0."""
-    unit = _unit(features)
-    similarity: NDArray[np.float32] = unit @ unit.T
-    return similarity
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -33,9 +40,15 @@ def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def top_k(similarity: NDArray[np.float32], k: int, first: int = 0) -> NDArray[np.int32]:
-    """The k most similar others: int32 [B, min(k, K - 1)] of the rows first…first + B of all similarities [K, K].
+    """Find the k most similar others for B rows of a similarity matrix.
 
-    Descending, the lower index first among equals, never the row itself. similarity: float32 [B, K].
+    Args:
+        similarity: Rows ``first`` to ``first + B`` of the matrix, float32 [B, K].
+        k: Number of others to find.
+        first: Index of the first row in the matrix.
+
+    Returns:
+        int32 [B, min(k, K - 1)], descending, the lower index first on ties, never the row itself.
     """
     rows, n = similarity.shape
     top = np.empty((rows, max(min(k, n - 1), 0)), np.int32)
@@ -63,10 +76,16 @@ def _top_k(similarity: NDArray[np.float32], first: int, top: NDArray[np.int32]) 
 def pair_similarity(
     top: NDArray[np.int32], owner: NDArray[np.integer], pairs: NDArray[np.integer], count: int
 ) -> NDArray[np.float32]:
-    """S_M of pairs [P, 2] of `count` masks, both ways: float32 [P, 2] (E-SAM eq. 7). The first is how many of the Top_k
-    of a centroid in the first mask lie in the second, on average over those centroids; 0 where none lies in the first.
+    """Compute ``S_M(a, b)`` and ``S_M(b, a)`` for pairs of masks (E-SAM eq. 7).
 
-    top: int32 [K, k], as of `top_k`; owner: int [K], the mask that holds each centroid, -1 for none.
+    Args:
+        top: Most similar superpixels, int32 [K, k]; see ``top_k``.
+        owner: Mask that contains the centroid of each superpixel, int [K]; -1 for no mask.
+        pairs: Pairs of masks, int [P, 2].
+        count: Number of masks.
+
+    Returns:
+        float32 [P, 2]; 0 for a mask without superpixels.
     """
     a = np.repeat(owner.astype(np.int64), top.shape[1])
     b = owner.astype(np.int64)[top.ravel()]
@@ -81,9 +100,13 @@ def pair_similarity(
 
 
 def touching_pairs(labels_hw: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Masks that touch, sides or corners of cells: int64 [P, 2], the lower index first, ascending.
+    """Find pairs of masks that touch at sides or corners of cells.
 
-    labels_hw: int [H, W], 0 for none, i + 1 for mask i.
+    Args:
+        labels_hw: int [H, W], i + 1 for mask i, 0 for no mask.
+
+    Returns:
+        int64 [P, 2], the lower index first, in ascending order.
     """
     count = int(labels_hw.max(initial=0)) + 1
     h, w = labels_hw.shape

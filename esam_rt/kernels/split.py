@@ -1,4 +1,14 @@
-"""Splits masks that overlap into disjoint ones (E-SAM eq. 5 and 6)."""
+"""Splits masks that overlap into disjoint masks (E-SAM eq. 5 and 6).
+
+For each pair (p, q) with overlap o, p with the higher score:
+
+- If ``|o| < delta max(|p|, |q|)``, the larger mask loses the overlap (eq. 5).
+- Else a vote chooses the guide g: each prompt inside o votes for its gallery mask (eq. 6).
+
+  - If no prompt votes, q loses the overlap.
+  - If ``|p and g| >= cover |p|`` and ``|q and g| >= cover |q|``, p absorbs q.
+  - Else the mask with the lower IoU with g loses the overlap.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +34,7 @@ def _most_voted(
     gallery_rank: NDArray[np.int64],
     counts: NDArray[np.int64],
 ) -> int:
-    """The gallery mask with the most votes from prompts in both masks, or -1. `counts` is zero before and after."""
+    """The gallery mask with the most votes from prompts in both masks, or -1. ``counts`` is zero before and after."""
     winner = -1
     first = row_first[max(box[p, 1], box[q, 1])]
     stop = row_first[min(box[p, 3], box[q, 3])]
@@ -60,19 +70,30 @@ def split_overlaps(
     delta: float,
     cover: float,
 ) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """Non-overlapping masks (uint64, as `bits`) and, for each, the mask that took it in (int32 [N], -1 = none).
+    """Make masks disjoint.
 
-    `order`: masks by score, descending. vote: for each prompt at cell point_yx [P, 2] the index of its gallery mask,
-    -1 = none; gallery_rank: place of each gallery mask by score, 0 = highest, which breaks ties between equally many
-    votes. A pair whose overlap is below delta times the larger mask: the overlap is cut from the larger. Otherwise the
-    gallery mask with the most votes from prompts inside the overlap guides: if at least `cover` of both lies in it, the
-    pair becomes one, else the overlap stays with the mask whose IoU with it is higher; without a vote it stays with the
-    higher score. A mask that was taken in is left empty.
+    Args:
+        bits: Masks uint64 [N, H, ceil(W / 64)]; see ``pack``.
+        box: Boxes int16 [N, 4] (x0, y0, x1, y1), half-open, in cells.
+        area: Areas int32 [N] in cells.
+        order: Masks by score, descending, int64 [N].
+        gallery_bits: Gallery masks uint64 [G, H, ceil(W / 64)].
+        gallery_box: Boxes of the gallery masks, int16 [G, 4].
+        gallery_area: Areas of the gallery masks, int32 [G].
+        gallery_rank: Rank of each gallery mask by score, int64 [G], 0 for the highest. It breaks ties of votes.
+        point_yx: Prompts int32 [P, 2], y before x, in cells.
+        vote: Gallery mask of each prompt, int32 [P]; -1 for no vote.
+        delta: Overlaps below this share of the larger mask need no vote.
+        cover: Share of both masks that a guide must contain to make them one.
+
+    Returns:
+        Disjoint masks uint64, shaped as ``bits``, and for each mask the mask that absorbed it, int32 [N], -1 if none
+        did. An absorbed mask is empty.
     """
     out = bits.copy()
     taken_by = np.full(len(bits), -1, np.int32)
     voting = np.flatnonzero(vote >= 0)
-    voting = voting[np.argsort(point_yx[voting, 0], kind="stable")]  # row by row
+    voting = voting[np.argsort(point_yx[voting, 0], kind="stable")]  # sorted by row
     y, x = point_yx[voting].astype(np.int64).T
     _split(
         out, box.copy(), area.copy(), np.asarray(order, np.int64), gallery_bits, gallery_box, gallery_area,
@@ -113,7 +134,7 @@ def _split(
             both = overlap(bits, box, p, bits, box, q) if box_overlap(box, p, box, q) > 0 else 0
             if both == 0:
                 continue
-            loser = q  # of the overlap; p has the higher score
+            loser = q  # loses the overlap; p has the higher score
             if both < delta * max(area[p], area[q]):
                 if area[p] > area[q]:
                     loser = p
@@ -133,12 +154,12 @@ def _split(
                         area[q] = 0
                         box[q] = 0
                         taken_by[q] = p
-                        j = i + 1  # p grew: it may now overlap masks it was clear of
+                        j = i + 1  # start again: p grew and may now overlap masks that it did not overlap before
                         continue
                     g = gallery_area[guide]
                     if in_q / (area[q] + g - in_q) > in_p / (area[p] + g - in_p):
                         loser = p
-            winner = p + q - loser
+            winner = p + q - loser  # the other one of the two
             area[loser] -= both
             for y in range(h):
                 for w in range(words):

@@ -1,4 +1,9 @@
-"""The final map at the photo's resolution, from logits on the working grid."""
+"""Paints the label map at the photo's resolution from logits on the working grid.
+
+Pixel (x, y) lies at ``((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5)`` on the grid, moved onto the nearest cell
+center if it lies beyond them. Logits are interpolated bilinearly, and the entity with the highest logit wins. The label
+is 0 if the logit of "no entity" is at least as high.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +23,19 @@ def paint(
     scale_y: float,
     scale_x: float,
 ) -> None:
-    """Fill labels_out, uint16 [Hout, Wout], C-contiguous: at each pixel e + 1 of the entity e with the highest logit.
+    """Fill a label map: e + 1 for the entity e with the highest logit at a pixel, the lowest e on ties.
 
-    0 where none of them exceeds the logit of "none"; the lowest e of equals. Only entities with a logit above 0 in one
-    of the four cells around a pixel compete for it: between two that meet, no third may slip in.
+    An entity competes for a pixel only if its logit is above 0 in one of the four cells around it. Otherwise a third
+    entity could appear along the border between two others.
 
-    fields: float32, the crops of the E entities one after the other; offset: int [E], where each begins; field_box:
-    int [E, 4] (x0, y0, x1, y1, cells, half-open), where each lies on the grid; outside its crop a logit is -1. none_hw:
-    float32 [H, W], the logit of "none" on the whole grid. scale: cells a pixel. Pixel (x, y) lies at
-    ((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5) on the grid, moved onto the nearest cell centre where it is
-    beyond them; logits are interpolated bilinearly.
+    Args:
+        labels_out: uint16 [Hout, Wout], C-contiguous; overwritten.
+        fields: Logits of the crops of E entities, one crop after the other, float32. Outside its crop a logit is -1.
+        offset: Index in ``fields`` at which each crop begins, int [E].
+        field_box: Crop of each entity on the grid, int [E, 4] (x0, y0, x1, y1), half-open, in cells.
+        none_hw: Logit of "no entity", float32 [H, W].
+        scale_y: Cells per pixel, vertically.
+        scale_x: Cells per pixel, horizontally.
     """
     grid_h, grid_w = none_hw.shape
     rows, row_fraction = _cells(labels_out.shape[0], scale_y, grid_h)
@@ -46,7 +54,7 @@ def paint(
 
 
 def _cells(pixels: int, scale: float, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For each pixel of a row or column, the cell before it and how far on the way to the next it is, 0…1."""
+    """The cell before each pixel of a row or column, and the pixel's way to the next cell, 0 to 1."""
     position = np.clip((np.arange(pixels) + 0.5) * scale - 0.5, 0, cells - 1)
     cell = np.floor(position)
     return cell.astype(np.int64), (position - cell).astype(np.float32)
@@ -80,8 +88,8 @@ def _paint(
     h, w = labels_out.shape
     grid_h, grid_w = none_hw.shape
     best = np.empty(w, np.float32)
-    line = np.empty(grid_w + 2, np.float32)  # a crop's logits at the height of y, with a rim of one cell
-    inside = np.empty(grid_w + 2, np.bool_)  # whether the cell above or below is the entity's own
+    line = np.empty(grid_w + 2, np.float32)  # logits of a crop interpolated to row y, with a margin of one cell
+    inside = np.empty(grid_w + 2, np.bool_)  # True if the cell above or below belongs to the entity
     for y in range(h):
         row, f = rows[y], row_fraction[y]
         next_row = min(row + 1, grid_h - 1)
@@ -106,7 +114,7 @@ def _paint(
                 line[c + 1] = above + f * (below - above)
                 inside[c + 1] = above > 0 or below > 0
             for c in range(max(x0 - 1, 0), x1):
-                if not (inside[c - x0 + 1] or inside[c - x0 + 2]):  # most of a box lies outside its entity
+                if not (inside[c - x0 + 1] or inside[c - x0 + 2]):  # most of a box is outside its entity
                     continue
                 left, right = line[c - x0 + 1], line[c - x0 + 2]
                 for x in range(first_column[c], first_column[c + 1]):

@@ -32,7 +32,9 @@ class Remote:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory that ONNX Runtime takes on a CPU in float32, in MB: benchmarks/engine_memory.py, x86-64, version 1.32, 2 threads.
+    """Memory that ONNX Runtime takes on a CPU in float32, in MB.
+
+    Measured with benchmarks/engine_memory.py on x86-64 with version 1.32 and two threads.
 
     Attributes:
         weights: Memory after loading.

@@ -17,18 +17,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from esam_rt import EntityMap
-from esam_rt.evaluation import (
-    AveragePrecision,
-    PhotoMatches,
-    average_precision,
-    differences,
-    estimates,
-    match_photo,
-    read_predictions,
-    read_truth,
-    resamples,
-)
-from esam_rt.evaluation.metrics.matching import RECALLS
+from esam_rt.evaluation import average_precision, match_photo, read_truth
+from esam_rt.evaluation.metrics.average_precision import AveragePrecision
+from esam_rt.evaluation.metrics.bootstrap import differences, estimates, resamples
+from esam_rt.evaluation.metrics.matching import RECALLS, PhotoMatches
+from esam_rt.evaluation.predictions import read_predictions
 from esam_rt.evaluation.truth.rle import dense_mask
 from tests.support import ap_fixture, ap_oracle
 

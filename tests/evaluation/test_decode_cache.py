@@ -1,4 +1,4 @@
-"""Engines that remember a photo's prompts give what the engines give."""
+"""A model that remembers a photo's prompts gives what the model gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from esam_rt import EntitySegmenter, Settings
-from esam_rt.evaluation.paper_tables.decode_cache import CachingEngines, CachingSuperpixels
+from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
 from tests.support.scene import ROW
@@ -53,8 +53,7 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once() -> None
             return encode(feed, keep)
 
         engines.decoder.infer, engines.encoder.infer = counting, counting_photos  # type: ignore[method-assign]
-        cache = CachingEngines(engines)
-        sam = Sam(ROW, cache.engines(), "0" * 64)
+        sam = CachingSam(Sam(ROW, engines, "0" * 64))
         pixels.clear()
         for v, (change, method) in enumerate(variants):
             result = EntitySegmenter(sam, settings=settings_of(change), method=method, superpixels=pixels)(photo)
@@ -64,7 +63,7 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once() -> None
         once = sum(count == 1 for count in seen.values())
         assert len(seen) > 1000
         assert once < len(seen), "another offset needs other masks"
-        cache.clear()
+        sam.clear()
         before = sum(seen.values())
         EntitySegmenter(sam, settings=settings_of({}))(photo)
         assert sum(seen.values()) > before, "cleared"
@@ -74,8 +73,7 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once() -> None
 def test_a_second_run_decodes_nothing() -> None:
     scene, photo = noisy_scene(4)
     engines = scene.engines()
-    cache = CachingEngines(engines)
-    sam = Sam(ROW, cache.engines(), "0" * 64)
+    sam = CachingSam(Sam(ROW, engines, "0" * 64))
     first = EntitySegmenter(sam, settings=settings_of({}))(photo)
     for engine in (engines.encoder, engines.decoder, engines.mask_head, engines.logits):
         engine._function = None  # type: ignore[attr-defined]

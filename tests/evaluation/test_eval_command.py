@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner, Result
 
+from esam_rt import evaluation
 from esam_rt.cli import app
 from esam_rt.errors import DeviceError
-from esam_rt.evaluation import evaluate
-from esam_rt.evaluation.evaluate import prepare
-from esam_rt.evaluation.plan import EvalOptions
+from esam_rt.evaluation import EvalOptions, prepare, run_evaluation
+from esam_rt.evaluation.reports import plots
 from esam_rt.evaluation.reports.eval_report import _true_labels
 from tests.support.fake_segmenter import FakeSegmenter
 
@@ -191,8 +192,8 @@ def test_two_evaluations_at_once_do_not_share_a_folder(
         others.append(call(*arguments, "--limit", "1", "--overwrite"))
         return right(*scored)
 
-    right = evaluate.score
-    monkeypatch.setattr(evaluate, "score", score)
+    right = run_evaluation.score
+    monkeypatch.setattr(run_evaluation, "score", score)
     assert call(*arguments).exit_code == 0
     assert_one_error_line(others[0], 2, "another run is writing there")
     assert len(scores(data / "out")["photos"]) == 4
@@ -245,7 +246,7 @@ def test_results_are_not_overwritten_before_they_are_read(
 
 def test_resume_and_overwrite_exclude_each_other(data: Path, segmenters: list[dict[str, Any]]) -> None:
     arguments = ("--images", data / "images", "--gt", data / "truth.json", "--out", data / "a")
-    assert_one_error_line(call(*arguments, "--resume", "--overwrite"), 2, "give one of them")
+    assert_one_error_line(call(*arguments, "--resume", "--overwrite"), 2, "Give one of them")
 
 
 def test_intervals_depend_on_the_seed_alone(data: Path, segmenters: list[dict[str, Any]]) -> None:
@@ -360,9 +361,34 @@ def test_names_are_escaped(data: Path, segmenters: list[dict[str, Any]]) -> None
     result = call("--images", data / "images", "--gt", data / "truth.json", "--out", data / "out")
     assert result.exit_code == 0, result.output
     report = (data / "out" / "report.html").read_text()
-    assert "set_0/&lt;b&gt;&quot;&amp;{{rows}}.jpg" in report
+    assert "set_0/&lt;b&gt;&#34;&amp;{{rows}}.jpg" in report
     assert "<b>&" not in report.replace("<b>&ndash;", "")
     assert '/<b>"' not in report
+
+
+def test_paths_are_escaped_wherever_the_report_shows_them(data: Path) -> None:
+    name = "<script>{{ 7 * 7 }}&{% if.json"
+    (data / name).write_text("[]")
+    result = call("--gt", data / "truth.json", "--predictions", data / name, "--out", data / "out")
+    assert result.exit_code == 0, result.output
+    report = (data / "out" / "report.html").read_text()
+    assert report.count("&lt;script&gt;{{ 7 * 7 }}&amp;{% if.json") == 2  # in the head, and in the record
+    assert report.count("<script>") == 1  # the page's own
+
+
+def test_plots_escape_names() -> None:
+    name = '<b>"&{{ 1 }}'
+    for svg in (
+        plots.scatter([(0.5, 0.5, name)], (0.5, 0.5)),
+        plots.curves([(name, np.ones(2), "c0")], np.array([0.0, 1.0])),
+    ):
+        assert str(svg).count("&lt;b&gt;&#34;&amp;{{ 1 }}") == 1
+        assert name in "".join(ElementTree.fromstring(svg).itertext())
+
+
+def test_public_names_are_imported_when_used() -> None:
+    assert all(callable(getattr(evaluation, name)) for name in evaluation.__all__)
+    assert not hasattr(evaluation, "RegionScores")
 
 
 # --- BSDS500 ---
@@ -409,7 +435,7 @@ def test_bsds(bsds: Path, prefix: str, segmenters: list[dict[str, Any]]) -> None
 def test_label_maps_cannot_have_ap(data: Path) -> None:
     Image.fromarray(HALVES.astype(np.uint16)).save(data / "0.png")
     result = call("--gt", data / "truth.json", "--predictions", data, "--partial", "--out", data / "out")
-    assert_one_error_line(result, 1, "label maps have no scores, which AP needs")
+    assert_one_error_line(result, 1, "AP needs scores, but label maps have none")
 
 
 # --- mistakes ---
@@ -427,7 +453,7 @@ def larger(data: Path) -> None:
     ("spoil", "words"),
     [
         (gone, ("images: has 3 of 4 photos", "set_0/2.jpg", "--partial")),
-        (larger, ("2.jpg: is 60 x 40 pixels, in ", "truth.json 30 x 20", "images_lr/")),
+        (larger, ("2.jpg: is 60 x 40 pixels; expected 30 x 20, as in ", "truth.json", "images_lr/")),
     ],
 )
 def test_photos_that_do_not_fit(
@@ -466,9 +492,9 @@ def test_a_photo_turned_by_exif_has_its_upright_size(data: Path, segmenters: lis
 
 def test_options_that_do_not_go_together(data: Path) -> None:
     gt = ("--gt", data / "truth.json", "--out", data / "out")
-    assert_one_error_line(call(*gt), 2, "Give --images", "--predictions")
+    assert_one_error_line(call(*gt), 2, "No photos and no results. Give --images", "--predictions")
     result = call(*gt, "--predictions", data, "--resume")
-    assert_one_error_line(result, 2, "--resume goes on with segmenting")
+    assert_one_error_line(result, 2, "--resume continues segmenting")
     assert_one_error_line(call("--gt", f"bsds:{data / 'x'}", "--out", data / "out"), 2, "is no folder")
     result = call("--gt", data / "nothing.json", "--images", data, "--out", data / "out")
     assert_one_error_line(result, 1, "nothing.json: cannot be read")

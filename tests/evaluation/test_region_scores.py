@@ -14,13 +14,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from skimage.morphology import thin
 
-from esam_rt.evaluation import (
+from esam_rt.evaluation.metrics.boundaries import boundary, match_boundaries
+from esam_rt.evaluation.metrics.region_scores import (
     RegionScores,
-    boundary,
     compare,
     contingency,
     covering,
-    match_boundaries,
     rand_index,
     variation_of_information,
 )

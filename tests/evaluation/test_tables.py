@@ -19,9 +19,9 @@ from typer.testing import CliRunner, Result
 from esam_rt.cli import app
 from esam_rt.errors import EngineError, SettingsError
 from esam_rt.evaluation.metrics.bootstrap import Estimate
-from esam_rt.evaluation.paper_tables import tables
-from esam_rt.evaluation.paper_tables.table_rows import MODULES, TABLES, rows_of
-from esam_rt.evaluation.reports.interval_plot import forest
+from esam_rt.evaluation.paper_tables import table_scores
+from esam_rt.evaluation.paper_tables.table_rows import MODULES, TABLES, build_rows
+from esam_rt.evaluation.reports.interval_plot import interval_plot
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
 from esam_rt.settings import Settings
@@ -96,7 +96,7 @@ def test_table_2(data: Path, scene: list[Sam]) -> None:
     assert "E-SAM" in result.stdout
     assert "2 photos. Look at" in result.stdout
     markdown = (data / "out/table.md").read_text().splitlines()
-    assert markdown[0].startswith("| row | AP | 95 % interval | on SAM | its 95 % interval | AP50 | AP75 | entities |")
+    assert markdown[0].startswith("| row | AP | 95 % interval | vs SAM | gain interval | AP50 | AP75 | entities |")
     assert "| SAM^O | 100.00 | 100.00 to 100.00 |" in markdown[3]
     assert {line.count("|") for line in markdown} == {9}, "the paper has no figures for this model"
     drawn = ElementTree.parse(data / "out/table.svg")
@@ -151,8 +151,8 @@ def test_two_tables_at_once_do_not_share_a_folder(
             other.append(call(*arguments(data, "--row", "b:emr.delta=0.2", "--overwrite")))
         return right(*scored)
 
-    right = tables.score
-    monkeypatch.setattr(tables, "score", score)
+    right = table_scores.score
+    monkeypatch.setattr(table_scores, "score", score)
     assert call(*arguments(data, "--row", "a:emr.delta=0.1")).exit_code == 0
     assert other[0].exit_code == 2
     assert "another run is writing there" in other[0].stderr and other[0].stderr.count("\n") == 1
@@ -162,12 +162,12 @@ def test_two_tables_at_once_do_not_share_a_folder(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda line: line + line, "line 2 has photo 0 again"),
+        (lambda line: line + line, "line 2 repeats photo 0"),
         (lambda line: line.replace('"a"', '"b"'), "line 1 has the rows 'b'"),
         (lambda line: line.replace('"found": {', '"found": {"b": [], '), "line 1 has the rows 'a', 'b'"),
-        (lambda line: line.replace("image_id", "image"), "line 1 is none of esam-rt"),
-        (lambda line: line.replace("{", "["), "line 1 is none of esam-rt"),
-        (lambda line: "3\n", "line 1 is none of esam-rt"),
+        (lambda line: line.replace("image_id", "image"), "line 1 was not written by esam-rt"),
+        (lambda line: line.replace("{", "["), "line 1 was not written by esam-rt"),
+        (lambda line: "3\n", "line 1 was not written by esam-rt"),
     ],
 )
 def test_a_journal_that_no_table_of_these_rows_wrote_is_refused(
@@ -209,7 +209,7 @@ def test_all_tables_and_the_seconds_beside_the_papers(data: Path, scene: list[Sa
     result = call(*arguments(data, "--table", "all", "--model", "vit_h"))
     assert result.exit_code == 0, result.output
     table = record(data)
-    assert len(table["results"]) == sum(len(rows_of(number, [])) for number in "1234")
+    assert len(table["results"]) == sum(len(build_rows(number, [])) for number in "1234")
     assert table["results"]["1: E-SAM"]["paper"] == {"AP": 50.2, "AP50": 66.8, "AP75": 49.9}
     assert table["results"]["2: E-SAM"]["paper"] == {"AP": 48.9}
     assert table["results"]["2: E-SAM"]["metrics"] == table["results"]["1: E-SAM"]["metrics"]
@@ -235,12 +235,12 @@ def test_rows_of_a_sweep_are_compared_with_its_first(data: Path, scene: list[Sam
     assert result.exit_code == 0, result.output
     results = record(data)["results"]
     value = {name: r["metrics"]["AP"]["value"] for name, r in results.items()}
-    for row in (rows := rows_of("4", [])):
+    for row in (rows := build_rows("4", [])):
         first = next(r for r in rows if r.group == row.group)
         assert results[row.name]["gain"]["value"] == pytest.approx(value[row.name] - value[first.name]), row.name
     assert results["no filter"]["gain"] == {"value": 0, "low": 0, "high": 0}
     lines = (data / "out/table.md").read_text().splitlines()
-    assert "| 95 % interval | gain | its 95 % interval |" in lines[0]
+    assert "| 95 % interval | gain | gain interval |" in lines[0]
     assert {line.split(" | ")[0]: line.split(" | ")[3] == "" for line in lines[2:]}["| θ_O 0.7"]
 
 
@@ -266,7 +266,7 @@ def test_regions(data: Path, scene: list[Sam]) -> None:
     results = record(data)["results"]
     covering = {name: row["metrics"]["covering"]["value"] for name, row in results.items()}
     assert covering["E-SAM, SLIC"] > 0.8 > 0.5 > covering["SLIC alone"]
-    assert (data / "out/table.md").read_text().startswith("| row | covering | 95 % interval | on E-SAM, Felzenszwalb |")
+    assert (data / "out/table.md").read_text().startswith("| row | covering | 95 % interval | vs E-SAM, Felzenszwalb |")
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ def test_regions(data: Path, scene: list[Sam]) -> None:
     [
         (["--table", "6"], "Unknown table '6'"),
         (["--row", "a:emr.delta"], "expected NAME:SETTING=VALUE"),
-        (["--row", ":emr.delta=1"], "names no row"),
-        (["--row", "a:emr.delta=1", "--row", "a:emr.tau=1"], "names no row, or a second one"),
+        (["--row", ":emr.delta=1"], "is empty or names two rows"),
+        (["--row", "a:emr.delta=1", "--row", "a:emr.tau=1"], "is empty or names two rows"),
         (["--row", "a:emr.dleta=1"], "Unknown setting 'emr.dleta'"),
         (["--row", "a:method=sam"], "Unknown method 'sam'"),
         (["--table", "2", "--predictions", "x.json"], "--table and --row segment by themselves"),
@@ -300,17 +300,17 @@ def test_every_row_of_the_paper_is_a_setting_that_exists() -> None:
     best = {row.group: row.name for row in TABLES["4"] if max(row.paper.get("vit_l", (0,))) in (20.3, 35.0, 43.6)}
     assert set(best) == {"θ_O", "γ_O", "δ", "τ", "ρ", "prompts"}
     assert best["prompts"] == "prompts 32/64"
-    with pytest.raises(SettingsError, match="names no row"):
-        rows_of("2", ["SAM:emr.tau=0"])
+    with pytest.raises(SettingsError, match="is empty or names two rows"):
+        build_rows("2", ["SAM:emr.tau=0"])
 
 
-def test_forest_of_odd_scores() -> None:
+def test_interval_plot_of_odd_scores() -> None:
     rows = [
         ("none <&>", "", Estimate(None, None, None)),
         ("lone", "g", Estimate(0.5, None, None)),
         ("same", "g", Estimate(0.5, 0.5, 0.5)),
     ]
-    drawn = ElementTree.fromstring(forest("a & b", "AP", rows))
+    drawn = ElementTree.fromstring(interval_plot("a & b", "AP", rows))
     assert drawn.findtext(".//{*}text") == "a & b"
     assert len(drawn.findall(".//{*}circle")) == 2
-    assert ElementTree.fromstring(forest("empty", "AP", [])) is not None
+    assert ElementTree.fromstring(interval_plot("empty", "AP", [])) is not None

@@ -18,9 +18,13 @@ from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
 from esam_rt.errors import InputError
-from esam_rt.evaluation import MaskTruth, RegionTruth, TruePhoto, label_map, read_predictions, read_truth
+from esam_rt.evaluation import read_truth
 from esam_rt.evaluation.photo_names import Names
-from esam_rt.evaluation.truth.rle import dense_mask, read_mask, runs_of
+from esam_rt.evaluation.predictions import label_map, read_predictions
+from esam_rt.evaluation.truth.bsds_truth import RegionTruth
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
+from esam_rt.evaluation.truth.rle import dense_mask, read_mask, run_lengths
+from esam_rt.evaluation.truth.true_photo import TruePhoto
 
 H, W = 12, 16
 MASK = np.zeros((H, W), bool)
@@ -56,7 +60,7 @@ PHOTOS = [TruePhoto(10, "a.jpg", W, H), TruePhoto(11, "b.jpg", W, H)]
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_runs_are_those_of_pycocotools(height: int, width: int, density: float, seed: int) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density
-    runs = runs_of(rle(mask)["counts"].encode())
+    runs = run_lengths(rle(mask)["counts"].encode())
     assert runs.sum() == height * width
     assert runs[1::2].sum() == mask.sum()
     assert np.array_equal(dense_mask(rle(mask)), mask)
@@ -79,11 +83,11 @@ def compressed(*runs: int) -> str:
 
 def test_runs_may_not_be_negative() -> None:
     runs = (3, 40, 5, H * W - 48)
-    assert runs_of(compressed(*runs).encode()).tolist() == [*runs]
-    assert compressed(*runs_of(rle(MASK)["counts"].encode()).tolist()) == rle(MASK)["counts"]
+    assert run_lengths(compressed(*runs).encode()).tolist() == [*runs]
+    assert compressed(*run_lengths(rle(MASK)["counts"].encode()).tolist()) == rle(MASK)["counts"]
     for wrong in ((3, -40, 5, H * W + 32), (-1, H * W + 1), (H * W, 1, -1)):
         assert sum(wrong) == H * W
-        assert runs_of(compressed(*wrong).encode()).tolist() == [*wrong]
+        assert run_lengths(compressed(*wrong).encode()).tolist() == [*wrong]
         with pytest.raises(InputError, match="string does not fill"):
             read_mask({"size": [H, W], "counts": compressed(*wrong)}, H, W, "here")
 
@@ -127,7 +131,7 @@ def test_any_string_is_read_as_a_whole_mask_or_refused(counts: bytes | str) -> N
         ({"size": [H], "counts": "1"}, "expected RLE with size and counts"),
         (
             {"size": [W, H], "counts": rle(MASK.T)["counts"]},
-            "the mask is 12 x 16 pixels, the photo of the ground truth",
+            "the mask is 12 x 16 pixels; expected 16 x 12, as the photo of the ground truth",
         ),
         ({"size": [H, W], "counts": [H * W + 1]}, "runs of the RLE do not fill 16 x 12"),
         ({"size": [H, W], "counts": [5, -5, H * W]}, "runs of the RLE do not fill 16 x 12"),
@@ -215,10 +219,10 @@ def change(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (lambda d: d["images"][0].update(id="10"), "expected id, file_name, width and height"),
         (lambda d: d["images"][0].update(height=0), "expected id, file_name, width and height"),
         (lambda d: d["images"][1].update(id=10), "two images have the id 10"),
-        (change(image_id=99), "annotation 1 is of image 99; expected one of its 2 images"),
-        (lambda d: d["annotations"].append("x"), "annotation 2 is of image None"),
-        (lambda d: d.update(annotations=[5]), "annotation 1 is of image None"),
-        (change(image_id=[1]), "annotation 1 is of image [1]"),
+        (change(image_id=99), "annotation 1 has image_id 99; expected one of the file's 2 images"),
+        (lambda d: d["annotations"].append("x"), "annotation 2 has image_id None"),
+        (lambda d: d.update(annotations=[5]), "annotation 1 has image_id None"),
+        (change(image_id=[1]), "annotation 1 has image_id [1]"),
         (change(segmentation=rle(np.ones((3, 5), bool))), "annotation 0 of a.jpg: the mask is 5 x 3 pixels"),
         (change(iscrowd=2), "iscrowd is 2; expected 0 or 1"),
     ],
@@ -288,8 +292,8 @@ def test_coco_panoptic(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda a: a["segments_info"].pop(), "segment 70000, which the PNG has and"),
-        (lambda a: a["segments_info"].append({"id": 4}), "segment 4, which"),
+        (lambda a: a["segments_info"].pop(), "segment 70000 is not listed in"),
+        (lambda a: a["segments_info"].append({"id": 4}), "segment 4 is listed in"),
         (lambda a: a.update(file_name="b.png"), "b.png: cannot be read as PNG"),
         (lambda a: a.update(segments_info=3), "annotation 1: segments_info is 3"),
         (lambda a: a["segments_info"].append({}), "annotation 1: segments_info is"),
@@ -421,7 +425,7 @@ def test_folder_of_label_maps(tmp_path: Path) -> None:
     assert list(found.photos) == PHOTOS[1:]
     assert np.array_equal(found.labels(PHOTOS[1]), np.where(MASK, 1, 2 * OTHER))
     Image.fromarray(labels[:5].astype(np.uint16)).save(tmp_path / "b.png")
-    with pytest.raises(InputError, match=r"b\.png: is 16 x 5 pixels, the photo of the ground truth 16 x 12"):
+    with pytest.raises(InputError, match=r"b\.png: is 16 x 5 pixels; expected 16 x 12, as in the ground truth"):
         read_predictions(tmp_path, PHOTOS)
 
 
@@ -430,24 +434,33 @@ def test_folder_of_label_maps(tmp_path: Path) -> None:
     [
         (
             [result(), result(image_id=12)],
-            "result 2 is of image 12; expected an id of the ground truth, such as 10, 11",
+            "result 2 has image_id 12; expected an id of the ground truth, such as 10, 11",
         ),
-        ([3], "result 1 is of image None"),
-        ([result(image_id=[10])], "result 1 is of image [10]"),
+        ([3], "result 1 has image_id None"),
+        ([result(image_id=[10])], "result 1 has image_id [10]"),
         ({"images": [{"id": [1], "file_name": "a.jpg"}], "annotations": []}, "expected id and file_name"),
-        ({"images": [], "annotations": [result(image_id={})]}, "annotation 1 is of image {}"),
+        ({"images": [], "annotations": [result(image_id={})]}, "annotation 1 has image_id {}"),
         ([result(score="high")], "result 1: score is 'high'; expected a number"),
         ([result(score=float("nan"))], "result 1: score is nan"),
-        ([{"image_id": 10, "score": 1, "bbox": [0, 0, 1, 1]}], "expected a segmentation, boxes are not enough"),
+        (
+            [{"image_id": 10, "score": 1, "bbox": [0, 0, 1, 1]}],
+            "expected a segmentation. Give masks: boxes are not enough",
+        ),
         ([result(segmentation=rle(MASK.T))], "result 1: the mask is 12 x 16 pixels"),
         ({"a": 1}, "holds an object with a; expected COCO results"),
-        ({"images": [], "annotations": [result()]}, "annotation 1 is of image 10; expected one of its 0 images"),
+        (
+            {"images": [], "annotations": [result()]},
+            "annotation 1 has image_id 10; expected one of the file's 0 images",
+        ),
         ({"images": [3], "annotations": []}, "an image is 3; expected id and file_name"),
         (
             {"images": [{"id": 1, "file_name": "c.jpg"}], "annotations": []},
-            "is of c.jpg, the ground truth of a.jpg, b.jpg",
+            "has results for c.jpg; expected photos of the ground truth, such as a.jpg, b.jpg",
         ),
-        ({"images": [], "annotations": []}, "is of no photo, the ground truth of a.jpg"),
+        (
+            {"images": [], "annotations": []},
+            "has results for no photo; expected photos of the ground truth, such as a.jpg",
+        ),
     ],
 )
 def test_what_is_no_prediction(tmp_path: Path, data: object, words: str) -> None:
@@ -462,7 +475,9 @@ def test_folders_without_results(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no results; expected COCO results, entities\.json"):
         read_predictions(tmp_path, PHOTOS)
     Image.fromarray(np.zeros((H, W), np.uint8)).save(tmp_path / "c.png")
-    with pytest.raises(InputError, match=r"is of c\.png, the ground truth of a\.jpg, b\.jpg"):
+    with pytest.raises(
+        InputError, match=r"has results for c\.png; expected photos of the ground truth, such as a\.jpg, b\.jpg"
+    ):
         read_predictions(tmp_path, PHOTOS)
 
 

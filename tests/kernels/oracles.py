@@ -235,6 +235,13 @@ def dense_top_k(similarity: NDArray[np.floating], k: int) -> list[list[int]]:
     return [[j for j in row if j != i][:k] for i, row in enumerate(by_value)]
 
 
+def cosine_similarity(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [K, K] in -1 to 1 of features float32 [K, C]; a vector of zeros has similarity 0 with all others."""
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = (features / np.where(length > 0, length, 1)).astype(np.float32)
+    return np.asarray(unit @ unit.T)
+
+
 def dense_touching_pairs(labels: NDArray[np.integer]) -> list[list[int]]:
     """By growing each mask by one cell."""
     h, w = labels.shape

@@ -63,13 +63,13 @@ def test_a_kernel_that_makes_arrays_is_read(load: Load, tmp_path: Path) -> None:
 
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
-    "cut in the seal": lambda content: content[:10],
-    "the seal alone": lambda content: content[:32],
+    "cut in the checksum": lambda content: content[:10],
+    "the checksum alone": lambda content: content[:32],
     "cut in half": lambda content: content[: len(content) // 2],
     "cut by one byte": lambda content: content[:-1],
     "one byte more": lambda content: content + b"\0",
     "one bit of the code": lambda content: content[:900] + bytes([content[900] ^ 4]) + content[901:],
-    "one bit of the seal": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "one bit of the checksum": lambda content: bytes([content[0] ^ 1]) + content[1:],
     "zeros": lambda content: bytes(len(content)),
     "a pickle of something else": lambda content: b"\x80\x04]\x94.",
 }

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from esam_rt.kernels.iou import best_iou, block_counts, most_shared, overlap
+from esam_rt.kernels.iou import best_iou, block_counts, overlap, overlap_bound
 from tests.kernels.oracles import (
     WIDTHS,
     adversarial_masks,
@@ -94,7 +94,7 @@ def test_block_counts_and_what_they_bound(width: int, height: int) -> None:
     np.testing.assert_array_equal(counts, dense_block_counts(masks[index]))
     shared = dense_intersections(masks[index], masks[index])
     for i in range(30):
-        assert most_shared(counts, i, i) == shared[i, i]
+        assert overlap_bound(counts, i, i) == shared[i, i]
         for j in range(30):
-            assert shared[i, j] <= most_shared(counts, i, j) <= min(shared[i, i], shared[j, j])
+            assert shared[i, j] <= overlap_bound(counts, i, j) <= min(shared[i, i], shared[j, j])
     assert block_counts(bits, box, index[:0]).shape == (0, counts.shape[1])

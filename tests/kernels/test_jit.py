@@ -116,7 +116,7 @@ def test_a_numba_that_may_not_compile_is_an_error_of_the_user(tmp_path: Path, mo
     monkeypatch.setattr(code_cache.CONFIG, "DISABLE_JIT", 1)
     mine = load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
     for _ in range(2):
-        with pytest.raises(SettingsError, match=r"NUMBA_DISABLE_JIT is set.*unset it"):
+        with pytest.raises(SettingsError, match=r"NUMBA_DISABLE_JIT is set.*Unset it"):
             mine.half(10)
     monkeypatch.setattr(code_cache.CONFIG, "DISABLE_JIT", 0)
     assert mine.half_and_one(10) == 6

@@ -1,23 +1,25 @@
 import numpy as np
 import pytest
 
-from esam_rt.kernels.similarity import BLOCK, cosine_similarity, most_similar, pair_similarity, top_k, touching_pairs
-from tests.kernels.oracles import dense_pair_similarity, dense_top_k, dense_touching_pairs
+from esam_rt.kernels.similarity import BLOCK, most_similar, pair_similarity, top_k, touching_pairs
+from tests.kernels.oracles import cosine_similarity, dense_pair_similarity, dense_top_k, dense_touching_pairs
 
 
-def test_cosine_similarity() -> None:
+def test_similarity_is_the_cosine_and_zero_for_zeros() -> None:
     features = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
     features[3] = 0
     features[5] = 1e-6 * features[4]
     features[6] = -features[4]
+    exact = cosine_similarity(features).astype(np.float64)
+    np.fill_diagonal(exact, -np.inf)
+    for i, others in enumerate(most_similar(features, 39)):
+        np.testing.assert_allclose(exact[i, others], np.sort(exact[i])[:0:-1], atol=2e-6)
     similarity = cosine_similarity(features)
-    assert similarity.dtype == np.float32
     for i in range(40):
         for j in range(40):
             a, b = features[i].astype(np.float64), features[j].astype(np.float64)
             expected = 0 if 3 in (i, j) else a @ b / np.sqrt((a @ a) * (b @ b))
             assert similarity[i, j] == pytest.approx(expected, abs=2e-6)
-    assert cosine_similarity(features[:0]).shape == (0, 0)
 
 
 @pytest.mark.parametrize("k", [0, 1, 5, 29, 100])

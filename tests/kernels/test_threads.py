@@ -16,10 +16,10 @@ from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.set_cover import greedy_cover
-from esam_rt.kernels.similarity import cosine_similarity, pair_similarity, top_k, touching_pairs
+from esam_rt.kernels.similarity import pair_similarity, top_k, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.kernels.upsample import paint
-from tests.kernels.oracles import packed, rectangles
+from tests.kernels.oracles import cosine_similarity, packed, rectangles
 
 
 def everything(seed: int) -> list[NDArray[Any]]:

@@ -33,7 +33,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module with three kernels in place of all; the folder of its cache."""
     module = load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
     monkeypatch.setattr(warmup, "KERNELS", [module.half, module.half_and_one, module.doubled])
-    monkeypatch.setattr(warmup, "ALL", ("mine",))
+    monkeypatch.setattr(warmup, "ALL_MODULES", ("mine",))
     return tmp_path / "cache"
 
 
@@ -48,7 +48,7 @@ def is_kernel(function: ast.FunctionDef) -> bool:
 def test_every_kernel_of_the_package_is_compiled_ahead_itself_or_within_one_that_is() -> None:
     sources = [path for path in (ROOT / "esam_rt").rglob("*.py") if path.name != "jit.py"]
     written = {function.name for path in sources for function in functions(path) if is_kernel(function)}
-    entries = warmup.entry_kernels(warmup.ALL)
+    entries = warmup.entry_kernels(warmup.ALL_MODULES)
     ahead = set(entries)
     while inner := {callee for kernel in ahead for callee in kernel.callees} - ahead:
         ahead |= inner
@@ -81,8 +81,8 @@ def test_a_kernel_uses_nothing_of_a_file_that_the_cache_does_not_look_at() -> No
 
 
 def test_what_a_photo_needs_is_part_of_all() -> None:
-    of_a_photo = warmup.entry_kernels(warmup.OF_A_PHOTO)
-    assert set(of_a_photo) < set(warmup.entry_kernels(warmup.ALL)) < set(KERNELS)
+    photo_kernels = warmup.entry_kernels(warmup.PHOTO_MODULES)
+    assert set(photo_kernels) < set(warmup.entry_kernels(warmup.ALL_MODULES)) < set(KERNELS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -96,19 +96,19 @@ def test_what_a_method_needs_is_what_it_calls(method: str, monkeypatch: pytest.M
     monkeypatch.setattr(Kernel, "__call__", call)
     with EntitySegmenter("tiny", settings=Settings.preset("fast"), method=method) as segment:
         segment(data.astronaut())
-    assert {kernel.__module__ for kernel in called} == set(warmup.OF_METHOD[method])
-    assert called <= set(warmup.entry_kernels(warmup.OF_METHOD[method]))
+    assert {kernel.__module__ for kernel in called} == set(warmup.METHOD_MODULES[method])
+    assert called <= set(warmup.entry_kernels(warmup.METHOD_MODULES[method]))
 
 
 def test_run_compiles_beside_loading_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
-    monkeypatch.setattr(warmup, "begin", lambda modules, with_process: begun.append((modules, with_process)))
+    monkeypatch.setattr(warmup, "start_warmup", lambda modules, with_process: begun.append((modules, with_process)))
     Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "photo.png")
     said = CliRunner().invoke(app.app, ["run", str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
     assert said.exit_code == 1 and not begun
     arguments = ["run", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--method", "superpixels"]
     assert CliRunner().invoke(app.app, arguments).exit_code == 0
-    assert begun == [(warmup.OF_METHOD["superpixels"], True)]
+    assert begun == [(warmup.METHOD_MODULES["superpixels"], True)]
 
 
 def test_the_command_compiles_what_the_cache_lacks(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_numba_that_may_not_compile_is_said_in_one_line(
 
 
 def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
-    thread = warmup.begin(("mine",))
+    thread = warmup.start_warmup(("mine",))
     calls = [(kernel, kernel(10)) for kernel in reversed(warmup.KERNELS)]
     thread.join(60)
     assert not thread.is_alive()
@@ -198,7 +198,7 @@ def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
 
 def test_a_cache_of_no_use_is_said_to_the_one_who_calls(few: Path, caplog: pytest.LogCaptureFixture) -> None:
     few.write_text("a file")
-    warmup.begin(("mine",)).join(60)
+    warmup.start_warmup(("mine",)).join(60)
     assert not caplog.messages
     warmup.KERNELS[0](10)
     assert [str(few) in message for message in caplog.messages] == [True]
@@ -217,7 +217,7 @@ def test_another_process_compiles_from_the_other_end(few: Path, monkeypatch: pyt
 
     monkeypatch.setattr(warmup.subprocess, "Popen", Popen)
     for _ in range(2):
-        warmup.begin(("mine",), with_process=True).join(60)
+        warmup.start_warmup(("mine",), with_process=True).join(60)
     assert len(started) == 1  # the second time nothing lacks
     assert [kernel.cache.loaded for kernel in warmup.entry_kernels(("mine",))] == [True, True]
 
@@ -235,13 +235,13 @@ def test_without_another_process_all_is_compiled_here(few: Path, monkeypatch: py
         monkeypatch.setattr(sys, "executable", "")
     if why == "frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
-    warmup.begin(("mine",), with_process=True).join(60)
+    warmup.start_warmup(("mine",), with_process=True).join(60)
     assert [kernel.cache.saved for kernel in warmup.entry_kernels(("mine",))] == [True, True]
 
 
 def test_the_other_process_ends_where_nothing_can_be_written(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few.write_text("a file")
-    warmup.fill(("mine",), code_cache.mark)
+    warmup.fill_cache(("mine",), code_cache.temporary_prefix)
     half_and_one, doubled = warmup.entry_kernels(("mine",))
     assert doubled.cache.trouble and not half_and_one.cache.trouble
 
@@ -258,15 +258,15 @@ from esam_rt.kernels import code_cache
 code_cache.Path.replace = lambda *_: time.sleep(600)
 """
     )
-    others = code_cache.code_folder() / "0" / f".{code_cache.mark}0"
+    others = code_cache.code_folder() / "0" / f".{code_cache.temporary_prefix}0"
     others.parent.mkdir(parents=True)
     others.touch()
-    with warmup._another_process(("mine",)):
+    with warmup._second_process(("mine",)):
         deadline = time.monotonic() + 60
-        while len(halves := [p for p in few.rglob("*") if p.is_file() and p != others]) < 1:
+        while len(temporary := [p for p in few.rglob("*") if p.is_file() and p != others]) < 1:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    assert halves[0].name.startswith(".")
+    assert temporary[0].name.startswith(".")
     assert [p for p in few.rglob("*") if p.is_file()] == [others]
 
 
@@ -290,8 +290,8 @@ def test_a_program_that_ends_does_not_wait_for_all_kernels(tmp_path: Path) -> No
     code = """
 import time
 from esam_rt.kernels import warmup
-warmup.begin(with_process=True)
-print(len(warmup.entry_kernels(warmup.OF_A_PHOTO)))
+warmup.start_warmup(with_process=True)
+print(len(warmup.entry_kernels(warmup.PHOTO_MODULES)))
 time.sleep(0.2)
 """
     out, err = result(start(code, tmp_path / "cache"))
@@ -322,7 +322,7 @@ def slow(*arguments, **options):
     return dispatcher(*arguments, **options)
 Kernel._dispatcher = slow
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-warmup.begin()
+warmup.start_warmup()
 assert amid.wait(60)
 pid = os.fork()
 if pid == 0:

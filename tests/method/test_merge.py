@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from esam_rt.kernels.similarity import cosine_similarity
 from esam_rt.masks import MaskSet
 from esam_rt.method.emr import merge_entities
 from esam_rt.method.gallery import Gallery
@@ -17,7 +16,13 @@ from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Emr
 from esam_rt.stages import Stage
-from tests.kernels.oracles import dense_encompassing, dense_pair_similarity, dense_top_k, dense_touching_pairs
+from tests.kernels.oracles import (
+    cosine_similarity,
+    dense_encompassing,
+    dense_pair_similarity,
+    dense_top_k,
+    dense_touching_pairs,
+)
 
 GRID = (32, 64)
 GEOMETRY = Geometry(orig_hw=(128, 256), resized_hw=(128, 256), grid_hw=GRID)

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of matched photos, for as many weightings of the photos as wanted at once."""
+"""Average precision and recall of COCO, for many weightings of the photos at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ METRICS = (
 
 
 class AveragePrecision:
-    """The detections of all photos in the order of their scores, sorted once for all weightings."""
+    """Detections of P photos, sorted by score once for all weightings.
+
+    Args:
+        photos: Matches of each photo.
+    """
 
     def __init__(self, photos: Sequence[PhotoMatches]) -> None:
         count = len(photos)
         score = np.concatenate([p.score for p in photos]) if photos else np.zeros(0)
-        order = np.argsort(-score, kind="mergesort")  # stable, as pycocotools: of equal scores the first photo's first
+        order = np.argsort(
+            -score, kind="mergesort"
+        )  # stable, as in pycocotools: equal scores stay in the order of the photos
         self._photo = np.repeat(np.arange(count), [len(p.score) for p in photos])[order]
         rank = np.concatenate([np.arange(len(p.score)) for p in photos]) if photos else np.zeros(0, np.int64)
         self._rank = rank[order]
@@ -34,8 +40,11 @@ class AveragePrecision:
         self._positives = np.array([p.positives for p in photos], np.int64).reshape(count, len(SIZES))
 
     def metrics(self, weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """METRICS in percent, float64 [B] each, for weights int64 [B, P]: how often each photo counts. NaN where there
-        is no entity of that size to find."""
+        """Return ``METRICS`` in percent, float64 [B] each; NaN if there is no entity of that size.
+
+        Args:
+            weights: int64 [B, P], how often each photo counts in each of B sets.
+        """
         precision = {size: self.precision(weights, size) for size in SIZES}
         recall = {size: self._recall(weights, size, MAX_DETECTIONS) for size in SIZES}
         values = [
@@ -48,7 +57,12 @@ class AveragePrecision:
         return {name: 100 * v.reshape(len(weights), -1).mean(axis=1) for name, v in zip(METRICS, values, strict=True)}
 
     def precision(self, weights: NDArray[np.int64], size: str = "all") -> NDArray[np.float64]:
-        """Interpolated precision float64 [B, T, R] at IOU_THRESHOLDS and RECALLS, 100 detections a photo."""
+        """Return interpolated precision float64 [B, T, R] at ``IOU_THRESHOLDS`` and ``RECALLS``.
+
+        Args:
+            weights: int64 [B, P], how often each photo counts in each of B sets.
+            size: A name in ``SIZES``.
+        """
         s = SIZES.index(size)
         positives = weights @ self._positives[:, s]
         out = np.zeros((len(weights), len(IOU_THRESHOLDS), len(RECALLS)))
@@ -57,7 +71,7 @@ class AveragePrecision:
         return out
 
     def _recall(self, weights: NDArray[np.int64], size: str, limit: int) -> NDArray[np.float64]:
-        """Recall float64 [B, T] of at most `limit` detections a photo."""
+        """Recall float64 [B, T] with at most ``limit`` detections per photo."""
         s = SIZES.index(size)
         right = (self._verdict[s] == RIGHT) & (self._rank < limit)
         by_photo = np.stack([np.bincount(self._photo[row], minlength=len(self._positives)) for row in right], axis=1)
@@ -67,6 +81,10 @@ class AveragePrecision:
 
 
 def average_precision(photos: Sequence[PhotoMatches]) -> dict[str, float]:
-    """METRICS in percent, NaN where there is nothing to find."""
+    """Return ``METRICS`` in percent over all photos; NaN if there is no entity of that size.
+
+    Args:
+        photos: Matches of each photo.
+    """
     values = AveragePrecision(photos).metrics(np.ones((1, len(photos)), np.int64))
     return {name: float(value[0]) for name, value in values.items()}

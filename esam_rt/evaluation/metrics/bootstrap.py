@@ -1,8 +1,7 @@
-"""How far a score would swing with other photos: confidence intervals by the bootstrap.
+"""Confidence intervals by the bootstrap: how far a score may change with other photos.
 
-A resample draws as many photos as there are, with replacement; the score is computed anew for each. The interval is
-that between percentiles of these scores. Seeded: equal numbers of photos draw the same, so that the difference of two
-runs over the same photos can be resampled in pairs.
+A resample of P photos draws P photos with replacement. The score is computed for each resample. The interval lies
+between percentiles of these scores. A seed fixes the draws, so two runs over the same photos are resampled in pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +18,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score over all photos and its confidence interval; None where it is undefined."""
+    """A score and its confidence interval.
+
+    Attributes:
+        value: Score over all photos; None if it is undefined.
+        low: Lower end of the interval; None if there is no interval.
+        high: Upper end of the interval; None if there is no interval.
+    """
 
     value: float | None
     low: float | None
@@ -27,35 +32,59 @@ class Estimate:
 
 
 class Scores(Protocol):
-    """Scores of a set of photos, for any weights of them."""
+    """Scores of P photos for any weights of the photos."""
 
     def metrics(self, weights: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
-        """float64 [B] a metric, for weights int64 [B, P]."""
+        """Return float64 [B] for each metric.
+
+        Args:
+            weights: int64 [B, P], how often each photo counts in each of B sets.
+        """
         ...
 
 
 def resamples(photos: int, number: int, seed: int) -> NDArray[np.int64]:
-    """How often each photo is drawn in each resample: int64 [number, photos], each row sums to `photos`."""
+    """Draw resamples.
+
+    Args:
+        photos: Number of photos.
+        number: Number of resamples.
+        seed: Seed of the generator.
+
+    Returns:
+        How often each resample draws each photo: int64 [number, photos]; each row sums to ``photos``.
+    """
     if photos == 0:
         return np.zeros((number, 0), np.int64)
     return np.random.default_rng(seed).multinomial(photos, np.full(photos, 1 / photos), size=number)
 
 
 def estimates(scores: Scores, weights: NDArray[np.int64]) -> dict[str, Estimate]:
-    """Each metric over all photos, with the interval over the resamples `weights` [B, P]."""
+    """Return each metric over all photos with its interval.
+
+    Args:
+        scores: Scores of P photos.
+        weights: Resamples int64 [B, P].
+    """
     everything, sampled = scores.metrics(np.ones((1, weights.shape[1]), np.int64)), scores.metrics(weights)
     return {name: _estimate(value, sampled[name]) for name, value in everything.items()}
 
 
-def differences(ours: Scores, theirs: Scores, weights: NDArray[np.int64]) -> dict[str, Estimate]:
-    """`ours` minus `theirs` over the same photos; each resample takes both."""
+def differences(candidate: Scores, baseline: Scores, weights: NDArray[np.int64]) -> dict[str, Estimate]:
+    """Return ``candidate`` minus ``baseline`` for each metric, with its interval. Each resample scores both.
+
+    Args:
+        candidate: Scores of P photos.
+        baseline: Scores of the same photos.
+        weights: Resamples int64 [B, P].
+    """
     ones = np.ones((1, weights.shape[1]), np.int64)
-    a, b, sampled_a, sampled_b = (s.metrics(w) for w in (ones, weights) for s in (ours, theirs))
+    a, b, sampled_a, sampled_b = (s.metrics(w) for w in (ones, weights) for s in (candidate, baseline))
     return {name: _estimate(a[name] - b[name], sampled_a[name] - sampled_b[name]) for name in a}
 
 
 def _estimate(value: NDArray[np.float64], sampled: NDArray[np.float64]) -> Estimate:
-    """Resamples in which the score is undefined (no large entity among the photos, say) are left out."""
+    """Interval over the resamples with a defined score. AP_large, for one, is undefined without large entities."""
     defined = sampled[np.isfinite(sampled)]
     if not np.isfinite(value[0]):
         return Estimate(None, None, None)

@@ -1,4 +1,4 @@
-"""Boundaries of segmentations, and which of their pixels correspond."""
+"""Boundaries of segmentations, and the matching of their pixels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from scipy.sparse.csgraph import maximum_flow
 from skimage.morphology import thin
 
 _thin: Callable[..., Any] = thin
-TOLERANCE = 0.0075  # of the photo's diagonal, as in the BSDS500 benchmark
+TOLERANCE = 0.0075  # share of the photo's diagonal, as in the BSDS500 benchmark
 
 
 def boundary(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """bool [H, W], lines one pixel wide, 8-connected: pixels that differ from their right, lower or lower right
-    neighbor, thinned."""
+    """Return boundary pixels: those that differ from their right, lower or lower right neighbor, thinned.
+
+    Args:
+        labels: Label map [H, W].
+
+    Returns:
+        bool [H, W], 8-connected lines one pixel wide.
+    """
     padded = np.pad(labels, ((0, 1), (0, 1)), "edge")
     differs = np.zeros(labels.shape, bool)
     for neighbor in (padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]):
@@ -29,11 +35,18 @@ def boundary(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 def match_boundaries(
     a: NDArray[np.bool_], b: NDArray[np.bool_], max_distance_px: float | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The pixels of the boundaries `a` and `b` [H, W] that have a partner in the other, bool [H, W] each.
+    """Pair as many pixels of two boundaries as possible. Each pixel has at most one partner.
 
-    Partners are at most `max_distance_px` apart (by default TOLERANCE of the diagonal) and each pixel has one at most.
-    The matching is exact: no other has more pairs. BSDS500's also seeks the least sum of distances among those, which
-    changes which pixels are matched, not how many.
+    The matching is exact: no other matching has more pairs. The matching of BSDS500 also minimizes the sum of
+    distances. This changes the choice of pixels, not their number.
+
+    Args:
+        a: Boundary bool [H, W].
+        b: Boundary bool [H, W].
+        max_distance_px: Largest distance of partners in pixels; by default ``TOLERANCE`` of the diagonal.
+
+    Returns:
+        Pixels of ``a`` and pixels of ``b`` that have a partner, bool [H, W] each.
     """
     height, width = a.shape
     reach = TOLERANCE * math.hypot(height, width) if max_distance_px is None else max_distance_px
@@ -51,18 +64,20 @@ def match_boundaries(
                 near = np.flatnonzero(partner >= 0)
                 rows.append(near)
                 columns.append(partner[near])
-    of_a, of_b = _most_pairs(np.concatenate(rows), np.concatenate(columns), len(pixels_a), len(pixels_b))
+    pair_a, pair_b = _most_pairs(np.concatenate(rows), np.concatenate(columns), len(pixels_a), len(pixels_b))
     matched_a, matched_b = np.zeros(a.shape, bool), np.zeros(a.shape, bool)
-    matched_a.flat[pixels_a[of_a]] = True
-    matched_b.flat[pixels_b[of_b]] = True
+    matched_a.flat[pixels_a[pair_a]] = True
+    matched_b.flat[pixels_b[pair_b]] = True
     return matched_a, matched_b
 
 
 def _most_pairs(
     row: NDArray[np.int64], column: NDArray[np.int64], count_a: int, count_b: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """A largest matching among the edges (row, column), as the largest flow from a source through `a` and `b` to a
-    sink. SciPy's matching proper took 0.1 to 30 s for a pair of BSDS500's maps, its flow 0.01 s."""
+    """Largest matching among the edges (row, column), found as the largest flow from a source to a sink.
+
+    For one pair of BSDS500's maps, SciPy's bipartite matching took 0.1 to 30 s, its flow 0.01 s.
+    """
     source, sink = count_a + count_b, count_a + count_b + 1
     tails = np.concatenate([row, np.full(count_a, source), count_a + np.arange(count_b)]).astype(np.int32)
     heads = np.concatenate([count_a + column, np.arange(count_a), np.full(count_b, sink)]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Which detections of a photo match its ground truth, by pycocotools."""
+"""Matches the detections of a photo with its ground truth, by pycocotools."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ MAX_DETECTIONS: int = _PARAMS.maxDets[-1]
 
 @dataclass(frozen=True, eq=False)
 class PhotoMatches:
-    """COCO's verdict on a photo, class-agnostic, for S sizes and T IoU thresholds.
+    """Matches of one photo, class-agnostic, for S sizes, T IoU thresholds and the D best detections, at most 100.
 
-    score: float64 [D], descending, of the 100 best detections. matched, ignored: bool [S, T, D]; what is ignored counts
-    neither as right nor as wrong. positives: int64 [S], entities to be found. detections: of the photo, all of them.
+    Attributes:
+        score: float64 [D], descending.
+        matched: bool [S, T, D], True if the detection matches an entity.
+        ignored: bool [S, T, D], True if the detection counts neither as right nor as wrong.
+        positives: int64 [S], number of entities to find.
+        detections: Number of all detections of the photo.
     """
 
     score: NDArray[np.float64]
@@ -36,16 +40,22 @@ class PhotoMatches:
     detections: int
 
     def found(self, threshold: int = 0) -> int:
-        """Entities that were found at IOU_THRESHOLDS[threshold]."""
+        """Return the number of entities found at ``IOU_THRESHOLDS[threshold]``.
+
+        Args:
+            threshold: Index of an IoU threshold.
+        """
         return int((self.matched[0, threshold] & ~self.ignored[0, threshold]).sum())
 
 
 def match_photo(entities: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> PhotoMatches:
     """Match the detections of one photo with its entities; categories do not count.
 
-    entities: COCO annotations with `segmentation` (compressed RLE), where given `area` in pixels (else the mask's) and
-    `iscrowd` (1: an ignore region, which detections may lie in unpunished). detections: `segmentation` and `score`, as
-    `EntityMap.to_coco` makes them; their size is that of the mask, not of the box as pycocotools' `loadRes` takes it.
+    Args:
+        entities: COCO annotations with ``segmentation`` (compressed RLE), optional ``area`` in pixels (default: the
+            mask's) and optional ``iscrowd`` (1: an ignore region; detections inside it are ignored).
+        detections: COCO annotations with ``segmentation`` and ``score``, as from ``EntityMap.to_coco``. A detection's
+            size is its mask's area, unlike in ``loadRes`` of pycocotools.
     """
     if not entities and not detections:
         return _matches([None] * len(SIZES), 0)
@@ -60,7 +70,7 @@ def match_photo(entities: Sequence[Mapping[str, Any]], detections: Sequence[Mapp
 
 
 def _annotation(index: int, given: Mapping[str, Any], area: float | None) -> dict[str, Any]:
-    """Ids count from 1: to pycocotools, a match with id 0 is none."""
+    """An annotation for pycocotools. Ids begin at 1, because pycocotools takes id 0 for no match."""
     mask = given["segmentation"]
     return {
         "id": index + 1,
@@ -83,7 +93,7 @@ def _coco(annotations: list[dict[str, Any]]) -> COCO:
 
 
 def _matches(by_size: Sequence[dict[str, Any] | None], detections: int) -> PhotoMatches:
-    """Of `COCOeval.evalImgs` of one photo, a dict a size."""
+    """Matches from ``COCOeval.evalImgs`` of one photo: one dict for each size."""
     first = by_size[0]
     score = np.array(first["dtScores"] if first else [], np.float64)
     shape = len(SIZES), len(IOU_THRESHOLDS), len(score)

@@ -1,8 +1,8 @@
-"""How alike two segmentations of a photo are: covering, Rand index, variation of information, boundaries.
+"""Similarity of two segmentations of a photo: covering, Rand index, variation of information, boundaries.
 
-Segmentations are label maps [H, W] of any integers; every label is a segment, 0 (nothing found) too: what is left over
-is one segment. The measures, their units and how they are summed up over photos and annotators are those of the BSDS500
-benchmark (Arbelaez et al., PAMI 2011), for one fixed segmentation a photo.
+A segmentation is a label map [H, W] of any integers. Every label is a segment, 0 (nothing found) as well. Measures,
+units and sums over photos and annotators are those of the BSDS500 benchmark (Arbelaez et al., PAMI 2011), for one fixed
+segmentation per photo.
 """
 
 from __future__ import annotations
@@ -22,17 +22,26 @@ METRICS = (
 
 
 def contingency(a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Pixels that segment i of `a` and segment j of `b` share: int64 [I, J], in the order of the labels."""
-    label_a, of_a = np.unique(a, return_inverse=True)
-    label_b, of_b = np.unique(b, return_inverse=True)
-    shared = np.bincount(of_a.ravel() * len(label_b) + of_b.ravel(), minlength=len(label_a) * len(label_b))
+    """Count the pixels that segment i of ``a`` and segment j of ``b`` share.
+
+    Args:
+        a: Label map [H, W] with I labels.
+        b: Label map [H, W] with J labels.
+
+    Returns:
+        int64 [I, J], in ascending order of the labels.
+    """
+    label_a, index_a = np.unique(a, return_inverse=True)
+    label_b, index_b = np.unique(b, return_inverse=True)
+    shared = np.bincount(index_a.ravel() * len(label_b) + index_b.ravel(), minlength=len(label_a) * len(label_b))
     return shared.reshape(len(label_a), len(label_b))
 
 
 def covering(shared: NDArray[np.int64]) -> float:
-    """Covering of `a` by `b`, 0 to 1: the best IoU of each segment of `a` with one of `b`, weighted by its area.
+    """Return the covering of ``a`` by ``b``, 0 to 1: the best IoU of each segment of ``a``, weighted by its area.
 
-    shared: `contingency(a, b)`; transposed, it gives the covering of `b` by `a`.
+    Args:
+        shared: ``contingency(a, b)``. The transpose gives the covering of ``b`` by ``a``.
     """
     area_a, area_b = shared.sum(axis=1), shared.sum(axis=0)
     iou = shared / (area_a[:, None] + area_b - shared)
@@ -40,7 +49,11 @@ def covering(shared: NDArray[np.int64]) -> float:
 
 
 def rand_index(shared: NDArray[np.int64]) -> float:
-    """Share of the pairs of pixels that both maps put into one segment, or both into two; 1 for a single pixel."""
+    """Return the share of pixel pairs on which both maps agree: one segment in both, or two segments in both.
+
+    Args:
+        shared: ``contingency(a, b)``. A single pixel gives 1.
+    """
     pixels = int(shared.sum())
     if pixels == 1:
         return 1.0
@@ -49,7 +62,11 @@ def rand_index(shared: NDArray[np.int64]) -> float:
 
 
 def variation_of_information(shared: NDArray[np.int64]) -> float:
-    """H(a | b) + H(b | a) in bits; 0 for equal segmentations."""
+    """Return H(a given b) + H(b given a) in bits; 0 for equal segmentations.
+
+    Args:
+        shared: ``contingency(a, b)``.
+    """
     pixels = shared.sum()
     a, b, both = (_entropy(n.ravel() / pixels) for n in (shared.sum(axis=1), shared.sum(axis=0), shared))
     return max(2 * both - a - b, 0.0)
@@ -62,12 +79,21 @@ def _entropy(share: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class PhotoRegions:
-    """One photo against its annotators' maps.
+    """Comparison of the found map of one photo with the maps of its annotators.
 
-    covering: of each annotator's map by the found one, summed over annotators; covering_best: of the annotator who
-    agrees best; covering_reverse: of the found map by each annotator's, summed. rand, vi: means over annotators.
-    found_matched of found: boundary pixels of the found map, matched with some annotator's. true_matched of true:
-    annotators' boundary pixels, summed over annotators.
+    Attributes:
+        annotators: Number of annotators.
+        covering: Covering of each annotator's map by the found map, summed over annotators.
+        covering_best: Covering for the annotator who agrees best.
+        covering_reverse: Covering of the found map by each annotator's map, summed over annotators.
+        rand: Rand index, mean over annotators.
+        vi: Variation of information in bits, mean over annotators.
+        found_matched: Boundary pixels of the found map that match a pixel of any annotator.
+        found: Boundary pixels of the found map.
+        true_matched: Boundary pixels of annotators that match a found pixel, summed over annotators.
+        true: Boundary pixels of annotators, summed over annotators.
+        segments: Segments of the found map.
+        true_segments: Segments of an annotator's map, mean over annotators.
     """
 
     annotators: int
@@ -85,7 +111,12 @@ class PhotoRegions:
 
 
 def compare(found: NDArray[np.integer], annotated: Sequence[NDArray[np.integer]]) -> PhotoRegions:
-    """Compare a label map [H, W] with those of one or more annotators, of the same size."""
+    """Compare a label map with those of its annotators.
+
+    Args:
+        found: Label map [H, W].
+        annotated: Label maps [H, W] of one or more annotators.
+    """
     tables = [contingency(labels, found) for labels in annotated]
     coverings = [covering(table) for table in tables]
     lines = boundary(found)
@@ -93,9 +124,9 @@ def compare(found: NDArray[np.integer], annotated: Sequence[NDArray[np.integer]]
     true_matched = true = 0
     for labels in annotated:
         true_lines = boundary(labels)
-        of_found, of_true = match_boundaries(lines, true_lines)
-        matched |= of_found
-        true_matched += int(of_true.sum())
+        found_pixels, true_pixels = match_boundaries(lines, true_lines)
+        matched |= found_pixels
+        true_matched += int(true_pixels.sum())
         true += int(true_lines.sum())
     return PhotoRegions(
         annotators=len(tables),
@@ -114,7 +145,11 @@ def compare(found: NDArray[np.integer], annotated: Sequence[NDArray[np.integer]]
 
 
 class RegionScores:
-    """The photos of a set, for any weights of them."""
+    """Scores of P photos for any weights of the photos.
+
+    Args:
+        photos: Comparison of each photo.
+    """
 
     def __init__(self, photos: Sequence[PhotoRegions]) -> None:
         numbers = [asdict(photo) for photo in photos]
@@ -122,10 +157,13 @@ class RegionScores:
         self._columns = {name: np.array([n[name] for n in numbers], np.float64) for name in names}
 
     def metrics(self, weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """METRICS, float64 [B] each, for weights int64 [B, P].
+        """Return ``METRICS``, float64 [B] each.
 
-        Covering is a mean over all annotators' maps, boundary precision and recall over all boundary pixels (no
-        boundary found: precision 1; none there: recall 1); the others are means over photos.
+        Covering is a mean over all annotators' maps. Boundary precision and recall are means over all boundary pixels;
+        without any, they are 1. The others are means over photos.
+
+        Args:
+            weights: int64 [B, P], how often each photo counts in each of B sets.
         """
         total = {name: weights @ column for name, column in self._columns.items()}
         photos = weights.sum(axis=1)

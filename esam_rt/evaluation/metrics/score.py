@@ -1,4 +1,4 @@
-"""From ground truth and predictions to scores, photo by photo."""
+"""Scores predictions against ground truth, photo by photo."""
 
 from __future__ import annotations
 
@@ -24,8 +24,12 @@ from esam_rt.evaluation.truth.true_photo import TruePhoto
 class Scored:
     """Photos and their scores.
 
-    scores: of all photos, for any weights. values: of each photo, what is told of it. rank_by: the metric by which
-    photos are better or worse. overlapping: photos in which masks that were found overlap.
+    Attributes:
+        scores: Scores of all photos, for any weights.
+        photos: The photos.
+        values: Metrics and counts of each photo; None for undefined metrics.
+        rank_by: Metric that ranks the photos.
+        overlapping: Number of photos whose detections overlap.
     """
 
     scores: AveragePrecision | RegionScores
@@ -35,23 +39,33 @@ class Scored:
     overlapping: int
 
     def worst_first(self) -> list[int]:
-        """Indices of the photos that have a score, the worst first; of equals, those with more to find."""
+        """Return indices of the photos with a score, the worst first. On ties, photos with more entities come first."""
         known = {i: v[self.rank_by] for i, v in enumerate(self.values)}
         ranks = {i: round(value, 6) for i, value in known.items() if value is not None}
         return sorted(ranks, key=lambda i: (ranks[i], -(self.values[i]["true"] or 0)))
 
 
 def score(
-    truth: Truth, predictions: Predictions, photos: Sequence[TruePhoto], done: Callable[[TruePhoto], None]
+    truth: Truth, predictions: Predictions, photos: Sequence[TruePhoto], on_progress: Callable[[TruePhoto], None]
 ) -> Scored:
-    """Score the predictions for `photos`; `done` is told of each. `InputError` for masks that cannot be used."""
+    """Score predictions.
+
+    Args:
+        truth: Ground truth: masks or label maps.
+        predictions: Results for all of ``photos``.
+        photos: Photos to score.
+        on_progress: Called after each photo.
+
+    Raises:
+        InputError: The ground truth of a photo cannot be used.
+    """
     if isinstance(truth, MaskTruth):
-        return _masks(truth, predictions, photos, done)
-    return _regions(truth, predictions, photos, done)
+        return _masks(truth, predictions, photos, on_progress)
+    return _regions(truth, predictions, photos, on_progress)
 
 
 def _masks(
-    truth: MaskTruth, predictions: Predictions, photos: Sequence[TruePhoto], done: Callable[[TruePhoto], None]
+    truth: MaskTruth, predictions: Predictions, photos: Sequence[TruePhoto], on_progress: Callable[[TruePhoto], None]
 ) -> Scored:
     matches: list[PhotoMatches] = []
     values: list[dict[str, float | None]] = []
@@ -62,7 +76,7 @@ def _masks(
         covered, overlap = _coverage([d["segmentation"] for d in found], photo)
         overlapping += overlap
         values.append(_photo_values(matches[-1]) | {"covered_percent": covered})
-        done(photo)
+        on_progress(photo)
     return Scored(AveragePrecision(matches), photos, values, "AP", overlapping)
 
 
@@ -73,16 +87,16 @@ def _photo_values(matches: PhotoMatches) -> dict[str, float | None]:
 
 
 def _coverage(masks: list[dict[str, Any]], photo: TruePhoto) -> tuple[float, bool]:
-    """Percent of the photo inside masks, and whether masks overlap."""
+    """Percent of the photo that masks cover, and True if masks overlap."""
     if not masks:
         return 0.0, False
-    # One at a time: pycocotools 2.0.11 fails on lists of more than 255.
+    # Areas one by one: pycocotools 2.0.11 fails on lists of more than 255 masks.
     union, total = float(coco_mask.area(coco_mask.merge(masks))), float(sum(coco_mask.area(mask) for mask in masks))
     return 100 * union / (photo.width * photo.height), total > union
 
 
 def _regions(
-    truth: RegionTruth, predictions: Predictions, photos: Sequence[TruePhoto], done: Callable[[TruePhoto], None]
+    truth: RegionTruth, predictions: Predictions, photos: Sequence[TruePhoto], on_progress: Callable[[TruePhoto], None]
 ) -> Scored:
     compared: list[PhotoRegions] = []
     values: list[dict[str, float | None]] = []
@@ -94,7 +108,7 @@ def _regions(
         metrics = RegionScores([result]).metrics(np.ones((1, 1), np.int64))
         counts = {"true": result.true_segments, "found": result.segments, "annotators": result.annotators}
         values.append({**{name: float(value[0]) for name, value in metrics.items()}, **counts})
-        done(photo)
+        on_progress(photo)
     return Scored(RegionScores(compared), photos, values, "covering", overlapping)
 
 

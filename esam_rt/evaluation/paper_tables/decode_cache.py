@@ -1,141 +1,126 @@
-"""Engines and superpixels that answer from memory what they have answered before: many settings, one decoding."""
+"""A model and superpixels that remember the current photo, so that many rows of settings decode each prompt once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines import Tensor
+from esam_rt.masks import Level, MaskSet
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
+from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.predictor import IMAGE_FEATURES, PROMPT_FEATURES, Engines
-from esam_rt.settings import Superpixels
+from esam_rt.sam.mask_selection import Thresholds
+from esam_rt.sam.predictor import Sam
+from esam_rt.settings import Filters, Superpixels
 
-Key = tuple[bytes, bytes]
-"""A prompt: its points and labels."""
-
-
-class EngineOf:
-    """`Engine` around a function."""
-
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
-
-    def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-        self._answer = answer
-
-    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
-        """The function's answer."""
-        return self._answer(feed)
-
-    def close(self) -> None:
-        """Nothing is open here."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+Prompt = tuple[bytes, bytes]
+"""Points and labels of one prompt."""
 
 
-class CachingEngines:
-    """Remembers each prompt of a photo; `clear` between photos. Not for threads.
+class CachingSam(Sam):
+    """A ``Sam`` that encodes a photo once and decodes each of its prompts once.
 
-    In place of the decoder's tokens, which are large, the prompts are handed on, and in place of its images what it was
-    fed. The tokens are kept of the last batch that was decoded, and computed anew where others are needed.
+    Results equal those of the wrapped model. Masks are kept before the filters on area and stability, so rows that
+    differ in those share them. Rows that differ in ``score_min`` or ``stability_offset`` decode their own masks.
+    Call ``clear`` before each new photo. Not for use from several threads.
+
+    Args:
+        sam: The model to ask for missing results. Whoever loaded it closes it.
     """
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, sam: Sam) -> None:
+        super().__init__(sam.model, sam.engines, sam.checkpoint_sha256)
         self.clear()
 
     def clear(self) -> None:
         """Forget the photo."""
-        self._photo: dict[str, Any] | None = None
-        self._score: dict[Key, NDArray[np.float32]] = {}
-        self._masks: dict[tuple[Key, float], dict[str, NDArray[Any]]] = {}
-        self._fields: dict[tuple[Key, int], NDArray[np.float32]] = {}
-        self._last: tuple[list[Key], Mapping[str, Any]] = [], {}
+        self._photo: EncodedImage | None = None
+        self._masks: dict[tuple[Prompt, float, float], MaskSet] = {}
+        self._logits: dict[tuple[Prompt, int], NDArray[np.float32]] = {}
 
-    def engines(self) -> Engines:
-        """To be used in place of the given ones."""
-        return Engines(*map(EngineOf, (self._encode, self._decode, self._upscale, self._draw)))
-
-    def _encode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(self, image_hwc_rgb: Any) -> EncodedImage:
+        """Encode the photo, or return the encoded photo of the first call since ``clear``."""
         if self._photo is None:
-            self._photo = self._engines.encoder.infer(feed, keep=IMAGE_FEATURES)
-        return dict(self._photo)
+            self._photo = super().encode(image_hwc_rgb)
+        return self._photo
 
-    def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        keys = [(p.tobytes(), k.tobytes()) for p, k in zip(feed["points_xy_px"], feed["labels"], strict=True)]
-        self._run(feed, [i for i, key in enumerate(keys) if key not in self._score], keys)
-        return {
-            "predicted_iou": np.stack([self._score[key] for key in keys]),
-            "tokens": keys,
-            "prompt_image_embeddings": feed,
-        }
-
-    def _run(self, feed: Mapping[str, Any], index: list[int], keys: list[Key]) -> None:
-        """Decode the prompts at `index` of a batch."""
-        if index:
-            part = {"points_xy_px": feed["points_xy_px"][index], "labels": feed["labels"][index]}
-            out = self._engines.decoder.infer({**feed, **part}, keep=PROMPT_FEATURES)
-            self._last = [keys[i] for i in index], {name: out[name] for name in PROMPT_FEATURES}
-            self._score |= zip(self._last[0], out["predicted_iou"], strict=True)
-
-    def _tokens(self, wanted: list[Key], feed: Mapping[str, Any]) -> tuple[list[int], Mapping[str, Any]]:
-        """Where in the last batch the prompts are, and its tokens and images."""
-        if not set(wanted) <= set(self._last[0]):
-            keys = feed["tokens"]
-            self._run(feed["prompt_image_embeddings"], [keys.index(key) for key in wanted], keys)
-        place = {key: i for i, key in enumerate(self._last[0])}
-        return [place[key] for key in wanted], self._last[1]
-
-    def _upscale(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        offset = float(feed["stability_offset"])
-        wanted = [feed["tokens"][i] for i in feed["index"]]
-        missing = list(dict.fromkeys(key for key in wanted if (key, offset) not in self._masks))
+    def decode(
+        self,
+        encoded: EncodedImage,
+        points_norm_xy: NDArray[np.float32],
+        first_point: int,
+        filters: Filters | None,
+        levels: tuple[Level, ...] = tuple(Level),
+        labels: NDArray[np.integer] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> MaskSet:
+        """Return what ``Sam.decode`` returns; only prompts that are not remembered reach the engines."""
+        thresholds = Thresholds.of(filters, self.model)
+        score_min, stability_offset = thresholds.score_min, thresholds.stability_offset
+        keys = [(prompt, score_min, stability_offset) for prompt in _prompts(points_norm_xy, labels)]
+        missing = _first_of_each(keys, self._masks)
         if missing:
-            index, prompts = self._tokens(missing, feed)
-            out = self._engines.mask_head.infer({**feed, **prompts, "index": np.array(index, np.int64)})
-            for i, key in enumerate(missing):
-                self._masks[key, offset] = {name: array[i].copy() for name, array in out.items()}
-        found = [self._masks[key, offset] for key in wanted]
-        return {name: np.stack([masks[name] for masks in found]) for name in found[0]}
+            unfiltered = None
+            if filters is not None:
+                unfiltered = Filters(
+                    score_min=score_min, stability_min=0.0, stability_offset=stability_offset, min_area=1
+                )
+            index = np.array(missing)
+            asked = None if labels is None else labels[index]
+            found = super().decode(encoded, points_norm_xy[index], 0, unfiltered, tuple(Level), asked, cancel)
+            ends = np.searchsorted(found.prompt_index, np.arange(len(missing) + 1))
+            for i, first, stop in zip(missing, ends[:-1], ends[1:], strict=True):
+                self._masks[keys[i]] = found.select(np.arange(first, stop))
+        parts = [self._masks[key] for key in keys]
+        masks = MaskSet.concatenate([MaskSet.empty(*encoded.geometry.grid_hw), *parts])
+        masks.prompt_index[:] = np.repeat(np.arange(len(parts)) + first_point, [len(part) for part in parts])
+        keep = (masks.stability_score >= thresholds.stability_min) & (masks.area >= thresholds.min_area)
+        return masks.select(keep & (np.isin(masks.level, levels) | masks.is_best))
 
-    def _draw(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = list(zip(feed["tokens"], feed["mask_index"].tolist(), strict=True))
-        missing = [pair for pair in dict.fromkeys(wanted) if pair not in self._fields]
+    def logits(
+        self,
+        encoded: EncodedImage,
+        points_norm_xy: NDArray[np.float32],
+        mask_index: NDArray[np.uint8],
+        labels: NDArray[np.integer] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return what ``Sam.logits`` returns; only outputs that are not remembered reach the engines."""
+        keys = list(zip(_prompts(points_norm_xy, labels), mask_index.tolist(), strict=True))
+        missing = _first_of_each(keys, self._logits)
         if missing:
-            index, prompts = self._tokens([key for key, _ in missing], feed)
-            todo = dict(zip(missing, index, strict=True))
-            while todo:  # of a prompt that is asked for at several levels one at a time
-                now = {place: pair for pair, place in todo.items()}
-                level = np.zeros(len(self._last[0]), np.int64)
-                level[list(now)] = [output for _, output in now.values()]
-                logits = self._engines.logits.infer({**prompts, "mask_index": level})["logits"]
-                for place, pair in now.items():
-                    self._fields[pair] = logits[place].copy()
-                    del todo[pair]
-        return {"logits": np.stack([self._fields[pair] for pair in wanted])}
+            index = np.array(missing)
+            asked = None if labels is None else labels[index]
+            found = super().logits(encoded, points_norm_xy[index], mask_index[index], asked)
+            self._logits.update(zip((keys[i] for i in missing), found, strict=True))
+        return np.stack([np.empty(encoded.geometry.grid_hw, np.float32), *(self._logits[key] for key in keys)])[1:]
+
+
+def _prompts(points_norm_xy: NDArray[np.float32], labels: NDArray[np.integer] | None) -> list[Prompt]:
+    labelled = [b""] * len(points_norm_xy) if labels is None else [row.tobytes() for row in labels]
+    return list(zip((point.tobytes() for point in points_norm_xy), labelled, strict=True))
+
+
+def _first_of_each(keys: list[Any], known: dict[Any, Any]) -> list[int]:
+    """Indices of the keys that are not known, each key once."""
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    return sorted(i for key, i in first.items() if key not in known)
 
 
 class CachingSuperpixels:
-    """`superpixels` that remembers a photo's map for each group of settings; `clear` between photos."""
+    """Superpixels that remember a photo's map for each group of settings. Call ``clear`` before each new photo."""
 
     def __init__(self) -> None:
-        self._seen: dict[Superpixels, SuperpixelMap] = {}
+        self._maps: dict[Superpixels, SuperpixelMap] = {}
 
     def __call__(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: Superpixels) -> SuperpixelMap:
-        """As `superpixels`."""
-        if settings not in self._seen:
-            self._seen[settings] = superpixels(image_hwc_rgb, geometry, settings)
-        return self._seen[settings]
+        """Return what ``superpixels`` returns, computed once for each group of settings."""
+        if settings not in self._maps:
+            self._maps[settings] = superpixels(image_hwc_rgb, geometry, settings)
+        return self._maps[settings]
 
     def clear(self) -> None:
         """Forget the photo."""
-        self._seen.clear()
+        self._maps.clear()

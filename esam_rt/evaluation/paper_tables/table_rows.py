@@ -1,4 +1,4 @@
-"""The tables of E-SAM's paper as rows of settings, with its figures."""
+"""The tables of E-SAM's paper as rows of settings, with the figures that the paper reports."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ MODULES = ("mmg", "emr", "usr")
 
 @dataclass(frozen=True)
 class Row:
-    """method and changes: what is run, on top of the settings given. group: of rows that vary one thing. paper: AP^e,
-    or AP^e, AP50 and AP75, of the paper by model."""
+    """One row of a table.
+
+    Attributes:
+        name: Unique name.
+        changes: Settings that differ from the given ones, such as ``{"emr.delta": 0.1}``.
+        method: A method of ``EntitySegmenter``.
+        group: Rows that vary one number share a group. They are compared with the first row of it.
+        paper: AP^e, or AP^e, AP50 and AP75 in percent that the paper reports, by model.
+    """
 
     name: str
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -27,7 +34,7 @@ def _modules(*on: str, **changes: object) -> dict[str, object]:
 
 
 def _sweep(setting: str, title: str, values: Mapping[float, float | None], *on: str) -> list[Row]:
-    """Table 4 varies a number with the modules that were there when it was chosen; its backbone was ViT-L."""
+    """Table 4 varies one number at a time. Modules that the paper adds later are off. The backbone is ViT-L."""
     return [
         Row(
             f"{title} {value:g}",
@@ -83,7 +90,7 @@ TABLES: dict[str, Sequence[Row]] = {
         *_grids({(16, 16): 39.8, (16, 32): 41.9, (16, 64): None, (32, 32): None, (32, 64): 43.6}),
     ),
     "5": (Row("E-SAM", paper={"vit_b": (35.8,), "vit_l": (43.6,), "vit_h": (48.9,)}),),
-    # §4.4 and the supplement compare SLIC and Felzenszwalb; their figures are not in the paper's body.
+    # Section 4.4 and the supplement compare SLIC and Felzenszwalb; the paper's body has no figures for them.
     "superpixels": (
         Row("E-SAM, Felzenszwalb"),
         Row("E-SAM, SLIC", {"superpixels.method": "slic"}),
@@ -98,13 +105,39 @@ TABLES["all"] = tuple(
 )
 TIMED = ("5", "all")
 PAPER_SECONDS = {"vit_h": {"encoder": 5.89, "mmg": 1.22, "emr": 1.58, "usr": 1.15, "total": 9.84}}
-"""Table 5, by model; it has no line for the decoder, whose seconds are within the others'."""
+"""Table 5 by model. The paper has no line for the decoder: the other stages include its seconds."""
+PAPER_METRICS = ("AP", "AP50", "AP75")
 
 
-def rows_of(table: str | None, texts: Sequence[str]) -> list[Row]:
-    """The rows of a table, then those of `texts`: NAME:SETTING=VALUE[,…], of which `method` may be one setting.
+def paper_figures(row: Row, model: str) -> dict[str, float]:
+    """Return the metrics in percent that the paper reports for a row; empty if there are no figures.
 
-    Errors: SettingsError for an unknown table, a text of another form, or two rows of one name.
+    Args:
+        row: A row of a table.
+        model: Name of the backbone, such as ``vit_l``.
+    """
+    return dict(zip(PAPER_METRICS, row.paper.get(model, ()), strict=False))
+
+
+def base_row(row: Row, rows: Sequence[Row]) -> Row:
+    """Return the row that a row is compared with: the first one of its group.
+
+    Args:
+        row: One of ``rows``.
+        rows: All rows of the table.
+    """
+    return next(other for other in rows if other.group == row.group)
+
+
+def build_rows(table: str | None, texts: Sequence[str]) -> list[Row]:
+    """Return the rows of a table of the paper, followed by rows that the user wrote.
+
+    Args:
+        table: A key of ``TABLES``, or None.
+        texts: Rows as ``NAME:SETTING=VALUE[,...]``. ``method`` may be one of the settings.
+
+    Raises:
+        SettingsError: The table is unknown, a text has another form, or two rows share a name.
     """
     if table is not None and table not in TABLES:
         raise SettingsError(f"Unknown table {table!r}.{did_you_mean(table, TABLES)}")
@@ -115,11 +148,11 @@ def rows_of(table: str | None, texts: Sequence[str]) -> list[Row]:
         for item in filter(None, settings.split(",")):
             key, equals, value = item.partition("=")
             if not equals:
-                raise SettingsError(f"--row {text}: expected NAME:SETTING=VALUE[,…], such as 'no votes:emr.votes=1'.")
+                raise SettingsError(f"--row {text}: expected NAME:SETTING=VALUE[,…], such as 'one vote:emr.votes=1'.")
             changes[key.strip()] = value.strip()
         method = str(changes.pop("method", "e-sam"))
         rows.append(Row(name.strip(), changes, method))
     for i, row in enumerate(rows):
         if not row.name or row.name in {other.name for other in rows[:i]}:
-            raise SettingsError(f"--row: {row.name!r} names no row, or a second one; give each a name of its own.")
+            raise SettingsError(f"--row: {row.name!r} is empty or names two rows; give each row a unique name.")
     return rows

@@ -1,60 +1,80 @@
-"""A plot of scores with their intervals, a line a row, as SVG."""
+"""A plot of scores with their intervals as SVG, one line for each row.
+
+The SVG is written by hand, like the plots of ``plots.py`` and for the same reasons.
+"""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
+
+from markupsafe import Markup
 
 from esam_rt.evaluation.metrics.bootstrap import Estimate
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _GAP = 720, 190, 70, 46, 24, 12  # pixels
-_STYLE = (
+_STYLE = Markup(
     "text{font:13px system-ui,sans-serif;fill:#222}.title{font-weight:600;font-size:15px}"
     ".tick{fill:#667;font-size:11px}.grid{stroke:#e3e6ea}.range{stroke:#7aa6d8;stroke-width:4;stroke-linecap:round}.value{fill:#1f5fa8}"
 )
+_PAGE = Markup(
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}">'
+    '<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
+    '<text class="title" x="12" y="22">{title}</text>{content}'
+    '<text class="tick" x="{middle}" y="{legend:.1f}" text-anchor="middle">{metric}, 95 % interval</text></svg>\n'
+)
+_NAME = Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>')
+_RANGE = Markup('<line class="range" x1="{:.1f}" x2="{:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+_DOT = Markup('<circle class="value" cx="{:.1f}" cy="{:.1f}" r="5"/>')
+_VALUE = Markup('<text x="{}" y="{:.1f}">{}</text>')
+_GRID = Markup('<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{:.1f}"/>')
+_TICK = Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="middle">{:g}</text>')
 
 
-def forest(title: str, metric: str, rows: Sequence[tuple[str, str, Estimate]]) -> str:
-    """SVG of rows (name, group, score); a gap where the group changes. Rows without a score have no dot."""
+def interval_plot(title: str, metric: str, rows: Sequence[tuple[str, str, Estimate]]) -> str:
+    """Return an SVG document with one line for each row.
+
+    Args:
+        title: Heading.
+        metric: Name of the score, for the legend.
+        rows: Name, group and score of each row. A gap separates groups. A row without a score has no dot.
+    """
     ends = [v for _, _, e in rows for v in (e.low, e.value, e.high) if v is not None]
-    low, high, step = _nice(min(ends, default=0.0), max(ends, default=1.0))
+    low, high, step = _axis(min(ends, default=0.0), max(ends, default=1.0))
 
     def x(value: float) -> float:
         return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
 
-    parts, y, before = [], float(_TOP), rows[0][1] if rows else ""
+    lines, y, before = [], float(_TOP), rows[0][1] if rows else ""
     for name, group, e in rows:
         y += _GAP if group != before else 0
         before = group
-        parts.append(f'<text x="{_LEFT - 12}" y="{y + 4.5:.1f}" text-anchor="end">{html.escape(name)}</text>')
+        lines.append(_NAME.format(_LEFT - 12, y + 4.5, name))
         if e.low is not None and e.high is not None:
-            parts.append(f'<line class="range" x1="{x(e.low):.1f}" x2="{x(e.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            lines.append(_RANGE.format(x(e.low), x(e.high), y=y))
         if e.value is not None:
-            parts.append(f'<circle class="value" cx="{x(e.value):.1f}" cy="{y:.1f}" r="5"/>')
             text = f"{e.value:.1f}" if step >= 0.5 else f"{e.value:.3f}"
-            parts.append(f'<text x="{_WIDTH - _RIGHT + 14}" y="{y + 4.5:.1f}">{text}</text>')
+            lines += [_DOT.format(x(e.value), y), _VALUE.format(_WIDTH - _RIGHT + 14, y + 4.5, text)]
         y += _ROW
     bottom = y - _ROW / 2
     grid = []
     for i in range(round((high - low) / step) + 1):
         at = low + i * step
-        grid.append(f'<line class="grid" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP - 14}" y2="{bottom:.1f}"/>')
-        grid.append(
-            f'<text class="tick" x="{x(at):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{round(at, 6):g}</text>'
-        )
-    height = bottom + 44
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" '
-        f'height="{height:.0f}"><style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text class="title" x="12" y="22">{html.escape(title)}</text>{"".join(grid)}{"".join(parts)}'
-        f'<text class="tick" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{bottom + 34:.1f}" text-anchor="middle">'
-        f"{html.escape(metric)}, 95 % interval</text></svg>\n"
+        grid += [_GRID.format(_TOP - 14, bottom, x=x(at)), _TICK.format(x(at), bottom + 16, round(at, 6))]
+    return _PAGE.format(
+        width=_WIDTH,
+        height=bottom + 44,
+        style=_STYLE,
+        title=title,
+        content=Markup("").join([*grid, *lines]),
+        middle=(_LEFT + _WIDTH - _RIGHT) / 2,
+        legend=bottom + 34,
+        metric=metric,
     )
 
 
-def _nice(low: float, high: float) -> tuple[float, float, float]:
-    """Round ends around the values and the distance of the ticks between, five to ten of them."""
+def _axis(low: float, high: float) -> tuple[float, float, float]:
+    """Round both ends outward. Returns the ends and the distance between ticks, five to ten ticks in all."""
     span = high - low
     if span < 1e-6:
         return low - 0.5, high + 0.5, 0.2

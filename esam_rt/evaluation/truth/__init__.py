@@ -1,1 +1,1 @@
-"""Ground truth: COCO, panoptic, EntitySeg, BSDS500."""
+"""Readers of ground truth: COCO, panoptic, EntitySeg, BSDS500."""

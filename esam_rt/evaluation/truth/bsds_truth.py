@@ -1,4 +1,4 @@
-"""Ground truth of the BSDS500 kind: several annotators' label maps a photo."""
+"""Ground truth in the form of BSDS500: label maps of several annotators for each photo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ _NOT_MAT = (OSError, ValueError, TypeError, KeyError, AttributeError, NotImpleme
 
 
 class RegionTruth:
-    """Label maps of one or more annotators a photo, for covering and boundaries."""
+    """Label maps of one or more annotators for each photo, for covering and boundaries.
+
+    Args:
+        path: The folder.
+        photos: Photos, in the order of their ids.
+        files: Files with label maps by image id.
+    """
 
     form = "bsds"
 
@@ -28,21 +34,35 @@ class RegionTruth:
         self.path, self.photos, self._files = path, photos, files
 
     def annotated(self, photo: TruePhoto) -> list[NDArray[np.int64]]:
-        """Label maps int64 [H, W] of a photo, one an annotator."""
+        """Read the label maps int64 [H, W] of a photo, one for each annotator.
+
+        Args:
+            photo: A photo of this ground truth.
+
+        Raises:
+            InputError: A file cannot be read, or the maps differ in size.
+        """
         files = self._files[photo.image_id]
         maps = [labels for file in files for labels in _read(file)]
         for labels in maps:
             if labels.shape != (photo.height, photo.width):
                 found, expected = f"{labels.shape[1]} x {labels.shape[0]}", f"{photo.width} x {photo.height}"
                 raise InputError(
-                    f"{files[0]}: annotators' maps of one photo are {found} and {expected}; expected one size."
+                    f"{files[0]}: annotators' maps of one photo are {found} and {expected}; expected one "
+                    "size. Check the files."
                 )
         return maps
 
 
 def read_bsds(folder: Path) -> RegionTruth:
-    """Ground truth in `folder` or its `segmentations/`: `<photo>_<annotator>.png`, label maps, or BSDS500's own
-    `<photo>.mat`. `InputError` where there is none."""
+    """Read ground truth from a folder or its sub-folder ``segmentations``.
+
+    Args:
+        folder: Holds label maps ``<photo>_<annotator>.png``, or the files ``<photo>.mat`` of BSDS500.
+
+    Raises:
+        InputError: The folder holds no ground truth.
+    """
     place = folder / "segmentations" if (folder / "segmentations").is_dir() else folder
     by_photo: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(place.iterdir()):
@@ -52,8 +72,8 @@ def read_bsds(folder: Path) -> RegionTruth:
             by_photo[file.stem].append(file)
     if not by_photo:
         raise InputError(
-            f"{place}: holds no ground truth; expected label maps <photo>_<annotator>.png or BSDS500's <photo>.mat, "
-            "or a JSON file of COCO's in place of the folder."
+            f"{place}: holds no ground truth; expected label maps <photo>_<annotator>.png or BSDS500's <photo>.mat. "
+            "Check the path, or give a JSON file of COCO."
         )
     numbered = all(name.isascii() and name.isdecimal() for name in by_photo)
     names = sorted(by_photo, key=int) if numbered else sorted(by_photo)
@@ -67,14 +87,16 @@ def read_bsds(folder: Path) -> RegionTruth:
 
 
 def _read(file: Path) -> list[NDArray[np.int64]]:
-    """The maps in a file: one in a PNG, all annotators' in a .mat."""
+    """The label maps in a file: one in a PNG, those of all annotators in a .mat."""
     if file.suffix != ".mat":
         return [read_label_map(file)]
     try:
         annotators = loadmat(file, squeeze_me=True, struct_as_record=False)["groundTruth"]
         maps = [np.asarray(a.Segmentation).astype(np.int64) for a in np.atleast_1d(annotators)]
     except _NOT_MAT as e:
-        raise InputError(f"{file}: cannot be read ({' '.join(str(e).split())}); expected BSDS500's groundTruth.") from e
+        raise InputError(
+            f"{file}: cannot be read ({' '.join(str(e).split())}); expected BSDS500's groundTruth. Download it again."
+        ) from e
     if not maps or any(labels.ndim != 2 for labels in maps):
-        raise InputError(f"{file}: holds no label maps; expected BSDS500's groundTruth.")
+        raise InputError(f"{file}: holds no label maps; expected BSDS500's groundTruth. Download it again.")
     return maps

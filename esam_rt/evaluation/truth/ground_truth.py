@@ -1,4 +1,4 @@
-"""Ground truth of any kind."""
+"""Reads ground truth of any kind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ Truth = MaskTruth | RegionTruth
 
 
 def read_truth(path: Path, pngs: Path | None = None) -> Truth:
-    """Ground truth in a file (COCO's JSON: instances, panoptic, EntitySeg) or in a folder (BSDS500).
+    """Read ground truth. Masks and label maps are read later, when they are asked for.
 
-    pngs: folder of a panoptic JSON's PNGs; by default the one beside it that has its name. Raises `InputError` for what
-    is no such ground truth; masks and maps are looked at when they are asked for.
+    Args:
+        path: JSON file of COCO (instances, panoptic, EntitySeg), or folder of BSDS500.
+        pngs: Folder of the PNG files of a panoptic JSON; by default the folder beside the JSON with its name.
+
+    Returns:
+        Masks or label maps by photo.
+
+    Raises:
+        InputError: The file or folder is no such ground truth.
     """
     return read_bsds(path) if path.is_dir() else read_coco(path, pngs)

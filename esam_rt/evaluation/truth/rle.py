@@ -1,7 +1,7 @@
-"""Masks as COCO writes them (RLE, compressed or not, or polygons), checked before pycocotools' C code sees them.
+"""Masks in the forms of COCO (RLE, compressed or not, or polygons), checked before the C code of pycocotools runs.
 
-pycocotools 2.0.11 trusts the runs: of a string that does not fit the mask's size, `decode` writes past the mask and
-`iou` may never return.
+pycocotools 2.0.11 does not check the runs. If a string does not fit the size of its mask, ``decode`` writes past the
+end of the mask and ``iou`` may never return.
 """
 
 from __future__ import annotations
@@ -18,24 +18,41 @@ from esam_rt.errors import InputError
 
 
 def read_mask(segmentation: object, height: int, width: int, where: str) -> dict[str, Any]:
-    """`segmentation` of a COCO annotation as compressed RLE of height x width pixels.
+    """Return the ``segmentation`` of a COCO annotation as compressed RLE.
 
-    Raises `InputError`, which begins with `where`, for anything else: another size, runs that do not fill the mask,
-    polygons of less than three points.
+    Args:
+        segmentation: RLE with ``size`` and ``counts`` (bytes, str or list), or a list of polygons.
+        height: Height of the photo in pixels.
+        width: Width of the photo in pixels.
+        where: Beginning of error messages.
+
+    Raises:
+        InputError: The size is another, runs do not fill the mask, or a polygon has less than three points.
     """
     if isinstance(segmentation, Mapping):
         return _rle(segmentation, height, width, where)
     if isinstance(segmentation, list) and segmentation:
         return _polygons(segmentation, height, width, where)
-    raise InputError(f"{where}: segmentation is {_shown(segmentation)}; expected RLE (size, counts) or polygons.")
+    raise InputError(
+        f"{where}: segmentation is {_shortened(segmentation)}; expected RLE (size, counts) or "
+        "polygons. Write the file again."
+    )
 
 
-def runs_of(counts: bytes) -> NDArray[np.int64]:
-    """Run lengths int64 [R] of COCO's compressed counts: 0s and 1s in turn, column by column. ValueError for bytes that
-    are no such string.
+def run_lengths(counts: bytes) -> NDArray[np.int64]:
+    """Decode COCO's compressed counts.
 
-    Each number is a group of 5-bit digits, lowest first, bit 5 set in all but the last, which also carries the sign;
-    from the fourth on, a number is the difference to the one two before.
+    A number is a group of 5-bit digits, the lowest first. Bit 5 is set in all digits but the last. Bit 4 of the last
+    digit is the sign. From the fourth number on, a number is the difference to the number two places before.
+
+    Args:
+        counts: The string as ASCII.
+
+    Returns:
+        Run lengths int64 [R] in pixels, runs of 0 and of 1 in turn, column by column.
+
+    Raises:
+        ValueError: The bytes are no such string.
     """
     digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if len(digits) == 0 or (digits < 0).any() or (digits > 63).any() or digits[-1] & 32:
@@ -54,38 +71,45 @@ def runs_of(counts: bytes) -> NDArray[np.int64]:
 
 
 def dense_mask(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """bool [H, W] of a compressed RLE. (pycocotools' `decode` warns with NumPy 2.)"""
+    """Return the mask bool [H, W] of a compressed RLE. (``decode`` of pycocotools warns with NumPy 2.)
+
+    Args:
+        rle: ``size`` and ``counts`` (bytes or str), checked by ``read_mask``.
+    """
     height, width = rle["size"]
     counts = rle["counts"]
-    runs = runs_of(counts.encode("ascii") if isinstance(counts, str) else counts)
+    runs = run_lengths(counts.encode("ascii") if isinstance(counts, str) else counts)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def _rle(segmentation: Mapping[str, Any], height: int, width: int, where: str) -> dict[str, Any]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list | tuple) or len(size) != 2 or not isinstance(counts, str | bytes | list):
-        raise InputError(f"{where}: segmentation is {_shown(segmentation)}; expected RLE with size and counts.")
+        raise InputError(
+            f"{where}: segmentation is {_shortened(segmentation)}; expected RLE with size and "
+            "counts. Write the file again."
+        )
     if list(size) != [height, width]:
         found = " x ".join(str(s) for s in reversed(size))
         raise InputError(
-            f"{where}: the mask is {found} pixels, the photo of the ground truth {width} x {height}; give results and "
-            "ground truth of the same resolution."
+            f"{where}: the mask is {found} pixels; expected {width} x {height}, as the photo of the ground truth. Give "
+            "results and ground truth of one resolution."
         )
     if isinstance(counts, list):
         whole = all(isinstance(n, int) and n >= 0 for n in counts)
         if not whole or sum(counts) != height * width:
             raise InputError(
-                f"{where}: the runs of the RLE do not fill {width} x {height} pixels; write the file anew."
+                f"{where}: the runs of the RLE do not fill {width} x {height} pixels. Write the file again."
             )
         return dict(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     try:
-        runs = runs_of(data)
+        runs = run_lengths(data)
         fills = bool((runs >= 0).all()) and int(runs.sum()) == height * width
     except ValueError:
         fills = False
     if not fills:
-        raise InputError(f"{where}: the RLE's string does not fill {width} x {height} pixels; write the file anew.")
+        raise InputError(f"{where}: the RLE's string does not fill {width} x {height} pixels. Write the file again.")
     return {"size": [height, width], "counts": data}
 
 
@@ -94,13 +118,14 @@ def _polygons(segmentation: list[Any], height: int, width: int, where: str) -> d
         numbers = isinstance(polygon, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise InputError(
-                f"{where}: a polygon is {_shown(polygon)}; expected x, y, x, y, … of three points at least."
+                f"{where}: a polygon is {_shortened(polygon)}; expected x, y, x, y, … of at least three points. "
+                "Write the file again."
             )
-        if max(map(abs, polygon)) > 10 * max(height, width):  # its outline is walked pixel by pixel
-            raise InputError(f"{where}: a polygon reaches far outside {width} x {height} pixels; write the file anew.")
+        if max(map(abs, polygon)) > 10 * max(height, width):  # pycocotools walks the outline pixel by pixel
+            raise InputError(f"{where}: a polygon reaches far outside {width} x {height} pixels. Write the file again.")
     return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "…"

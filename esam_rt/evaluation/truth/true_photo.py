@@ -1,4 +1,4 @@
-"""What readers of ground truth and of predictions share."""
+"""A photo of the ground truth, and readers of JSON and PNG files that ground truth and predictions share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,24 @@ from PIL import ExifTags, Image
 
 from esam_rt.errors import InputError
 
-_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged files
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)  # errors that Pillow raises for damaged files
 
 
 @dataclass(frozen=True)
 class TruePhoto:
-    """A photo with ground truth. name: as the data set spells it, with forward slashes; width, height: pixels."""
+    """A photo with ground truth.
+
+    Attributes:
+        image_id: Id in the ground truth.
+        name: Name as the data set spells it, with forward slashes.
+        width: Width in pixels, upright.
+        height: Height in pixels, upright.
+    """
 
     image_id: int
     name: str
@@ -27,7 +39,11 @@ class TruePhoto:
 
 
 def photo_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a photo, turned upright, by its header; None where that cannot be read."""
+    """Read width and height in pixels of a photo from its header, turned upright; None if that fails.
+
+    Args:
+        path: File of the photo.
+    """
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -37,17 +53,28 @@ def photo_size(path: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; `InputError` for a file that cannot be read or is none."""
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be read, or is no JSON file.
+    """
     try:
         return json.loads(path.read_bytes())
     except OSError as e:
-        raise InputError(f"{path}: cannot be read ({e.strerror}); expected a JSON file, check the path.") from e
+        raise InputError(f"{path}: cannot be read ({e.strerror}); expected a JSON file. Check the path.") from e
     except (ValueError, RecursionError) as e:
-        raise InputError(f"{path}: not a JSON file ({str(e)[:80]}); expected COCO's format.") from e
+        raise InputError(f"{path}: not a JSON file ({str(e)[:80]}); expected COCO's format. Check the path.") from e
 
 
 def describe(data: object) -> str:
-    """What a JSON file holds, in few words."""
+    """Describe the content of a JSON file in few words.
+
+    Args:
+        data: The parsed content.
+    """
     if isinstance(data, dict):
         keys = ", ".join(map(str, list(data)[:5]))
         return f"an object with {keys}" if keys else "an empty object"
@@ -55,18 +82,38 @@ def describe(data: object) -> str:
 
 
 def read_label_map(path: Path) -> NDArray[np.int64]:
-    """A PNG with one channel of 1 to 16 bits as int64 [H, W]; `InputError` for any other file."""
+    """Read a label map from a PNG with one channel of 1 to 16 bits.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Labels int64 [H, W].
+
+    Raises:
+        InputError: The file cannot be read or has colors.
+    """
     pixels = read_png(path)
     if pixels.ndim != 2:
-        raise InputError(f"{path}: has colors; expected a label map, a PNG with one channel of 8 or 16 bits.")
+        raise InputError(f"{path}: has colors; expected a label map. Give a PNG with one channel of 8 or 16 bits.")
     return pixels.astype(np.int64)
 
 
 def read_png(path: Path) -> NDArray[Any]:
-    """The pixels of a PNG, [H, W] or [H, W, C]; `InputError` for a file that is missing, damaged or none."""
+    """Read the pixels of a PNG.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Pixels [H, W] or [H, W, C], uint8 or uint16.
+
+    Raises:
+        InputError: The file is missing, damaged or no PNG.
+    """
     try:
         with Image.open(path, formats=("PNG",)) as image:
             return np.asarray(image)
     except _DAMAGE as e:
         reason = e.strerror if isinstance(e, OSError) and e.errno is not None else " ".join(str(e).split())
-        raise InputError(f"{path}: cannot be read as PNG ({reason}); expected a label map.") from e
+        raise InputError(f"{path}: cannot be read as PNG ({reason}); expected a label map. Check the file.") from e

@@ -1,4 +1,4 @@
-"""Runs an evaluation: find the photos, segment or read predictions, score, write."""
+"""Runs an evaluation: finds the photos, segments them or reads predictions, scores, writes."""
 
 from __future__ import annotations
 
@@ -31,27 +31,41 @@ from esam_rt.storage.atomic import write_json
 
 
 def prepare(options: EvalOptions) -> Plan:
-    """Read the ground truth, find its photos, make the folder. Errors: InputError, SettingsError, OutputError."""
+    """Read the ground truth, find its photos and make the output folder.
+
+    Args:
+        options: Options of the evaluation.
+
+    Returns:
+        The photos to score.
+
+    Raises:
+        SettingsError: Options contradict each other, or the output folder holds something else.
+        InputError: The ground truth cannot be read, or photos are missing or have another size.
+        OutputError: The output folder cannot be made.
+    """
     if options.predictions is None and options.images is None and not options.truth.is_dir():
-        raise SettingsError("Give --images, the folder of the photos to segment, or --predictions, finished results.")
+        raise SettingsError(
+            "No photos and no results. Give --images with the folder of the photos, or --predictions with results."
+        )
     if options.predictions is not None and options.resume:
-        raise SettingsError("--resume goes on with segmenting; with --predictions there is nothing to go on with.")
+        raise SettingsError("--resume continues segmenting, but --predictions segments nothing. Leave out one of them.")
     if options.resume and options.overwrite:
-        raise SettingsError("--resume goes on with an earlier run, --overwrite removes it; give one of them.")
+        raise SettingsError("--resume continues an earlier run, --overwrite removes it. Give one of them.")
     truth = read_truth(options.truth, options.pngs)
     photos = truth.photos[: options.limit]
     if not photos:
-        raise InputError(f"{options.truth}: holds no photos; expected ground truth of one at least.")
+        raise InputError(f"{options.truth}: holds no photos; expected ground truth for at least one.")
     images = options.images
     if images is None and isinstance(truth, RegionTruth) and (options.truth / "images").is_dir():
         images = options.truth / "images"
     files = {} if images is None else _find_files(images, truth.photos)
     _check_sizes(options.truth, photos, files)
     if options.predictions is None:
-        there = [photo for photo in photos if photo.image_id in files]
-        if not options.partial or not there:
-            _check_all(f"{images or options.truth}: has", photos, there, "photos")
-        photos = there
+        available = [photo for photo in photos if photo.image_id in files]
+        if not options.partial or not available:
+            _check_all(f"{images or options.truth}: has", photos, available, "photos")
+        photos = available
     _check_folder(options)
     make_folder(options.out)
     return Plan(options, truth, photos, files)
@@ -60,9 +74,18 @@ def prepare(options: EvalOptions) -> Plan:
 def segment(
     plan: Plan, listener: Listener, make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter
 ) -> RunSummary:
-    """Segment the photos into `predictions/`, as `esam-rt run` does, with its journal."""
+    """Segment the photos into ``predictions/`` with a journal, as ``esam-rt run`` does.
+
+    Args:
+        plan: Photos and options.
+        listener: Told when photos begin and end.
+        make_segmenter: Opens the segmenter.
+
+    Returns:
+        Counts, times and exit code of the run.
+    """
     o = plan.options
-    # All of them: a resumed run may have another --limit, but no other sources.
+    # All photos, not only those within --limit: a resumed run may change the limit but not its sources.
     photos = [plan.files[photo.image_id] for photo in plan.truth.photos if photo.image_id in plan.files]
     sources, out = [photo.path for photo in photos], o.out / PREDICTIONS
     run = replace(o.run, sources=sources, photos=photos, limit=len(plan.photos), out=out, write=("coco",))
@@ -70,30 +93,48 @@ def segment(
     return run_photos(run, listener, make_segmenter)
 
 
-def evaluate(plan: Plan, done: Callable[[TruePhoto], None]) -> Result:
-    """Score the results of a plan; `done` is told of each photo. InputError for results that cannot be used."""
+def evaluate(plan: Plan, on_progress: Callable[[TruePhoto], None] = lambda photo: None) -> Result:
+    """Score the results of a plan.
+
+    Args:
+        plan: Photos, ground truth and options.
+        on_progress: Called after each photo.
+
+    Returns:
+        Scores with intervals.
+
+    Raises:
+        InputError: Results are missing, or do not fit the ground truth.
+    """
     o = plan.options
     source = o.predictions or o.out / PREDICTIONS
     predictions = _predictions(source, plan)
-    photos = _of_plan(predictions, plan)
-    other = None
+    photos = _photos_with_results(predictions, plan)
+    baseline = None
     if o.predictions is not None and not o.partial:
         _check_all(f"{source}: has results for", plan.photos, photos, "photos of the ground truth")
     if o.against is not None:
-        theirs = _predictions(o.against, plan)
-        _check_all(f"{o.against}: has results for", photos, theirs.photos, "photos scored")
-        other = score(plan.truth, theirs, photos, lambda photo: None)
-    scored = score(plan.truth, predictions, photos, done)
+        other = _predictions(o.against, plan)
+        _check_all(f"{o.against}: has results for", photos, other.photos, "photos scored")
+        baseline = score(plan.truth, other, photos, lambda photo: None)
+    scored = score(plan.truth, predictions, photos, on_progress)
     weights = resamples(len(photos), o.resamples, o.seed)
     metrics = estimates(scored.scores, weights)
-    if other is None:
+    if baseline is None:
         return Result(plan, predictions, scored, metrics)
-    difference = differences(scored.scores, other.scores, weights)
-    return Result(plan, predictions, scored, metrics, estimates(other.scores, weights), difference, other)
+    difference = differences(scored.scores, baseline.scores, weights)
+    return Result(plan, predictions, scored, metrics, estimates(baseline.scores, weights), difference, baseline)
 
 
 def write(result: Result) -> dict[str, Any]:
-    """Write scores.json and report.html; returns what the former holds."""
+    """Write scores.json and report.html.
+
+    Args:
+        result: The evaluation.
+
+    Returns:
+        Content of scores.json.
+    """
     out = result.plan.options.out
     record = _record(result)
     write_json(out / SCORES, record)
@@ -102,7 +143,7 @@ def write(result: Result) -> dict[str, Any]:
 
 
 def _record(result: Result) -> dict[str, Any]:
-    """All that was measured, and how."""
+    """Content of scores.json: all scores, and how they were measured."""
     o, truth, scored = result.plan.options, result.plan.truth, result.scored
     run = result.predictions.run
     record: dict[str, Any] = {
@@ -124,7 +165,7 @@ def _record(result: Result) -> dict[str, Any]:
     if o.against is not None:
         record["against"] = {
             "predictions": str(o.against.resolve()),
-            "metrics": {name: asdict(e) for name, e in result.theirs.items()},
+            "metrics": {name: asdict(e) for name, e in result.baseline.items()},
             "difference": {name: asdict(e) for name, e in result.difference.items()},
         }
     photos = zip(scored.photos, scored.values, strict=True)
@@ -134,68 +175,69 @@ def _record(result: Result) -> dict[str, Any]:
 
 PROTOCOLS = {
     MaskTruth.form: (
-        "COCO mask AP and AR in percent, class-agnostic, at most 100 detections a photo, IoU 0.50 to 0.95; crowds are "
-        "ignore regions; small, medium, large: up to 32 x 32, up to 96 x 96, larger, in pixels of the masks. AP is the "
-        "AP^e of E-SAM's paper; its AP_L^e is AP on EntitySeg's low-resolution set, not AP_large."
+        "COCO mask AP and AR in percent, class-agnostic, at most 100 detections per photo, IoU 0.50 to 0.95. Crowds "
+        "are ignore regions. small: up to 32 x 32 mask pixels, medium: up to 96 x 96, large: more. AP is the AP^e of "
+        "E-SAM's paper. The paper's AP_L^e is AP on EntitySeg's low-resolution set, not AP_large."
     ),
     RegionTruth.form: (
-        "BSDS500, one fixed segmentation a photo. What is not labelled is one segment. covering: of annotators' maps "
-        "by ours, a mean over all maps; covering_best: by the annotator who agrees best; covering_reverse: of ours by "
-        "theirs. PRI: Rand index, VI: bits, less is better; both means over annotators, then photos. boundary: one "
-        "pixel wide, exact matching within 0.0075 of the diagonal, pixels summed over photos."
+        "BSDS500, one fixed segmentation per photo. Pixels without a label form one segment. covering: of the "
+        "annotators' maps by the result, mean over all maps. covering_best: with the annotator who agrees best. "
+        "covering_reverse: of the result by the annotators' maps. PRI: Rand index. VI: bits, less is better. Both are "
+        "means over annotators, then photos. boundary: one pixel wide, exact matching within 0.0075 of the diagonal, "
+        "pixels summed over photos."
     ),
 }
 
 
 def _find_files(images: Path, photos: Sequence[TruePhoto]) -> dict[int, PhotoFile]:
-    there = {photo.name: photo for photo in find_photos([images])}
-    names = Names(there, str(images)).matches(photo.name for photo in photos)
-    return {photo.image_id: there[names[photo.name]] for photo in photos if photo.name in names}
+    available = {photo.name: photo for photo in find_photos([images])}
+    names = Names(available, str(images)).matches(photo.name for photo in photos)
+    return {photo.image_id: available[names[photo.name]] for photo in photos if photo.name in names}
 
 
 def _check_sizes(truth: Path, photos: Sequence[TruePhoto], files: Mapping[int, PhotoFile]) -> None:
-    """InputError for a photo of another size than its ground truth, before hours go into segmenting."""
+    """Raise InputError if a photo and its ground truth differ in size, before hours go into segmenting."""
     for photo in photos:
         path = files[photo.image_id].path if photo.image_id in files else None
         size = photo_size(path) if path else None
         if size is not None and size != (photo.width, photo.height):
             raise InputError(
-                f"{path}: is {size[0]} x {size[1]} pixels, in {truth} {photo.width} x {photo.height}; "
-                "give the photos that the ground truth was made for (EntitySeg's …_lr.json goes with images_lr/)."
+                f"{path}: is {size[0]} x {size[1]} pixels; expected {photo.width} x {photo.height}, as in {truth}. "
+                "Give the photos that the ground truth was made for (EntitySeg: …_lr.json needs images_lr/)."
             )
 
 
-def _check_all(who: str, wanted: Sequence[TruePhoto], there: Sequence[TruePhoto], what: str) -> None:
-    known = set(there)
+def _check_all(who: str, wanted: Sequence[TruePhoto], available: Sequence[TruePhoto], what: str) -> None:
+    known = set(available)
     missing = [photo.name for photo in wanted if photo not in known]
     if missing:
         raise InputError(
-            f"{who} {len(wanted) - len(missing)} of {len(wanted)} {what}; the first of {len(missing)} missing is "
+            f"{who} {len(wanted) - len(missing)} of {len(wanted)} {what}. The first of {len(missing)} missing is "
             f"{missing[0]}. Add them, or score the others with --partial."
         )
 
 
 def _predictions(source: Path, plan: Plan) -> Predictions:
-    """Of all photos of the ground truth, whatever --limit says: results of others are a mistake."""
+    """Results for all photos of the ground truth, beyond --limit too: results for other photos are a mistake."""
     if not source.exists():
-        raise InputError(f"{source}: does not exist; expected results to score.")
+        raise InputError(f"{source}: does not exist; expected results to score. Check the path.")
     scores = source / SCORES
-    if scores.is_file() and not (source / PREDICTIONS).is_dir():  # an evaluation of results that lie elsewhere
+    if scores.is_file() and not (source / PREDICTIONS).is_dir():  # an earlier evaluation of results in another folder
         try:
             source = Path(json.loads(scores.read_bytes())["predictions"])
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f"{scores}: names no predictions; expected the folder of an esam-rt eval.") from e
     predictions = read_predictions(source, plan.truth.photos)
     if isinstance(plan.truth, MaskTruth) and not predictions.scored:
-        raise InputError(f"{source}: label maps have no scores, which AP needs; give entities.json or COCO results.")
+        raise InputError(f"{source}: AP needs scores, but label maps have none. Give entities.json or COCO results.")
     return predictions
 
 
-def _of_plan(predictions: Predictions, plan: Plan) -> list[TruePhoto]:
+def _photos_with_results(predictions: Predictions, plan: Plan) -> list[TruePhoto]:
     seen = set(predictions.photos)
     photos = [photo for photo in plan.photos if photo in seen]
     if not photos:
-        raise InputError(f"No photo of {plan.options.truth} has results; nothing can be scored.")
+        raise InputError(f"No photo of {plan.options.truth} has results. Give results for photos of the ground truth.")
     return photos
 
 
