@@ -122,7 +122,7 @@ class Ours:
             decoder, masks, side = export(network, Path(folder))
             self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, masks))
             with OnnxRuntimeEngine(side, threads=threads) as engine:
-                self._side = engine.infer({"given": embedding}, keep=IMAGE_FEATURES)
+                self._side = engine.infer({"given": embedding}, outputs_on_device=IMAGE_FEATURES)
         del self._side["embedding"]
         self._dims = network.dims
 
@@ -132,7 +132,9 @@ class Ours:
         xy[:, 0] = points
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
-        prompts = self._decoder.infer({**self._side, "points_xy_px": xy, "labels": labels}, keep=PROMPT_FEATURES)
+        prompts = self._decoder.infer(
+            {**self._side, "points_xy_px": xy, "labels": labels}, outputs_on_device=PROMPT_FEATURES
+        )
         score = prompts.pop("predicted_iou")
         cells = self._dims.embedding_cells
         asked = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
+from esam_rt.engines.tensorrt.trt_cuda_graphs import MAX_GRAPHS
 from esam_rt.errors import SettingsError
 from esam_rt.sam.models import ModelSpec
 from esam_rt.sam.predictor import AHEAD, IMAGE_FEATURES, PROMPT_FEATURES
@@ -65,8 +65,8 @@ def tensorrt_need(
     """What TensorRT takes, by its own figures: weights, what the encoder leaves of one photo for all prompts, and the
     greatest of all calls; with CUDA graphs the decoder calls whose memory stays. overlaps: whether batches are decoded
     while others wait for their masks; see `Sam`."""
-    weights = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
-    replays = 0 if not cuda_graphs else REPLAYS if overlaps else 1
+    weights = sum(engine.engine_bytes for engine in (encoder, decoder, masks, logits))
+    replays = 0 if not cuda_graphs else MAX_GRAPHS if overlaps else 1
     encoded = encoder.call_bytes({})
     photo = sum(encoded.tensors[name] for name in IMAGE_FEATURES)
 

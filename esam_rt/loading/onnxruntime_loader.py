@@ -85,7 +85,7 @@ def _provider_cache(
 def _photos_beside(stream: Any) -> GpuImages:
     """What scales photos on the GPU for an engine that does not use our device."""
     from esam_rt.engines.cuda.device import CudaDevice
-    from esam_rt.engines.onnxruntime.providers import GATE
+    from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK
 
-    with GATE.shared():
-        return GpuImages(CudaDevice(stream=stream), GATE.shared)
+    with CAPTURE_LOCK.shared():
+        return GpuImages(CudaDevice(stream=stream), CAPTURE_LOCK.shared)

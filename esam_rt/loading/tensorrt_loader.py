@@ -55,7 +55,7 @@ def load_tensorrt(row: ModelSpec, execution: ExecutionConfig, checkpoint: Path |
     overlaps = execution.memory_mb is None  # in a budget one call runs at a time
     need = tensorrt_need(encoder, decoder, masks, logits, execution.cuda_graphs, overlaps)
     if execution.memory_mb is None:
-        loaded = sum(engine.plan_bytes for engine in (encoder, decoder, masks, logits))
+        loaded = sum(engine.engine_bytes for engine in (encoder, decoder, masks, logits))
         batch = max(1, largest_batch(need, loaded + MARGIN * device.free_bytes(), most))
     else:
         batch = batch_within(execution.memory_mb, need, most, f"{row.name} in these engines of {execution.backend}")

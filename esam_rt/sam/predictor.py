@@ -112,7 +112,9 @@ class Sam:
         with self._turn:
             if not isinstance(photo, np.ndarray):
                 image = photo.on_canvas(geometry.resized_hw, side)
-            out = self.engines.encoder.infer({"image": image, "valid_hw_px": valid_hw_px}, keep=IMAGE_FEATURES)
+            out = self.engines.encoder.infer(
+                {"image": image, "valid_hw_px": valid_hw_px}, outputs_on_device=IMAGE_FEATURES
+            )
         return EncodedPhoto(out.pop("embedding"), geometry, out)
 
     def decode(
@@ -239,7 +241,7 @@ class Sam:
     ) -> dict[str, Any]:
         """Of a batch of prompts: `score`, and `tokens` and `images`, which stay on the device."""
         feed = {**photo.image_features, "points_xy_px": points_xy_px, "labels": labels}
-        return self.engines.decoder.infer(feed, keep=PROMPT_FEATURES)
+        return self.engines.decoder.infer(feed, outputs_on_device=PROMPT_FEATURES)
 
     def _prompts(
         self, geometry: Geometry, points_norm_xy: NDArray[np.float32], labels: NDArray[np.integer] | None

@@ -25,12 +25,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt import EntitySegmenter, Settings
-from esam_rt.engines import Tensor
+from esam_rt.engines import TensorSpec
+from esam_rt.engines.dtypes import ONNXRUNTIME_DTYPES
 from esam_rt.engines.onnxruntime import providers
+from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK
 from esam_rt.engines.onnxruntime.cuda_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
-from esam_rt.engines.onnxruntime.ort_cuda_graphs import copying, element_type
-from esam_rt.engines.onnxruntime.ort_engine import DTYPES, OnnxRuntimeEngine
-from esam_rt.engines.onnxruntime.providers import GATE, gpu_arena
+from esam_rt.engines.onnxruntime.ort_cuda_graphs import copy_model, element_type
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.providers import gpu_arena
 from esam_rt.errors import (
     DeviceError,
     EngineError,
@@ -124,7 +126,7 @@ def check(engine: OnnxRuntimeEngine, fed: dict[str, Any], keep: tuple[str, ...] 
     """One call against NumPy; returns the outputs."""
     out, want = engine.infer(fed, keep), expected(fed)
     for name in keep:
-        with GATE.shared():  # a test's copy is no engine's, which goes through there by itself
+        with CAPTURE_LOCK.shared():  # a test's copy is no engine's, which goes through there by itself
             np.testing.assert_array_equal(out[name].value.numpy(), want.pop(name))
     for name, array in want.items():
         np.testing.assert_array_equal(out[name], array)
@@ -155,12 +157,12 @@ def test_the_stand_in_has_the_librarys_names(fake: type, real: type) -> None:
     assert list(made)[:4] == ["shape", "element_type", "device_type", "device_id"]
 
 
-@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("kind", ONNXRUNTIME_DTYPES)
 def test_the_library_takes_dtypes_as_they_are_given(kind: str) -> None:
-    dtype = np.dtype(DTYPES[kind])
+    dtype = np.dtype(ONNXRUNTIME_DTYPES[kind])
     value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([2, 3], element_type(dtype), "cpu", 0)
     assert (value.shape(), value.data_type()) == ([2, 3], kind)
-    session = onnxruntime.InferenceSession(copying([Tensor("x", dtype, (None, 3))]), providers=[CPU])
+    session = onnxruntime.InferenceSession(copy_model([TensorSpec("x", dtype, (None, 3))]), providers=[CPU])
     binding = session.io_binding()
     binding.bind_input("x", "cpu", 0, element_type(dtype), [2, 3], value.data_ptr())
     target = onnxruntime.OrtValue.ortvalue_from_shape_and_type([2, 3], element_type(dtype), "cpu", 0)
@@ -283,7 +285,7 @@ def test_graphs_that_cannot_be_captured(gpu: FakeGpu, path: Path, caplog: pytest
         for i in range(4):
             check(engine, feed(4, i))
     (record,) = caplog.records
-    assert "graph.onnx: no CUDA graph could be made" in record.getMessage()
+    assert "graph.onnx: CUDA graph capture failed" in record.getMessage()
     assert "graph capture" in record.getMessage()
 
 
@@ -331,7 +333,7 @@ def test_graphs_where_the_file_is_gone(gpu: FakeGpu, path: Path, caplog: pytest.
         path.unlink()
         for i in range(3):
             check(engine, feed(4, i))
-    assert "no CUDA graph could be made" in caplog.text
+    assert "CUDA graph capture failed" in caplog.text
 
 
 def test_closed(gpu: FakeGpu, path: Path) -> None:
@@ -410,7 +412,7 @@ def test_a_budget_without_room_for_the_weights(path: Path, gpu: FakeGpu, monkeyp
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
     with (
         gpu_arena(1),
-        pytest.raises(OutOfMemoryError, match=r"the memory that was allowed does not hold its weights; al"),
+        pytest.raises(OutOfMemoryError, match=r"the memory budget does not hold its weights; al"),
     ):
         OnnxRuntimeEngine(path, "cuda", in_arena=True)
 
@@ -420,14 +422,14 @@ def test_what_scales_photos_is_made_beside_no_capture(gpu: FakeGpu, monkeypatch:
     load = gpu.cuda.cuModuleLoadData
 
     def counted(image: bytes) -> Any:
-        made.append(GATE._users)
+        made.append(CAPTURE_LOCK.shared_holders)
         return load(image)
 
     monkeypatch.setattr(gpu.cuda, "cuModuleLoadData", counted)
     photos = _photos_beside(None)
     assert made == [1]
     with photos.using():
-        assert GATE._users == 1
+        assert CAPTURE_LOCK.shared_holders == 1
 
 
 def test_no_part_of_a_graph_runs_on_the_cpu_unseen(gpu: FakeGpu) -> None:
@@ -484,7 +486,10 @@ def test_arrays_of_another_dtype_or_shape(gpu: FakeGpu, path: Path) -> None:
 
 
 def test_arrays_on_a_gpu_are_not_for_the_cpu(path: Path) -> None:
-    with OnnxRuntimeEngine(path) as engine, pytest.raises(EngineError, match="points: was kept by another backend"):
+    with (
+        OnnxRuntimeEngine(path) as engine,
+        pytest.raises(EngineError, match="points: expected a NumPy array or an output of this backend, got Foreign"),
+    ):
         engine.infer({**feed(4), "points": Foreign(FakeCuda(), feed(4)["points"])})
 
 
@@ -577,7 +582,11 @@ def test_a_library_without_the_provider(gpu: FakeGpu, path: Path) -> None:
     ("words", "error", "message"),
     [
         ("Please install TensorRT libraries as mentioned", DeviceError, "could not start Tensorrt"),
-        ("User needs to provide all the dynamic shape inputs", EngineError, "TensorRT takes only parts of this graph"),
+        (
+            "User needs to provide all the dynamic shape inputs",
+            EngineError,
+            "TensorRT supports only parts of this graph",
+        ),
         ("CUDA failure 2: out of memory", OutOfMemoryError, "not enough memory on device tensorrt"),
         ("CUDA failure 35: CUDA driver version is insufficient", DeviceError, "could not start Tensorrt"),
         ("Available memory of 0 is smaller than requested bytes of 256", OutOfMemoryError, "not enough memory"),
@@ -637,7 +646,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tensorrt_that_is_missing(wheel: Path, path: Path) -> None:
     with pytest.raises(
         MissingDependencyError,
-        match=r"needs TensorRT 987, libnvinfer\.so\.987 is not to be found; .*'tensorrt-cu13>=987,<988'",
+        match=r"needs TensorRT 987, libnvinfer\.so\.987 not found; .*'tensorrt-cu13>=987,<988'",
     ):
         OnnxRuntimeEngine(path, "tensorrt")
 
@@ -666,7 +675,7 @@ def test_cuda_that_is_missing(wheel: Path, path: Path, monkeypatch: pytest.Monke
             raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    words = r"needs libcublasLt\.so\.13, libcudnn\.so\.9, not to be found; .*onnxruntime-gpu\[cuda,cudnn\]"
+    words = r"needs libcublasLt\.so\.13, libcudnn\.so\.9, not found; .*onnxruntime-gpu\[cuda,cudnn\]"
     with pytest.raises(MissingDependencyError, match=f"Device cuda: .*{words}"):
         OnnxRuntimeEngine(path, "cuda")
     found = next(doctor.provider_findings())

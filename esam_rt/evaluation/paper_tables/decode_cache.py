@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines import Tensor
+from esam_rt.engines import TensorSpec
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import IMAGE_FEATURES, PROMPT_FEATURES, Engines
@@ -22,13 +22,13 @@ Key = tuple[bytes, bytes]
 class EngineOf:
     """`Engine` around a function."""
 
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         self._answer = answer
 
-    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+    def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
         """The function's answer."""
         return self._answer(feed)
 
@@ -67,7 +67,7 @@ class CachingEngines:
 
     def _encode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         if self._photo is None:
-            self._photo = self._engines.encoder.infer(feed, keep=IMAGE_FEATURES)
+            self._photo = self._engines.encoder.infer(feed, outputs_on_device=IMAGE_FEATURES)
         return dict(self._photo)
 
     def _decode(self, feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class CachingEngines:
         """Decode the prompts at `index` of a batch."""
         if index:
             part = {"points_xy_px": feed["points_xy_px"][index], "labels": feed["labels"][index]}
-            out = self._engines.decoder.infer({**feed, **part}, keep=PROMPT_FEATURES)
+            out = self._engines.decoder.infer({**feed, **part}, outputs_on_device=PROMPT_FEATURES)
             self._last = [keys[i] for i in index], {name: out[name] for name in PROMPT_FEATURES}
             self._score |= zip(self._last[0], out["predicted_iou"], strict=True)
 
