@@ -124,17 +124,17 @@ def build(graph: Path, library: ModuleType, file: ChecksummedFile) -> None:
 def test_nodes_are_timed_once(
     graphs: Any, library: Any, file: ChecksummedFile, caplog: pytest.LogCaptureFixture
 ) -> None:
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     assert len(library.timed) > 50
     library.timed.clear()
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     assert library.timed == []
     assert not caplog.records
 
 
 def test_without_a_cache_they_are_timed_each_time(graphs: Any, library: Any) -> None:
     for _ in range(2):
-        build_engine(graphs.masks, library, BuildOptions(max_batch=2))
+        build_engine(graphs.mask_head, library, BuildOptions(max_batch=2))
     assert len(library.timed) == 2 * len(set(library.timed))
 
 
@@ -149,14 +149,14 @@ def test_without_a_cache_they_are_timed_each_time(graphs: Any, library: Any) -> 
 def test_what_is_of_no_use_is_made_anew(
     graphs: Any, library: Any, file: ChecksummedFile, caplog: pytest.LogCaptureFixture, spoil: Any, words: str
 ) -> None:
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     first, library.timed = library.timed, []
     spoil(file, library)
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     assert library.timed == first
     assert words in caplog.text
     library.timed.clear()
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     assert library.timed == []
 
 
@@ -170,10 +170,10 @@ def test_builds_at_the_same_time_add_to_each_other(graphs: Any, library: Any, fi
             self.reads += 1
             return super().read() if self.reads > 1 else b""
 
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     build(graphs.logits, library, ReadEarly(file.path))
     library.timed.clear()
-    build(graphs.masks, library, file)
+    build(graphs.mask_head, library, file)
     build(graphs.logits, library, file)
     assert library.timed == []
 
