@@ -1,4 +1,4 @@
-"""Run ONNX networks: one `Engine` interface, one sub-package for each backend."""
+"""Run ONNX networks: one ``Engine`` interface, one sub-package for each backend."""
 
 from esam_rt.engines.engine import Array, DeviceTensor, Engine, TensorSpec
 

@@ -10,13 +10,13 @@ Life cycle of an engine:
 
 How to write a backend:
 
-1. Write a class with the members of `Engine`. It need not inherit from `Engine`.
+1. Write a class with the members of ``Engine``. It need not inherit from ``Engine``.
 2. Build ``inputs`` and ``outputs`` from the library's own description of the network. Get each dtype from
    ``esam_rt.engines.dtypes``.
-3. In ``infer``, call `check_feed` before the launch. Return NumPy arrays that no later call overwrites. Return a
-   `DeviceTensor` for each name in ``outputs_on_device``, and accept it again as an input.
-4. Translate the library's errors: `EngineError` for a failed call, `OutOfMemoryError` if a smaller batch may succeed,
-   `ModelError` for a bad file, `DeviceError` for a device that cannot be used.
+3. In ``infer``, call ``check_feed`` before the launch. Return NumPy arrays that no later call overwrites. Return a
+   ``DeviceTensor`` for each name in ``outputs_on_device``, and accept it again as an input.
+4. Translate the library's errors: ``EngineError`` for a failed call, ``OutOfMemoryError`` if a smaller batch may
+   succeed, ``ModelError`` for a bad file, ``DeviceError`` for a device that cannot be used.
 5. Add the backend to ``esam_rt.loading``, which maps names to engines.
 """
 
@@ -86,12 +86,12 @@ class Engine(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors that `infer` expects."""
+        """The tensors that ``infer`` expects."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors that `infer` returns."""
+        """The tensors that ``infer`` returns."""
         ...
 
     def infer(self, feed: Mapping[str, Array], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Engine(Protocol):
             outputs_on_device: Names of the outputs that must stay on the device.
 
         Returns:
-            All outputs by name. Each is a NumPy array, or a `DeviceTensor` if its name is in ``outputs_on_device``.
+            All outputs by name. Each is a NumPy array, or a ``DeviceTensor`` if its name is in ``outputs_on_device``.
             No later call overwrites it.
 
         Raises:
@@ -112,7 +112,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the device's resources. Later calls of `infer` fail. Closing twice has no effect."""
+        """Release the device's resources. Later calls of ``infer`` fail. Closing twice has no effect."""
         ...
 
     def __enter__(self) -> Self: ...

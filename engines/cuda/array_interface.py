@@ -102,7 +102,7 @@ def gpu_array(array: Any, read_on: int) -> GpuArray:
     ``__cuda_array_interface__`` may name a stream to wait for (Numba).
 
     Args:
-        array: Array for which `is_gpu_array` is true.
+        array: Array for which ``is_gpu_array`` is true.
         read_on: Address of the stream that will read it.
 
     Returns:

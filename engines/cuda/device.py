@@ -1,12 +1,11 @@
-"""A GPU's memory, streams, events, kernels and graphs."""
+"""A GPU's memory, streams and events."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -34,7 +33,7 @@ class CudaDevice:
 
     Args:
         index: Index of the GPU, as CUDA counts.
-        stream: The caller's stream, as `stream_address` accepts it. The object is kept and the stream is never
+        stream: The caller's stream, as ``stream_address`` accepts it. The object is kept and the stream is never
             destroyed here. Default: a new stream.
         runtime: Stand-in for cuda-python, for tests.
 
@@ -43,6 +42,7 @@ class CudaDevice:
         name: Name of the GPU.
         capability: Compute capability, as ``sm_86``.
         stream: Address of the stream.
+        calls: Checked calls of CUDA for this GPU.
 
     Raises:
         MissingDependencyError: cuda-python is missing.
@@ -52,7 +52,7 @@ class CudaDevice:
 
     def __init__(self, index: int = 0, stream: Any = None, runtime: ModuleType | None = None) -> None:
         self.index = index
-        self._calls = calls = Calls(runtime, index)
+        self.calls = calls = Calls(runtime, index)
         self.name, self.capability = name_and_capability(index, calls.runtime)
         cuda = calls.runtime
         if not calls("cudaDeviceGetAttribute", cuda.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, index):
@@ -80,15 +80,15 @@ class CudaDevice:
 
     def _check_stream_is_of_this_gpu(self) -> None:
         stream_index = self.index
-        if self._is_callers_stream and hasattr(self._calls.runtime, "cudaStreamGetDevice"):
+        if self._is_callers_stream and hasattr(self.calls.runtime, "cudaStreamGetDevice"):
             with suppress(EngineError):  # drivers before 12.8 cannot tell
-                stream_index = self._calls("cudaStreamGetDevice", self.stream)
+                stream_index = self.calls("cudaStreamGetDevice", self.stream)
         if stream_index != self.index:
             raise InputError(f"Stream: found one of GPU {stream_index}, expected one of GPU {self.index}.")
 
     def _new_stream(self) -> int:
-        stream = int(self._calls("cudaStreamCreateWithFlags", self._calls.runtime.cudaStreamNonBlocking))
-        weakref.finalize(self, self._calls.release, "cudaStreamDestroy", stream)
+        stream = int(self.calls("cudaStreamCreateWithFlags", self.calls.runtime.cudaStreamNonBlocking))
+        weakref.finalize(self, self.calls.release, "cudaStreamDestroy", stream)
         return stream
 
     def free_bytes(self) -> int:
@@ -97,8 +97,8 @@ class CudaDevice:
         Returns:
             Bytes. Free memory in the pool counts as used.
         """
-        with self._calls.current():
-            return int(self._calls("cudaMemGetInfo")[0])
+        with self.calls.current():
+            return int(self.calls("cudaMemGetInfo")[0])
 
     def current(self) -> AbstractContextManager[None]:
         """Make this GPU the current one of the thread.
@@ -106,7 +106,7 @@ class CudaDevice:
         Returns:
             A context manager. At its end the previous GPU is current again.
         """
-        return self._calls.current()
+        return self.calls.current()
 
     def synchronize(self) -> None:
         """Wait for all work of the stream and for all copies.
@@ -114,9 +114,9 @@ class CudaDevice:
         Raises:
             EngineError: Some work failed.
         """
-        with self._calls.current():
-            self._calls("cudaStreamSynchronize", self.stream)
-            self._calls("cudaStreamSynchronize", self._copy_stream)
+        with self.calls.current():
+            self.calls("cudaStreamSynchronize", self.stream)
+            self.calls("cudaStreamSynchronize", self._copy_stream)
 
     def check_is_running(self) -> None:
         """Check that the caller is not capturing the stream. The caller could not wait for results then.
@@ -134,8 +134,8 @@ class CudaDevice:
             )
 
     def _is_captured(self, stream: int) -> bool:
-        status = self._calls("cudaStreamIsCapturing", stream)
-        return bool(status != self._calls.runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone)
+        status = self.calls("cudaStreamIsCapturing", stream)
+        return bool(status != self.calls.runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone)
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceBuffer:
         """Allocate memory with unknown content, aligned to 256 bytes.
@@ -152,8 +152,8 @@ class CudaDevice:
         """
         dtype = np.dtype(dtype)
         size = max(1, math.prod(shape) * dtype.itemsize)
-        with self._calls.current():
-            pointer = self._calls("cudaMallocFromPoolAsync", size, self._pool, self.stream)
+        with self.calls.current():
+            pointer = self.calls("cudaMallocFromPoolAsync", size, self._pool, self.stream)
         buffer = DeviceBuffer(self, pointer, dtype, shape)
         buffer.finalizer = weakref.finalize(buffer, self._free, pointer)
         return buffer
@@ -166,15 +166,15 @@ class CudaDevice:
         """
         stream = self.stream
         if self._is_callers_stream:
-            with suppress(EsamError), self._calls.current():  # the release below logs an error of a destroyed stream
+            with suppress(EsamError), self.calls.current():  # the release below logs an error of a destroyed stream
                 stream = self._copy_stream if self._is_captured(stream) else stream
-        self._calls.release("cudaFreeAsync", pointer, stream)
+        self.calls.release("cudaFreeAsync", pointer, stream)
 
     def view(self, array: Any) -> DeviceBuffer:
         """View an array of another library in place; see ``locate``.
 
         Args:
-            array: Array for which `is_gpu_array` is true.
+            array: Array for which ``is_gpu_array`` is true.
 
         Returns:
             A buffer on the array's memory. It keeps the array.
@@ -194,7 +194,7 @@ class CudaDevice:
         default stream that the caller gave to the device, if any.
 
         Args:
-            array: Array for which `is_gpu_array` is true.
+            array: Array for which ``is_gpu_array`` is true.
 
         Returns:
             The array's place in memory.
@@ -206,8 +206,8 @@ class CudaDevice:
         self.check_is_running()
         found = gpu_array(array, self.stream)
         if math.prod(found.shape):
-            memory = self._calls("cudaPointerGetAttributes", found.pointer)
-            kinds = self._calls.runtime.cudaMemoryType
+            memory = self.calls("cudaPointerGetAttributes", found.pointer)
+            kinds = self.calls.runtime.cudaMemoryType
             if memory.type not in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged) or (
                 memory.type == kinds.cudaMemoryTypeDevice and memory.device != self.index
             ):
@@ -219,21 +219,21 @@ class CudaDevice:
 
     def _wait_for(self, stream: int) -> None:
         """Make the device's stream wait for the present work of another one."""
-        with self._calls.current():
+        with self.calls.current():
             self._check_is_running(stream)
             event = CudaEvent(self, stream)
-            self._calls("cudaStreamWaitEvent", self.stream, event.handle, 0)
+            self.calls("cudaStreamWaitEvent", self.stream, event.handle, 0)
 
     def upload(self, target: DeviceBuffer, source: NDArray[np.uint8]) -> None:
         """Copy from the host to the GPU, in the order of the stream.
 
         Args:
             target: Memory on the GPU.
-            source: Bytes of a `HostBuffer`. They are copied to the start of ``target``.
+            source: Bytes of a ``HostBuffer``. They are copied to the start of ``target``.
         """
-        kind = self._calls.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        with self._calls.current():
-            self._calls("cudaMemcpyAsync", target.pointer, source.ctypes.data, source.nbytes, kind, self.stream)
+        kind = self.calls.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        with self.calls.current():
+            self.calls("cudaMemcpyAsync", target.pointer, source.ctypes.data, source.nbytes, kind, self.stream)
 
     def record_event(self) -> CudaEvent:
         """Mark the present end of the stream's work.
@@ -255,7 +255,7 @@ class CudaDevice:
         Returns:
             The event at the end of the copy. Wait for it before either array is used.
         """
-        calls, kind = self._calls, self._calls.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        calls, kind = self.calls, self.calls.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         computed = self.record_event()
         with calls.current():
             calls("cudaStreamWaitEvent", self._copy_stream, computed.handle, 0)
@@ -264,7 +264,7 @@ class CudaDevice:
 
 
 class DeviceBuffer:
-    """A C-contiguous array in a GPU's memory. `CudaDevice.allocate` and `CudaDevice.view` make it.
+    """A C-contiguous array in a GPU's memory. ``CudaDevice.allocate`` and ``CudaDevice.view`` make it.
 
     When it is closed or garbage, its memory is freed after the present work of the stream. CuPy, Numba and PyTorch read
     it in place by ``__cuda_array_interface__``. PyTorch does not wait for the stream: call ``device.synchronize()``
@@ -288,7 +288,7 @@ class DeviceBuffer:
 
     @property
     def pointer(self) -> int:
-        """Address of the first element. Raises `EngineError` after ``close``."""
+        """Address of the first element. Raises ``EngineError`` after ``close``."""
         if self._pointer is None:
             raise EngineError(f"GPU {self.device.index}: array used after close().")
         return self._pointer
@@ -342,7 +342,7 @@ class CudaEvent:
     """
 
     def __init__(self, device: CudaDevice, stream: int) -> None:
-        self._calls = calls = device._calls
+        self._calls = calls = device.calls
         with calls.current():
             self.handle = calls("cudaEventCreateWithFlags", calls.runtime.cudaEventDisableTiming)
             weakref.finalize(self, calls.release, "cudaEventDestroy", self.handle)
@@ -358,78 +358,6 @@ class CudaEvent:
             self._calls("cudaEventSynchronize", self.handle)
 
 
-class CudaKernel:
-    """A kernel in PTX. The driver compiles it.
-
-    Args:
-        device: The GPU.
-        ptx: Text of the PTX.
-        name: Name of the kernel in it.
-    """
-
-    def __init__(self, device: CudaDevice, ptx: bytes, name: str) -> None:
-        self._device, self._calls = device, device._calls
-        with self._calls.current_for_driver():
-            module = self._calls("cuModuleLoadData", ptx)
-            weakref.finalize(self, self._calls.release, "cuModuleUnload", module)
-            self._function = self._calls("cuModuleGetFunction", module, name.encode())
-
-    def launch(self, grid_xy: tuple[int, int], block_xy: tuple[int, int], arguments: Sequence[Any]) -> None:
-        """Launch the kernel on the device's stream.
-
-        Args:
-            grid_xy: Number of blocks.
-            block_xy: Number of threads of a block.
-            arguments: The kernel's arguments, as ctypes.
-        """
-        values, types = tuple(a.value for a in arguments), tuple(map(type, arguments))
-        with self._calls.current_for_driver():
-            self._calls(
-                "cuLaunchKernel", self._function, *grid_xy, 1, *block_xy, 1, 0, self._device.stream, (values, types), 0
-            )
-
-
-class CudaGraph:
-    """Work that is captured once and launched many times as a whole.
-
-    The memory that the work uses must stay where it is, and the object that enqueued it must not change, as long as the
-    graph is launched.
-
-    Args:
-        device: The GPU.
-        enqueue: Gives the work to the stream whose address it gets. It must not wait or allocate.
-
-    Raises:
-        EngineError: The work cannot be captured.
-        OutOfMemoryError: The GPU has too little memory.
-    """
-
-    def __init__(self, device: CudaDevice, enqueue: Callable[[int], object]) -> None:
-        self._device, self._calls = device, device._calls
-        calls, cuda = self._calls, self._calls.runtime
-        with calls.current(), ExitStack() as at_end:
-            # A new stream: work that other threads give to the device's stream must not come into the graph.
-            stream = int(calls("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking))
-            at_end.callback(calls.release, "cudaStreamDestroy", stream)
-            calls("cudaStreamBeginCapture", stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
-            try:
-                enqueue(stream)
-            finally:
-                graph = calls("cudaStreamEndCapture", stream)
-                at_end.callback(calls.release, "cudaGraphDestroy", graph)
-            self._launchable = calls("cudaGraphInstantiate", graph, 0)
-        self._finalizer = weakref.finalize(self, calls.release, "cudaGraphExecDestroy", self._launchable)
-
-    def launch(self) -> None:
-        """Launch the work on the device's stream."""
-        with self._calls.current():
-            self._calls("cudaGraphLaunch", self._launchable, self._device.stream)
-
-    def close(self) -> None:
-        """Destroy the graph after its last launch. Closing twice has no effect."""
-        self._finalizer()
-
-
 class HostBuffer:
     """Pinned memory of the host, for fast copies. It is kept between calls and grows as needed.
 
@@ -438,7 +366,7 @@ class HostBuffer:
     """
 
     def __init__(self, device: CudaDevice) -> None:
-        self._calls = device._calls
+        self._calls = device.calls
         self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._finalizer: weakref.finalize[Any, Any] | None = None
 

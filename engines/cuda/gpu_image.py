@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines.cuda.array_interface import GpuArray
-from esam_rt.engines.cuda.device import CudaDevice, CudaKernel, DeviceBuffer
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
+from esam_rt.engines.cuda.launch import CudaKernel
 from esam_rt.errors import InputError
 
 BLOCK_XY = (32, 8)  # threads of a block, one for each pixel
@@ -86,7 +87,7 @@ class GpuImages:
 
 
 class GpuImage:
-    """An image uint8 [H, W, 3] in a GPU's memory. Its owner must not change it before the call that got it returns.
+    """An image uint8 [H, W, 3] in a GPU's memory. The owner must not change it before the call that got it returns.
 
     Args:
         images: Scales the image.

@@ -23,7 +23,7 @@ DRIVER = "libcuda.so.1"  # comes with the driver, not with pip
 def load_cuda() -> None:
     """Load CUDA and cuDNN from pip's packages.
 
-    The library prints its failures to stdout. They go to the log, and `missing_cuda` reports them.
+    The library prints its failures to stdout. They go to the log, and ``missing_cuda`` reports them.
     """
     import onnxruntime
 

@@ -34,7 +34,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class OrtDeviceTensor:
-    """An output in ONNX Runtime's own memory, on the CPU or the GPU. It is a `DeviceTensor`.
+    """An output in ONNX Runtime's own memory, on the CPU or the GPU. It is a ``DeviceTensor``.
 
     Attributes:
         value: The library's ``OrtValue``.
@@ -61,7 +61,7 @@ def bind_input(binding: Any, name: str, array: Any) -> None:
     Args:
         binding: ``IOBinding`` of a session.
         name: Name of the input.
-        array: NumPy array, `OrtDeviceTensor` or `GpuArray`.
+        array: NumPy array, ``OrtDeviceTensor`` or ``GpuArray``.
     """
     if isinstance(array, OrtDeviceTensor):
         binding.bind_ortvalue_input(name, array.value)
@@ -91,7 +91,7 @@ def copy_model(tensors: list[TensorSpec]) -> bytes:
         tensors: Inputs of the model.
 
     Returns:
-        The serialized model. Its output ``NAME copied`` is the copy of input ``NAME``.
+        The serialized model. The output ``NAME copied`` is the copy of input ``NAME``.
     """
 
     def info(name: str, t: TensorSpec) -> onnx.ValueInfoProto:
@@ -114,7 +114,7 @@ class InputCopier:
     Args:
         tensors: The inputs to copy.
         targets: The library's value for each input, by name.
-        session: Runs the `copy_model` of the tensors.
+        session: Runs the ``copy_model`` of the tensors.
     """
 
     def __init__(self, tensors: list[TensorSpec], targets: Mapping[str, Any], session: Any) -> None:
@@ -126,7 +126,7 @@ class InputCopier:
         """Copy the inputs, unless they are those of the last time.
 
         An output that an engine left on the device does not change. An array of another library may change, but it is a
-        new `GpuArray` in each call.
+        new ``GpuArray`` in each call.
 
         Args:
             feed: Arrays by name.

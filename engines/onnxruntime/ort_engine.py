@@ -39,7 +39,7 @@ from esam_rt.storage.onnx_files import check_graph_file
 
 
 class OnnxRuntimeEngine:
-    """An ONNX file that ONNX Runtime runs. It is an `Engine`.
+    """An ONNX file that ONNX Runtime runs. It is an ``Engine``.
 
     On the CPU all sessions of the process share one memory arena. It keeps its memory after ``close``.
 
@@ -49,11 +49,11 @@ class OnnxRuntimeEngine:
             TensorRT does not support.
         threads: CPU threads of one call. Default: all cores.
         cuda_graphs: Run calls that repeat as CUDA graphs, on device ``cuda``.
-        stream: The caller's CUDA stream for all work; see `CudaDevice`. Default: streams of the library.
+        stream: The caller's CUDA stream for all work; see ``CudaDevice``. Default: streams of the library.
         cache: Folder in which the TensorRT provider keeps engines and timings. The provider trusts its files. Default:
             the engine is built at each start.
         max_batch: Largest number of prompts in one call, for which TensorRT builds.
-        in_arena: Allocate from the `gpu_arena`, on device ``cuda``.
+        in_arena: Allocate from the ``gpu_arena``, on device ``cuda``.
         whole: Raise an error if a node of the graph would run on the CPU, on device ``cuda``.
 
     Raises:
@@ -93,7 +93,7 @@ class OnnxRuntimeEngine:
         self._graphs = OrtGraphs(path.name, path, config, self.inputs, self.outputs) if cuda_graphs else None
 
     def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
-        """Run the network once; see `Engine`.
+        """Run the network once; see ``Engine``.
 
         On a GPU it also accepts arrays of other libraries, by DLPack or ``__cuda_array_interface__``, and reads them in
         place. If such an interface names no stream, the caller must have waited for the array's content, unless it was
@@ -104,7 +104,7 @@ class OnnxRuntimeEngine:
             outputs_on_device: Names of the outputs that must stay on the device.
 
         Returns:
-            All outputs by name: NumPy arrays, and `OrtDeviceTensor` for ``outputs_on_device``.
+            All outputs by name: NumPy arrays, and ``OrtDeviceTensor`` for ``outputs_on_device``.
 
         Raises:
             EngineError: An input is wrong, the engine is closed, or the library failed.
@@ -173,7 +173,7 @@ class OnnxRuntimeEngine:
         return contextlib.nullcontext() if self._device == "cpu" else CAPTURE_LOCK.shared()
 
     def close(self) -> None:
-        """Release the session; see `Engine`."""
+        """Release the session; see ``Engine``."""
         if self._graphs is not None:
             self._graphs.close()
         with self._gpu_use():
@@ -188,7 +188,7 @@ class OnnxRuntimeEngine:
 
 
 def _check_options(device: str, threads: int | None, cuda_graphs: bool, stream: Any) -> None:
-    """Raise `SettingsError` for options that the device does not have."""
+    """Raise ``SettingsError`` for options that the device does not have."""
     if device not in PROVIDERS:
         raise SettingsError(f"Unknown device {device!r}.{did_you_mean(device, PROVIDERS)}")
     if threads is not None and threads < 1:

@@ -33,7 +33,7 @@ _ARENA_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class TensorRTCache:
-    """What the TensorRT provider builds and keeps.
+    """Cache and shape ranges of the TensorRT provider.
 
     Attributes:
         folder: Where it keeps engines and timings. It trusts these files. None: nowhere.
@@ -70,7 +70,7 @@ class SessionConfig:
         stream: Address of the caller's CUDA stream. None: the library's own streams.
         cuda_graphs: Capture the first call and replay it. Such a session runs no other call.
         tensorrt: Options for device ``tensorrt``.
-        in_arena: Allocate from the last `gpu_arena`.
+        in_arena: Allocate from the last ``gpu_arena``.
         whole: Raise an error if a node would run on the CPU.
     """
 

@@ -171,7 +171,7 @@ def build_engine(
 
 
 def check_rtx(capabilities: Iterable[str], precision: str) -> None:
-    """Check that TensorRT-RTX supports GPUs in a precision. Its own error comes minutes later: it finds no kernel.
+    """Check that TensorRT-RTX supports GPUs in a precision. The library itself fails minutes later: it finds no kernel.
 
     Args:
         capabilities: Compute capabilities, as ``sm_86``.

@@ -142,7 +142,7 @@ class DeviceCall:
         """List the addresses of all inputs and outputs.
 
         Args:
-            memory: Memory of `allocate`.
+            memory: Memory of ``allocate``.
 
         Returns:
             Addresses on the GPU, by name.

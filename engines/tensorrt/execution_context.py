@@ -36,7 +36,7 @@ class Context:
         context: The library's context.
         inputs: Names of the inputs with dynamic dimensions.
         outputs: The engine's outputs.
-        logger: Logger of `keeping_logger`.
+        logger: Logger of ``keeping_logger``.
         gpu: Index of the GPU, for messages.
     """
 

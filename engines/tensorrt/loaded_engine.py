@@ -114,7 +114,7 @@ class LoadedEngine:
         return hasattr(self._library, "IRuntimeCache")
 
     def new_context(self, makes_cuda_graphs: bool = False) -> Context:
-        """Make an execution context. Its scratch memory is ours, so that engines share it and take what a call needs.
+        """Make an execution context. We allocate the scratch memory: engines share it and take only what a call needs.
 
         Args:
             makes_cuda_graphs: Let TensorRT-RTX make CUDA graphs of the context's calls.

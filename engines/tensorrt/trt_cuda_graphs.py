@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, DeviceBuffer
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
 from esam_rt.engines.cuda.graph_cache import CapturedGraph, GraphCache
+from esam_rt.engines.cuda.launch import CudaGraph
 from esam_rt.engines.tensorrt.device_call import CallMemory, DeviceCall
 from esam_rt.engines.tensorrt.execution_context import Context
 from esam_rt.errors import EngineError, OutOfMemoryError
@@ -15,7 +16,7 @@ MAX_GRAPHS = 3
 
 
 class TensorRTGraph(CapturedGraph):
-    """A call on fixed memory. It is a CUDA graph after `capture`.
+    """A call on fixed memory. It is a CUDA graph after ``capture``.
 
     Args:
         device: The GPU.
@@ -74,7 +75,7 @@ class TensorRTGraph(CapturedGraph):
 
 
 class TensorRTGraphs:
-    """The graphs of an engine, with the policy of `GraphCache`. The owner must serialize the calls of all methods.
+    """The graphs of an engine, with the policy of ``GraphCache``. The owner must serialize the calls of all methods.
 
     Args:
         name: Name of the engine, for messages.
@@ -109,7 +110,7 @@ class TensorRTGraphs:
         """Capture a call after its launch. A failure ends the use of graphs and logs a warning.
 
         Args:
-            graph: Graph of `find`.
+            graph: Graph of ``find``.
             addresses: Address of each input and output, by name.
         """
         if self._captures:

@@ -49,7 +49,7 @@ class CallBytes:
 
 
 class TensorRTEngine:
-    """A serialized TensorRT engine. It is an `Engine`.
+    """A serialized TensorRT engine. It is an ``Engine``.
 
     Args:
         name: Name for messages.
@@ -103,15 +103,15 @@ class TensorRTEngine:
         self._staging = HostBuffer(device)
 
     def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
-        """Run the network once; see `Engine`. Returns when the outputs are computed.
+        """Run the network once; see ``Engine``. Returns when the outputs are computed.
 
         Args:
-            feed: One array for each input, by name: a NumPy array, a `DeviceBuffer`, or an array of another library on
-                this GPU as `CudaDevice.view` accepts it.
+            feed: One array for each input, by name: a NumPy array, a ``DeviceBuffer``, or an array of another library
+                on this GPU as ``CudaDevice.view`` accepts it.
             outputs_on_device: Names of the outputs that must stay on the device.
 
         Returns:
-            All outputs by name: NumPy arrays, and `DeviceBuffer` for ``outputs_on_device``.
+            All outputs by name: NumPy arrays, and ``DeviceBuffer`` for ``outputs_on_device``.
 
         Raises:
             EngineError: An input is wrong, the engine is closed, or the library failed.
@@ -242,7 +242,7 @@ class TensorRTEngine:
                     )
 
     def close(self) -> None:
-        """Release the engine; see `Engine`. Waits for a call in another thread."""
+        """Release the engine; see ``Engine``. Waits for a call in another thread."""
         with self._lock, self._device.current():
             try:
                 self._loaded.save_runtime_cache()

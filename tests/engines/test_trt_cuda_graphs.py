@@ -1,4 +1,4 @@
-"""Calls that repeat as CUDA graphs: the same numbers, nobody's memory touched, and the rules of capturing kept."""
+"""CUDA graphs of TensorRT: equal results, no memory overwritten, and the rules of capturing kept."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, HostBuffer
+from esam_rt.engines.cuda.device import CudaDevice, HostBuffer
 from esam_rt.engines.cuda.gpu_image import GpuImages
+from esam_rt.engines.cuda.launch import CudaGraph
 from esam_rt.engines.tensorrt.trt_cuda_graphs import MAX_GRAPHS
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
@@ -40,7 +41,7 @@ def load(library: Any, device: CudaDevice) -> Load:
 
 
 def launches(cuda: FakeCuda) -> int:
-    """Graphs launched since the last time."""
+    """Count the graphs launched since the last time."""
     count = cuda.called.count(LAUNCH)
     cuda.called.clear()
     return count
@@ -72,7 +73,7 @@ def test_other_batches_are_run_as_any(load: Load, cuda: FakeCuda) -> None:
 
 
 def test_memory_of_the_gpu_is_fed_and_kept(load: Load, cuda: FakeCuda) -> None:
-    """As the decoder is: some inputs of the photo stay, outputs are kept for the next engine and dropped after it."""
+    """Like the decoder: some inputs stay for a photo, and outputs stay on the device for the next engine."""
     first, second = load(scaling()), load(following())
     for photo in range(3):
         x = first.infer(feed(8, photo + 1), outputs_on_device=["y"])["y"]
@@ -104,7 +105,7 @@ def test_kept_outputs_are_never_overwritten(load: Load, cuda: FakeCuda) -> None:
 
 
 def test_batches_that_wait_for_their_masks_are_replayed(load: Load, cuda: FakeCuda) -> None:
-    """As many as a photo's masks are behind its prompts; each in memory of its own."""
+    """There are as many as batches that wait, each in memory of its own."""
     engine, behind = load(scaling()), deque[tuple[int, Any]]()
     for scale in range(1, 20):
         behind.append((scale, engine.infer(feed(5, scale), outputs_on_device=["y"])["y"]))
@@ -172,7 +173,7 @@ def test_a_capture_that_fails(load: Load, cuda: FakeCuda, name: str, caplog: pyt
     assert record.getMessage().endswith("Running without CUDA graphs.")
     assert launches(cuda) == 0
     np.testing.assert_allclose(kept.numpy(), np.sin(2 * feed(7)["x"]), rtol=1e-5)
-    if name == "cudaStreamEndCapture":  # a stream that cannot be made whole again
+    if name == "cudaStreamEndCapture":  # the stand-in's stream must be repaired
         cuda.broken.clear()
         for stream in cuda.streams.values():
             stream.captured = None
@@ -196,7 +197,7 @@ def test_a_library_that_cannot_be_captured(
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
 def test_no_memory_for_what_stays(load: Load, cuda: FakeCuda, nth: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Inputs, outputs, scratch memory, and what is kept."""
+    """The nth allocation: inputs, outputs, scratch memory, outputs on the device."""
     engine = load(scaling())
     engine.infer(feed(7), outputs_on_device=["y"])
     cuda.fail_allocation(nth)
@@ -231,7 +232,7 @@ def test_a_launch_that_fails_leaves_nothing(load: Load, cuda: FakeCuda, library:
 
 
 def test_threads_share_it(load: Load, cuda: FakeCuda) -> None:
-    """What other engines and threads do meanwhile comes into no graph."""
+    """No work of other engines and threads comes into a graph."""
     engine, other = load(scaling()), load(following())
     expected = engine.infer(feed(16))["sine"]
 
@@ -269,7 +270,7 @@ def test_nothing_leaks(load: Load, cuda: FakeCuda) -> None:
 
 
 def test_a_callers_stream_that_is_being_captured(cuda: FakeCuda, library: Any) -> None:
-    """Nothing of ours comes into somebody's graph."""
+    """No work of ours comes into the caller's graph."""
     _, stream = cuda.cudaStreamCreateWithFlags(1)
     device = CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
     for cuda_graphs in (True, False):
@@ -289,7 +290,7 @@ def test_a_callers_stream_that_is_being_captured(cuda: FakeCuda, library: Any) -
 
 
 def test_photos_while_a_callers_stream_is_being_captured(cuda: FakeCuda) -> None:
-    """Refused, and what is given back meanwhile comes into no graph."""
+    """They are refused, and memory freed meanwhile comes into no graph."""
     cuda.kernels["place_photo"] = place_photo()
     _, stream = cuda.cudaStreamCreateWithFlags(1)
     device = CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
@@ -318,7 +319,7 @@ def test_photos_while_a_callers_stream_is_being_captured(cuda: FakeCuda) -> None
 
 
 def test_tensorrt_rtx_makes_graphs_itself(cuda: FakeCuda, device: CudaDevice) -> None:
-    """It is told so for the context of calls that repeat, and finds the same addresses each time."""
+    """The context of calls that repeat is told so, and gets the same addresses each time."""
     library: Any = FakeTensorRTRTX(cuda)
     engine = TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device, cuda_graphs=True)
     for scale in (2, 3, 4, 5):
@@ -329,7 +330,7 @@ def test_tensorrt_rtx_makes_graphs_itself(cuda: FakeCuda, device: CudaDevice) ->
     engine.close()
 
 
-# The graph itself, and the fake.
+# The graph itself, and the stand-in.
 
 
 def test_a_graph_does_what_was_enqueued(cuda: FakeCuda, device: CudaDevice) -> None:
