@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: feeds, failures, threads, and what it says when something is missing."""
+"""The ONNX Runtime backend: feeds, failures, threads, and messages about missing libraries."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_gpu_out_of_memory_while_loading(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_memory_that_is_shared_already(path: Path) -> None:
-    """By another library of the same process: registering twice is an error of ONNX Runtime's."""
+    """Another library of the process may share it: ONNX Runtime raises an error if it is registered twice."""
     with OnnxRuntimeEngine(path) as first:
         share_memory.__wrapped__()
         with OnnxRuntimeEngine(path) as second:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: CUDA graphs, arrays and streams of others, and TensorRT's provider, on a strict stand-in.
+"""ONNX Runtime on a GPU, with a strict stand-in: CUDA graphs, arrays and streams of others, TensorRT's provider.
 
 The oracle is the CPU engine.
 """
@@ -69,7 +69,7 @@ from tests.support.scene import photo_of
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One for all tests, so that `tiny` is exported once."""
+    """One cache for all tests, so that `tiny` is exported once."""
     folder = tmp_path_factory.getbasetemp() / "cache of test_onnxruntime_gpu"
     monkeypatch.setenv("ESAM_RT_CACHE", str(folder))
     return folder
@@ -77,7 +77,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A GPU, on which nothing undefined was done in the end."""
+    """A GPU. The test fails if something undefined was done."""
     monkeypatch.setattr(providers, "missing_tensorrt", lambda library: None)
     gpu = FakeGpu().install(monkeypatch)
     yield gpu
@@ -87,7 +87,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """sum = side + points · scale [B, 3]; kept = 2 · sum; `side` is the photo's."""
+    """sum = side + points · scale [B, 3]; kept = 2 · sum; `side` belongs to the photo."""
     f = TensorProto.FLOAT
     graph = helper.make_graph(
         [
@@ -123,10 +123,10 @@ def expected(fed: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(engine: OnnxRuntimeEngine, fed: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
-    """One call against NumPy; returns the outputs."""
+    """Compare one call with NumPy; return the outputs."""
     out, want = engine.infer(fed, keep), expected(fed)
     for name in keep:
-        with CAPTURE_LOCK.shared():  # a test's copy is no engine's, which goes through there by itself
+        with CAPTURE_LOCK.shared():  # engines do this themselves, a copy by a test does not
             np.testing.assert_array_equal(out[name].value.numpy(), want.pop(name))
     for name, array in want.items():
         np.testing.assert_array_equal(out[name], array)
@@ -145,7 +145,7 @@ def check(engine: OnnxRuntimeEngine, fed: dict[str, Any], keep: tuple[str, ...] 
     ],
 )
 def test_the_stand_in_has_the_librarys_names(fake: type, real: type) -> None:
-    """And parameters, in their order; those that are not used are left out at the end."""
+    """Also the parameters, in their order. Unused parameters at the end are left out."""
     for name, method in vars(fake).items():
         if inspect.isfunction(method) and not name.startswith("_") and name != "write":
             own = list(inspect.signature(method).parameters)
@@ -184,7 +184,7 @@ def test_values_of_the_library_are_updated_in_place() -> None:
 
 
 def test_a_capture_is_alone(gpu: FakeGpu) -> None:
-    """The stand-in tells, whoever is right."""
+    """The stand-in detects a violation."""
     with gpu.used(), ThreadPoolExecutor(1) as pool, pytest.raises(AssertionError, match="while others use the GPU"):
         pool.submit(gpu.used(capturing=True).__enter__).result()
     gpu.violations.clear()
@@ -300,7 +300,7 @@ def test_memory_that_ends_while_capturing(gpu: FakeGpu, path: Path, caplog: pyte
 
 
 def test_memory_that_ends_frees_the_graph(gpu: FakeGpu, path: Path) -> None:
-    """So that a smaller batch has it, which is captured in turn."""
+    """A smaller batch gets the memory, and is captured in turn."""
     with OnnxRuntimeEngine(path, "cuda", cuda_graphs=True) as engine:
         for _ in range(3):
             check(engine, feed(4))
@@ -372,7 +372,7 @@ def test_a_photo_on_a_gpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, device:
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool) -> None:
-    """Scaled there for the encoder, whose own stream waits for it."""
+    """It is scaled there for the encoder, and the encoder's stream waits for it."""
     gpu.cuda.kernels["place_photo"] = place_photo()
     settings = Settings().with_overrides({"prompts.coarse_side": 6, "prompts.fine_side": 8})
     photo = photo_of(np.arange(16).reshape(4, 4), scale=150)
@@ -387,7 +387,7 @@ def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
-    """Of all networks; batches that it has no room for are halved, for all photos that follow."""
+    """All networks share it. Batches that do not fit are halved, also for all later photos."""
     sam = load_sam("tiny", ExecutionConfig(device="cuda", memory_mb=300))
     assert gpu.arenas == [300 << 20, 1 << 20], "the environment holds the last one for ever"
     assert [session.arena_bytes for session in gpu.sessions] == [300 << 20] * 4
@@ -515,7 +515,7 @@ def test_what_dlpack_passes_on_is_there_when_it_is_read(gpu: FakeGpu, path: Path
 @pytest.mark.parametrize(("stream", "address"), [(None, None), (0xABC, "2748"), (0, None), (2, None)])
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_callers_stream(gpu: FakeGpu, path: Path, device: str, stream: int | None, address: str | None) -> None:
-    """The default streams are waited for, see `CudaDevice`."""
+    """Default streams are not passed on; see `CudaDevice`."""
     OnnxRuntimeEngine(path, device, stream=stream).close()
     for options in gpu.sessions[0].provider_options.values():
         assert options.get("user_compute_stream") == address
@@ -605,7 +605,7 @@ def test_what_the_library_says(
 
 
 def linked(*names: str) -> bytes:
-    """An ELF file that is linked to these libraries, of what is read alone."""
+    """Make an ELF file that is linked to these libraries. It has only the parts that are read."""
     strings = b"\0" + b"\0".join(name.encode() for name in names) + b"\0"
     starts = [strings.index(b"\0" + name.encode() + b"\0") + 1 for name in names]
     base, at = 0x7000, 64 + 2 * 56
@@ -634,7 +634,7 @@ def test_what_a_library_is_linked_to(tmp_path: Path) -> None:
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An ONNX Runtime whose TensorRT provider wants a library that is not there; where its files are."""
+    """The TensorRT provider's file of an ONNX Runtime that needs a missing library."""
     (tmp_path / "wheel" / "capi").mkdir(parents=True)
     provider = tmp_path / "wheel" / "capi" / "libonnxruntime_providers_tensorrt.so"
     provider.write_bytes(linked("libnvinfer_plugin.so.987", "libnvinfer.so.987", "libcudart.so.13"))
@@ -665,7 +665,7 @@ def test_a_library_that_is_there(wheel: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_cuda_that_is_missing(wheel: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the provider is linked to, but for the driver, and cuDNN, which new ones are not."""
+    """All libraries that the provider is linked to, without the driver; and cuDNN, which new ones are not linked to."""
     content = linked("libcudart.so.13", "libcublasLt.so.13", "libcuda.so.1", "libc.so.6")
     wheel.with_name("libonnxruntime_providers_cuda.so").write_bytes(content)
     there = {"libcudart.so.13", "libc.so.6"}

@@ -1,4 +1,4 @@
-"""The TensorRT runner on a fake of CUDA and of the library: memory, order, threads, failures, the whole pipeline."""
+"""TensorRT engines on stand-ins for CUDA and the library: memory, order, threads, failures, the whole pipeline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(library: Any, device: CudaDevice) -> Load:
 
 
 def graph(nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any]) -> bytes:
-    """Bytes of a model; inputs and outputs: name, type, shape."""
+    """Make a model. inputs and outputs: name, type, shape."""
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -245,7 +245,7 @@ def test_a_launch_that_fails(load: Load, library: Any, cuda: FakeCuda) -> None:
     cuda.finish()
     before = cuda.live()
     library.refusal = "Error Code 7: shape mismatch in node 3"
-    for _ in range(2):  # the second complains of its own failure only
+    for _ in range(2):  # the second message has only its own failure
         with pytest.raises(
             EngineError, match=r"^net: TensorRT could not run: Error Code 7: shape mismatch in node 3$"
         ) as caught:
@@ -257,7 +257,7 @@ def test_a_launch_that_fails(load: Load, library: Any, cuda: FakeCuda) -> None:
     library.refusal = "again"
     with pytest.raises(EngineError, match="again"):
         engine.infer(feed())
-    engine.close()  # with nothing under way that needs its pinned memory
+    engine.close()  # no work may still need its pinned memory
 
 
 @pytest.mark.parametrize(
@@ -507,7 +507,7 @@ def test_a_stream_of_another_gpu(cuda: FakeCuda) -> None:
     with pytest.raises(InputError, match="Stream: found one of GPU 1, expected one of GPU 0"):
         CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
     gc.collect()
-    cuda.broken["cudaStreamGetDevice"] = Status.cudaErrorInvalidValue  # as of a driver that cannot tell
+    cuda.broken["cudaStreamGetDevice"] = Status.cudaErrorInvalidValue  # an old driver cannot tell
     assert CudaDevice(stream=stream, runtime=cuda).stream == stream  # type: ignore[arg-type]
     gc.collect()
     cuda.cudaStreamDestroy(stream)
@@ -560,7 +560,7 @@ def test_memory_stays_in_the_pool_and_is_counted(cuda: FakeCuda, device: CudaDev
 
 
 def test_a_call_waits_for_itself_alone(load: Load, cuda: FakeCuda, device: CudaDevice) -> None:
-    """Not for what another thread has given the stream since: that is computed while this call's outputs are copied."""
+    """It does not wait for later work of other threads: the GPU computes that while this call's outputs are copied."""
     engine, later = load(scaling()), []
     once = cuda.cudaEventSynchronize
 
@@ -576,7 +576,7 @@ def test_a_call_waits_for_itself_alone(load: Load, cuda: FakeCuda, device: CudaD
 
 
 def test_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda, device: CudaDevice) -> None:
-    """The stand-in would tell: copies have a stream of their own."""
+    """The stand-in detects it: copies have a stream of their own."""
     buffer, target = device.allocate((3,), np.uint8), HostBuffer(device)
     done = device.download(target.sized(3), buffer)
     buffer.close()
@@ -682,7 +682,7 @@ def test_without_cuda_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         CudaDevice()
 
 
-# The real libraries, where they are installed; none of this needs a GPU.
+# The real libraries, if they are installed. These tests need no GPU.
 
 
 def test_the_fake_has_the_names_and_arguments_of_cuda_python() -> None:
