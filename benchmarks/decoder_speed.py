@@ -125,7 +125,7 @@ class Ours:
             decoder, mask_head, image_features = export(network, Path(folder))
             self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, mask_head))
             with OnnxRuntimeEngine(image_features, threads=threads) as engine:
-                self._features = engine.infer({"given": embedding}, keep=IMAGE_FEATURES)
+                self._features = engine.infer({"given": embedding}, outputs_on_device=IMAGE_FEATURES)
         del self._features["embedding"]
         self._dims = network.dims
 
@@ -135,7 +135,9 @@ class Ours:
         xy[:, 0] = points
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
-        prompts = self._decoder.infer({**self._features, "points_xy_px": xy, "labels": labels}, keep=PROMPT_FEATURES)
+        prompts = self._decoder.infer(
+            {**self._features, "points_xy_px": xy, "labels": labels}, outputs_on_device=PROMPT_FEATURES
+        )
         score = prompts.pop("predicted_iou")
         cells = self._dims.embedding_cells
         asked = {

@@ -1,5 +1,5 @@
-"""ONNX → engine → infer(): one small module a backend, imported where it is used."""
+"""Run ONNX networks: one ``Engine`` interface, one sub-package for each backend."""
 
-from esam_rt.engines.engine import Array, Engine, Kept, Tensor
+from esam_rt.engines.engine import Array, DeviceTensor, Engine, TensorSpec
 
-__all__ = ["Array", "Engine", "Kept", "Tensor"]
+__all__ = ["Array", "DeviceTensor", "Engine", "TensorSpec"]

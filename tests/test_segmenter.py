@@ -93,9 +93,9 @@ def decoded_prompts(scene: Scene, photo: NDArray[np.uint8], gallery: str) -> tup
     sam, counts = scene.sam(), []
     decode = sam.engines.decoder.infer
 
-    def counting(feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+    def counting(feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
         counts.append(len(feed["points_xy_px"]))
-        return decode(feed, keep)
+        return decode(feed, outputs_on_device)
 
     sam.engines.decoder.infer = counting  # type: ignore[method-assign]
     settings = settings_with().with_overrides({"emr.gallery": gallery, "emr.votes": 8})
@@ -140,12 +140,12 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
     began, is_left = threading.Event(), threading.Event()
     decode = sam.engines.decoder.infer
 
-    def slow(feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+    def slow(feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
         if threading.current_thread().name.startswith("esam-rt"):
             batches.append(len(feed["points_xy_px"]))
             began.set()
             assert is_left.wait(60)
-        return decode(feed, keep)
+        return decode(feed, outputs_on_device)
 
     def leave(*arguments: object) -> Any:
         assert began.wait(60)

@@ -112,7 +112,7 @@ def photos(side: tuple[str, ...], job: Job) -> dict[str, float]:
     on_gpu, staging = device.allocate(image.shape, np.uint8), HostBuffer(device).sized(image.nbytes)
     staging[:] = image.reshape(-1)
     device.upload(on_gpu, staging)
-    device.synchronise()
+    device.synchronize()
     sam = our_sam(side, job)
     scaled = cv2.resize(image, (1024, 768), interpolation=cv2.INTER_AREA).astype(int)
     levels = np.abs(sam.check_image(on_gpu).on_host((768, 1024)) - scaled)

@@ -1,1 +1,1 @@
-"""CUDA: device memory, streams, graphs, arrays of other libraries."""
+"""CUDA: device memory, streams, graphs, and arrays of other libraries."""

@@ -1,4 +1,7 @@
-"""Calls of CUDA through cuda-python, with what their statuses mean."""
+"""Calls of CUDA's runtime and driver through cuda-python, with checked statuses.
+
+cuda.core has most of what this module and ``device`` do. Moving to it needs tests on a real GPU.
+"""
 
 from __future__ import annotations
 
@@ -32,44 +35,65 @@ DRIVER = (
     "cuModuleUnload",
     "cuuint64_t",
 )
-UNSAFE = ("cudaFreeHost", "cudaMemPoolDestroy", "cuModuleUnload")  # calls that would break a capture of their thread
+UNSAFE_IN_CAPTURE = ("cudaFreeHost", "cudaMemPoolDestroy", "cuModuleUnload")  # would break a capture by their thread
 
 
 class Calls:
-    """Calls of the runtime with the GPU of `index`, statuses checked. runtime: in place of cuda-python's.
-    MissingDependencyError without it."""
+    """Calls of CUDA for one GPU. Call it with the name of a function and its arguments.
+
+    Args:
+        runtime: Stand-in for cuda-python, for tests. None: cuda-python.
+        index: Index of the GPU.
+
+    Raises:
+        MissingDependencyError: cuda-python is missing.
+    """
 
     def __init__(self, runtime: Any, index: int) -> None:
         self.runtime, self.index = runtime or cuda_python(), index
 
     def __call__(self, name: str, *args: Any) -> Any:
-        """The value of a call, a tuple where it has several, None where it has none."""
+        """Call a function and check its status.
+
+        Args:
+            name: Name of the function of CUDA's runtime or driver.
+            args: Its arguments.
+
+        Returns:
+            The value of the call. A tuple if there are several, None if there is none.
+
+        Raises:
+            OutOfMemoryError: The GPU or the host has too little memory.
+            DeviceError: The GPU cannot be used.
+            EngineError: The call failed for another reason.
+        """
         try:
             status, *values = getattr(self.runtime, name)(*args)
-        except RuntimeError as e:  # of a cuda-python before 13 that finds no driver to load
+        except RuntimeError as e:  # raised by cuda-python before 13 if there is no driver
             raise DeviceError(
                 f"GPU {self.index}: found no NVIDIA driver ({e}); expected one. See esam-rt doctor."
             ) from e
         if status.name in ("cudaSuccess", "CUDA_SUCCESS"):
             return values[0] if len(values) == 1 else tuple(values) or None
-        tell = self.runtime.cuGetErrorString if status.name.startswith("CUDA_") else self.runtime.cudaGetErrorString
-        words = tell(status)[1].decode()
+        is_driver = status.name.startswith("CUDA_")
+        error_string = self.runtime.cuGetErrorString if is_driver else self.runtime.cudaGetErrorString
+        words = error_string(status)[1].decode()
         if status.name in ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY"):
             raise OutOfMemoryError(
-                f"GPU {self.index}: out of memory ({name}); use smaller batches or a smaller model, or end what else "
-                "runs on this GPU."
+                f"GPU {self.index}: out of memory ({name}); use smaller batches or a smaller model, or end other "
+                "programs on this GPU."
             )
         if status.name in NO_GPU:
-            age = ", as new as cuda-python; for an older one: pip install 'cuda-python<13'"
+            hint = ", as new as cuda-python; for an older one: pip install 'cuda-python<13'"
             raise DeviceError(
                 f"GPU {self.index}: cannot be used: {words} ({status.name}); expected an NVIDIA GPU with its driver"
-                f"{age if status.name == 'cudaErrorInsufficientDriver' else ''}. See esam-rt doctor."
+                f"{hint if status.name == 'cudaErrorInsufficientDriver' else ''}. See esam-rt doctor."
             )
         raise EngineError(f"GPU {self.index}: {name} failed: {words} ({status.name}).")
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the GPU this thread's current one, and the one before again at the end."""
+        """Make this GPU the current one of the thread. Restores the previous one at the end."""
         before = self("cudaGetDevice")
         if before == self.index:
             yield
@@ -82,23 +106,29 @@ class Calls:
 
     @contextmanager
     def current_for_driver(self) -> Iterator[None]:
-        """`current` for calls of the driver, which unlike the runtime's give a new thread no context."""
+        """Same as ``current``, for calls of the driver. The driver sets up no context in a new thread."""
         with self.current():
             self("cudaSetDevice", self.index)
             yield
 
     def release(self, name: str, *args: Any) -> None:
-        """A call that gives something back, at any time: finalizers run when the garbage collector does. What fails is
-        logged: nobody is there to raise it to."""
+        """Call a function that frees something. It may run at any time, since the garbage collector calls finalizers.
+
+        A failure is logged, since a finalizer cannot raise.
+
+        Args:
+            name: Name of the function.
+            args: Its arguments.
+        """
         try:
-            with self.current_for_driver(), self._beside_captures() if name in UNSAFE else nullcontext():
+            with self.current_for_driver(), self._relaxed_capture() if name in UNSAFE_IN_CAPTURE else nullcontext():
                 self(name, *args)
         except EsamError as e:
             _log.warning("%s", e)
 
     @contextmanager
-    def _beside_captures(self) -> Iterator[None]:
-        """Lets this thread do what is of no harm to a capture, though CUDA cannot know."""
+    def _relaxed_capture(self) -> Iterator[None]:
+        """Allow calls during a capture by this thread that CUDA cannot know to be harmless."""
         mode = self(
             "cudaThreadExchangeStreamCaptureMode", self.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         )
@@ -109,7 +139,19 @@ class Calls:
 
 
 def name_and_capability(index: int = 0, runtime: Any = None) -> tuple[str, str]:
-    """A GPU's name and compute capability, as `sm_86`; memory of it is not needed. Errors as of `CudaDevice`."""
+    """Read the name and the compute capability of a GPU. It needs no memory of the GPU.
+
+    Args:
+        index: Index of the GPU.
+        runtime: Stand-in for cuda-python, for tests.
+
+    Returns:
+        The name, and the compute capability as ``sm_86``.
+
+    Raises:
+        MissingDependencyError: cuda-python is missing.
+        DeviceError: There is no driver or no such GPU.
+    """
     calls = Calls(runtime, index)
     count = calls("cudaGetDeviceCount")
     if not 0 <= index < count:
@@ -119,7 +161,14 @@ def name_and_capability(index: int = 0, runtime: Any = None) -> tuple[str, str]:
 
 
 def cuda_python() -> SimpleNamespace:
-    """The names of `cuda.bindings.runtime`, and those of the driver that are used."""
+    """Import cuda-python.
+
+    Returns:
+        The names of ``cuda.bindings.runtime``, and the names of the driver that this package uses.
+
+    Raises:
+        MissingDependencyError: cuda-python cannot be imported.
+    """
     try:
         runtime = importlib.import_module("cuda.bindings.runtime")
         driver = importlib.import_module("cuda.bindings.driver")

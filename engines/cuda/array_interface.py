@@ -1,4 +1,4 @@
-"""Arrays of other libraries in a GPU's memory, by DLPack or `__cuda_array_interface__`."""
+"""Arrays of other libraries in a GPU's memory, by DLPack or ``__cuda_array_interface__``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from esam_rt.errors import InputError, MissingDependencyError
+from esam_rt.errors import EngineError, InputError, MissingDependencyError
 
-ALIGNMENT = 256  # of addresses that TensorRT takes, in bytes; CUDA allocates so
-DEFAULT_STREAMS = (0, 1, 2)  # the legacy one, by two names, and that of each thread
-ON_GPU = (2, 13)  # DLPack's devices: memory of CUDA, and managed memory
+ALIGNMENT = 256
+"""Alignment of addresses that TensorRT accepts, in bytes. CUDA's allocations have it."""
+
+DEFAULT_STREAMS = (0, 1, 2)
+"""Addresses of CUDA's default streams: the legacy one by two names, and the one of each thread."""
+
+ON_GPU = (2, 13)  # DLPack's device types: CUDA memory and managed memory
 
 
 @dataclass(frozen=True)
 class GpuArray:
-    """pointer: address of the first element. strides_bytes: of each axis. stream: whose work must be done before the
-    array is read, None where nothing is to be waited for, or the reader's stream does so by itself. owner: what keeps
-    the memory."""
+    """Where an array lies in a GPU's memory.
+
+    Attributes:
+        pointer: Address of the first element.
+        shape: Dimensions.
+        strides_bytes: Stride of each axis, in bytes.
+        dtype: NumPy dtype.
+        stream: Address of the stream whose work must be done before the array is read. None if there is none, or if the
+            reader's stream waits already.
+        owner: Object that keeps the memory.
+    """
 
     pointer: int
     shape: tuple[int, ...]
@@ -31,11 +43,15 @@ class GpuArray:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether it is C-contiguous; strides of single elements do not matter."""
+        """True if the array is C-contiguous. The stride of an axis with one element does not matter."""
         return self.rows_are_contiguous(len(self.shape))
 
     def check_is_contiguous(self) -> None:
-        """InputError unless it is."""
+        """Check that the array is C-contiguous.
+
+        Raises:
+            InputError: It is not.
+        """
         if not self.is_contiguous:
             raise InputError(
                 f"GPU array: found shape {list(self.shape)} with strides {list(self.strides_bytes)}, expected a "
@@ -43,7 +59,14 @@ class GpuArray:
             )
 
     def rows_are_contiguous(self, axes: int) -> bool:
-        """Whether the last `axes` axes lie as in a C-contiguous array."""
+        """Check the strides of the last axes.
+
+        Args:
+            axes: Number of axes.
+
+        Returns:
+            True if these axes are C-contiguous.
+        """
         expected = self.dtype.itemsize
         for n, stride in list(zip(self.shape, self.strides_bytes, strict=True))[::-1][:axes]:
             if n > 1 and stride != expected:
@@ -53,21 +76,41 @@ class GpuArray:
 
 
 def is_gpu_array(array: object) -> bool:
-    """Whether an object says that it lies in a GPU's memory. InputError for one that has none."""
+    """Find out if an array lies in a GPU's memory.
+
+    Args:
+        array: Any object.
+
+    Returns:
+        True if its interface names a GPU.
+
+    Raises:
+        InputError: The array has no memory.
+    """
     if hasattr(array, "__dlpack_device__") and hasattr(array, "__dlpack__"):
         try:
             return int(array.__dlpack_device__()[0]) in ON_GPU
-        except (BufferError, ValueError) as e:  # as PyTorch's of a tensor without memory
+        except (BufferError, ValueError) as e:  # raised by PyTorch for a tensor without memory
             raise InputError(f"Array: expected one that DLPack can pass on, found one that it cannot: {e}") from e
     return hasattr(array, "__cuda_array_interface__")
 
 
 def gpu_array(array: Any, read_on: int) -> GpuArray:
-    """Where an object for which `is_gpu_array` holds lies; nothing is copied.
+    """Find out where an array lies. Nothing is copied.
 
-    read_on: the address of the stream that will read it. By DLPack the other library has it wait for what is still to
-    be written (PyTorch, CuPy, JAX, TensorFlow). `__cuda_array_interface__` names a stream to wait for, or none, as
-    Numba. InputError for arrays that cannot be passed on, MissingDependencyError where DLPack needs cuda-core.
+    By DLPack the other library makes the reading stream wait for its work (PyTorch, CuPy, JAX, TensorFlow).
+    ``__cuda_array_interface__`` may name a stream to wait for (Numba).
+
+    Args:
+        array: Array for which ``is_gpu_array`` is true.
+        read_on: Address of the stream that will read it.
+
+    Returns:
+        The array's place in memory.
+
+    Raises:
+        InputError: The other library cannot share the array.
+        MissingDependencyError: DLPack needs cuda-core, which is missing.
     """
     if hasattr(array, "__dlpack__"):
         try:
@@ -82,7 +125,7 @@ def gpu_array(array: Any, read_on: int) -> GpuArray:
         except (BufferError, TypeError, ValueError, RuntimeError) as e:  # a dtype that NumPy lacks, or a gradient
             raise InputError(f"GPU array: expected one that DLPack can pass on, found one that it cannot: {e}") from e
         strides = None if seen.strides is None else tuple(n * dtype.itemsize for n in seen.strides)
-        strides = strides or _packed(shape, dtype)
+        strides = strides or _contiguous_strides(shape, dtype)
         return GpuArray(seen.ptr, shape, strides, dtype, None, seen)
     interface = array.__cuda_array_interface__
     if interface.get("mask") is not None:
@@ -91,25 +134,50 @@ def gpu_array(array: Any, read_on: int) -> GpuArray:
     if dtype == np.dtype("V2"):
         dtype = np.dtype(ml_dtypes.bfloat16)
     strides = interface.get("strides")
-    strides = _packed(shape, dtype) if strides is None else tuple(strides)
+    strides = _contiguous_strides(shape, dtype) if strides is None else tuple(strides)
     pointer, stream = int(interface["data"][0]), interface.get("stream")
     return GpuArray(pointer, shape, strides, dtype, stream, array)
 
 
 def stream_address(stream: Any) -> int:
-    """The address of a `cudaStream_t`, given as such or as an object with `__cuda_stream__`, as cuda.core, CuPy, Numba
-    and PyTorch have it. InputError for anything else."""
+    """Get the address of a CUDA stream.
+
+    Args:
+        stream: Address of a ``cudaStream_t``, or an object with ``__cuda_stream__`` (cuda.core, CuPy, Numba, PyTorch).
+
+    Returns:
+        The address.
+
+    Raises:
+        InputError: The object is no stream.
+    """
     if hasattr(stream, "__cuda_stream__"):
         return int(stream.__cuda_stream__()[1])
     if isinstance(stream, int) and not isinstance(stream, bool) and stream >= 0:
         return stream
     raise InputError(
-        f"Stream: expected the address of a CUDA stream or an object with __cuda_stream__, got {stream!r:.80}; of an "
-        "older PyTorch give stream.cuda_stream."
+        f"Stream: expected the address of a CUDA stream or an object with __cuda_stream__, got {stream!r:.80}. With an "
+        "older PyTorch pass stream.cuda_stream."
     )
 
 
-def _packed(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+def check_alignment(name: str, pointer: int) -> None:
+    """Check that an address has the alignment that engines need.
+
+    Args:
+        name: Name of the input, for messages.
+        pointer: Address on the GPU.
+
+    Raises:
+        EngineError: It has not.
+    """
+    if pointer % ALIGNMENT:
+        raise EngineError(
+            f"{name}: expected GPU memory aligned to {ALIGNMENT} bytes, got a part of a larger array; copy it first."
+        )
+
+
+def _contiguous_strides(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
     """Strides in bytes of a C-contiguous array."""
     strides = [dtype.itemsize]
     for n in shape[:0:-1]:

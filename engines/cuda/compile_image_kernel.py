@@ -1,8 +1,9 @@
-"""scale_image.cu → scale_image.ptx, which drivers compile for their GPU: nobody who runs it needs a compiler.
+"""Compile ``scale_image.cu`` to ``scale_image.ptx``. The driver compiles the PTX for its GPU: users need no compiler.
 
     python -m esam_rt.engines.cuda.compile_image_kernel PATH_OF_LIBNVRTC
 
-An old library makes a file that old drivers take: that of CUDA 12.0 is in the wheel nvidia-cuda-nvrtc-cu12 12.0.76.
+Use an old NVRTC, so that old drivers accept the file. The one of CUDA 12.0 is in the wheel nvidia-cuda-nvrtc-cu12
+12.0.76.
 """
 
 from __future__ import annotations
@@ -18,12 +19,27 @@ OLDEST_GPU = "compute_75"
 
 
 def header() -> str:
-    """First line of scale_image.ptx: of what source it was made."""
+    """Make the first line of ``scale_image.ptx``.
+
+    Returns:
+        A comment with the checksum of the source.
+    """
     return f"// SHA-256 of {SOURCE.name}: {hashlib.sha256(SOURCE.read_bytes()).hexdigest()}\n"
 
 
 def ptx_of(source: bytes, library: Path) -> str:
-    """Compile with NVIDIA's NVRTC; RuntimeError with its words where it refuses."""
+    """Compile CUDA source with NVIDIA's NVRTC.
+
+    Args:
+        source: Text of the source.
+        library: File of libnvrtc.
+
+    Returns:
+        The PTX.
+
+    Raises:
+        RuntimeError: The compiler failed. The message has its log.
+    """
     nvrtc = ctypes.CDLL(str(library))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
 

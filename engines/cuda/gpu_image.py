@@ -1,4 +1,4 @@
-"""Photos that lie in a GPU's memory: scaled there, never copied to the host as a whole."""
+"""Images in a GPU's memory. They are scaled there, and never copied to the host at full size."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines.cuda.array_interface import GpuArray
-from esam_rt.engines.cuda.device import CudaDevice, CudaKernel, DeviceBuffer
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
+from esam_rt.engines.cuda.launch import CudaKernel
 from esam_rt.errors import InputError
 
-BLOCK_XY = (32, 8)  # threads of a block, a pixel each
+BLOCK_XY = (32, 8)  # threads of a block, one for each pixel
 
 
 class GpuImages:
-    """Takes photos of other libraries on a GPU: PyTorch, CuPy, Numba, JAX, CV-CUDA, PyNvVideoCodec and so on.
+    """Accepts images of other libraries on a GPU: PyTorch, CuPy, Numba, JAX, CV-CUDA, PyNvVideoCodec and others.
 
-    using: context of what uses the GPU, beside others; none is entered within another.
+    Args:
+        device: The GPU.
+        using: Context of all work on the GPU. It is never entered twice at once by a thread.
     """
 
     def __init__(self, device: CudaDevice, using: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
@@ -30,10 +33,19 @@ class GpuImages:
         self._kernel = CudaKernel(device, ptx, "place_photo")
 
     def photo(self, array: Any) -> GpuImage:
-        """The photo, uint8 [H, W, 3] in RGB, in place; its rows may lie apart. InputError for anything else, and for
-        memory of another GPU."""
+        """Take an image in place.
+
+        Args:
+            array: uint8 [H, W, 3] in RGB on this GPU. There may be gaps between its rows.
+
+        Returns:
+            The image.
+
+        Raises:
+            InputError: The array has another dtype or shape, gaps between pixels, or lies on another GPU.
+        """
         with self.using():
-            found = self.device.located(array)
+            found = self.device.locate(array)
         shape = found.shape
         if found.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise InputError(
@@ -46,41 +58,75 @@ class GpuImages:
             )
         return GpuImage(self, found)
 
-    def placed(self, photo: GpuArray, resized_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> DeviceBuffer:
-        """The photo scaled to resized_hw at the top left of a black canvas: uint8 [1, H, W, 3]. The stream does it.
-        EngineError as of `CudaDevice.check_is_running`."""
+    def scaled(self, image: GpuArray, resized_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> DeviceBuffer:
+        """Scale an image onto a black canvas, in the order of the stream.
+
+        Args:
+            image: uint8 [H, W, 3].
+            resized_hw: Size of the scaled image, at the top left of the canvas.
+            canvas_hw: Size of the canvas.
+
+        Returns:
+            uint8 [1, canvas H, canvas W, 3].
+
+        Raises:
+            EngineError: The stream is being captured.
+        """
         self.device.check_is_running()
         canvas = self.device.allocate((1, *canvas_hw, 3), np.uint8)
-        grid = tuple(-(-n // of_block) for n, of_block in zip(canvas_hw[::-1], BLOCK_XY, strict=True))
-        photo_h, photo_w, *of_canvas = map(ctypes.c_uint, (*photo.shape[:2], *canvas_hw, *resized_hw))
-        photo_at, row_bytes = ctypes.c_void_p(photo.pointer), ctypes.c_longlong(photo.strides_bytes[0])
-        arguments = (photo_at, row_bytes, photo_h, photo_w, ctypes.c_void_p(canvas.pointer), *of_canvas)
-        self._kernel.launch((grid[0], grid[1]), BLOCK_XY, arguments)
+        grid_x, grid_y = (-(-pixels // threads) for pixels, threads in zip(canvas_hw[::-1], BLOCK_XY, strict=True))
+        arguments = (
+            ctypes.c_void_p(image.pointer),
+            ctypes.c_longlong(image.strides_bytes[0]),
+            *map(ctypes.c_uint, image.shape[:2]),
+            ctypes.c_void_p(canvas.pointer),
+            *map(ctypes.c_uint, (*canvas_hw, *resized_hw)),
+        )
+        self._kernel.launch((grid_x, grid_y), BLOCK_XY, arguments)
         return canvas
 
 
 class GpuImage:
-    """A photo uint8 [H, W, 3] in a GPU's memory; whose it is must not change it before the call that got it returns."""
+    """An image uint8 [H, W, 3] in a GPU's memory. The owner must not change it before the call that got it returns.
 
-    def __init__(self, photos: GpuImages, array: GpuArray) -> None:
-        self._photos, self._array = photos, array
+    Args:
+        images: Scales the image.
+        array: Its place in memory.
+    """
+
+    def __init__(self, images: GpuImages, array: GpuArray) -> None:
+        self._images, self._array = images, array
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Pixels: height, width, 3."""
+        """Height and width in pixels, and 3."""
         return self._array.shape
 
     def on_canvas(self, resized_hw: tuple[int, int], canvas_px: int) -> DeviceBuffer:
-        """Scaled to resized_hw, at the top left of a black square: uint8 [1, canvas_px, canvas_px, 3] on the GPU.
+        """Scale the image onto a black square on the GPU.
 
-        Means of the pixels covered where it shrinks, bilinear between pixels' centres where it grows; within one level
-        of OpenCV's INTER_AREA and INTER_LINEAR, which round otherwise.
+        A smaller result has the means of the pixels that each pixel covers. A larger one is bilinear between the
+        centers of pixels. OpenCV's INTER_AREA and INTER_LINEAR round differently and differ by at most one level.
+
+        Args:
+            resized_hw: Size of the scaled image, at the top left of the square.
+            canvas_px: Side of the square.
+
+        Returns:
+            uint8 [1, canvas_px, canvas_px, 3] on the GPU.
         """
-        with self._photos.using():
-            return self._photos.placed(self._array, resized_hw, (canvas_px, canvas_px))
+        with self._images.using():
+            return self._images.scaled(self._array, resized_hw, (canvas_px, canvas_px))
 
     def on_host(self, resized_hw: tuple[int, int]) -> NDArray[np.uint8]:
-        """Scaled to resized_hw, copied to the host: uint8 [H, W, 3]."""
-        with self._photos.using(), self._photos.placed(self._array, resized_hw, resized_hw) as small:
+        """Scale the image on the GPU and copy the result to the host.
+
+        Args:
+            resized_hw: Size of the result.
+
+        Returns:
+            uint8 [H, W, 3].
+        """
+        with self._images.using(), self._images.scaled(self._array, resized_hw, resized_hw) as small:
             copied: NDArray[np.uint8] = small.numpy()[0]
             return copied

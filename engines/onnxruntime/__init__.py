@@ -1,1 +1,1 @@
-"""Engines that ONNX Runtime executes."""
+"""Engines of ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""The libraries of NVIDIA that ONNX Runtime's providers load: which they want, and whether these are there."""
+"""Find out if the NVIDIA libraries that ONNX Runtime's providers load are installed."""
 
 from __future__ import annotations
 
@@ -14,54 +14,77 @@ from typing import Any
 
 _log = logging.getLogger("esam_rt")
 
-CUDNN = "libcudnn.so.9"  # of all versions; newer ones are not linked to it and load it at the first convolution
+CUDNN = "libcudnn.so.9"  # newer providers are not linked to it; they load it at the first convolution
 PT_LOAD, PT_DYNAMIC, DT_NEEDED, DT_STRTAB, DT_STRSZ = 1, 2, 1, 5, 10
-DRIVER = "libcuda.so.1"  # not pip's to bring
+DRIVER = "libcuda.so.1"  # comes with the driver, not with pip
 
 
 @functools.cache
 def load_cuda() -> None:
-    """Load CUDA and cuDNN from where pip puts them. What it prints of those that are missing is not for stdout:
-    `missing_cuda` says so."""
+    """Load CUDA and cuDNN from pip's packages.
+
+    The library prints its failures to stdout. They go to the log, and ``missing_cuda`` reports them.
+    """
     import onnxruntime
 
-    if hasattr(onnxruntime, "preload_dlls"):  # 1.21
-        with contextlib.redirect_stdout(io.StringIO()) as words:
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             onnxruntime.preload_dlls()
-        _log.debug("%s", words.getvalue())
+        _log.debug("%s", printed.getvalue())
 
 
 def missing_cuda(onnxruntime: Any) -> tuple[str, str] | None:
-    """What the CUDA provider of this ONNX Runtime lacks of CUDA and cuDNN, and the command that brings it; None where
-    nothing is missing, or there is no such provider."""
+    """Find the libraries of CUDA and cuDNN that the CUDA provider needs and that are missing.
+
+    Args:
+        onnxruntime: The imported module.
+
+    Returns:
+        A sentence about the missing libraries and the command that installs them. None if there is no CUDA provider or
+        nothing is missing.
+    """
     load_cuda()
-    wanted = linked_to(_provider(onnxruntime, "cuda"))
-    missing = [name for name in dict.fromkeys((*wanted, CUDNN)) if name != DRIVER and not _is_there(name)]
-    if not wanted or not missing:
+    needed = linked_to(_provider(onnxruntime, "cuda"))
+    missing = [name for name in dict.fromkeys((*needed, CUDNN)) if name != DRIVER and not _is_installed(name)]
+    if not needed or not missing:
         return None
-    found = f"ONNX Runtime {onnxruntime.__version__} needs {', '.join(missing)}, not to be found"
+    found = f"ONNX Runtime {onnxruntime.__version__} needs {', '.join(missing)}, not found"
     return found, "pip install 'onnxruntime-gpu[cuda,cudnn]>=1.21'"
 
 
 def missing_tensorrt(onnxruntime: Any) -> tuple[str, str] | None:
-    """As `missing_cuda`, of TensorRT and its provider; pip's `tensorrt` loads what it brings."""
-    nvinfer, cudart = _tensorrt(onnxruntime)
+    """Find out if the TensorRT that the TensorRT provider needs is missing.
+
+    Args:
+        onnxruntime: The imported module.
+
+    Returns:
+        A sentence about the missing library and the command that installs it. None if there is no such provider or
+        nothing is missing.
+    """
+    nvinfer, cudart = _tensorrt_libraries(onnxruntime)
     if nvinfer is None:
         return None
     with contextlib.suppress(ImportError, OSError):
-        importlib.import_module("tensorrt")
-    if _is_there(nvinfer):
+        importlib.import_module("tensorrt")  # pip's package loads its libraries
+    if _is_installed(nvinfer):
         return None
     major = int(nvinfer.rpartition(".")[2])
     package = f"tensorrt-cu{cudart.rpartition('.')[2]}" if cudart else "tensorrt"
-    found = f"ONNX Runtime {onnxruntime.__version__} needs TensorRT {major}, {nvinfer} is not to be found"
+    found = f"ONNX Runtime {onnxruntime.__version__} needs TensorRT {major}, {nvinfer} not found"
     return found, f"pip install '{package}>={major},<{major + 1}'"
 
 
 def tensorrt_version(onnxruntime: Any) -> str:
-    """Of the TensorRT that the provider of this ONNX Runtime loads, which is not missing; empty where that cannot be
-    told."""
-    nvinfer, _ = _tensorrt(onnxruntime)
+    """Read the version of the TensorRT that the TensorRT provider loads.
+
+    Args:
+        onnxruntime: The imported module.
+
+    Returns:
+        The library's version number. Empty if the library is missing or does not tell.
+    """
+    nvinfer, _ = _tensorrt_libraries(onnxruntime)
     with contextlib.suppress(OSError, AttributeError):
         if nvinfer is not None:
             return str(ctypes.CDLL(nvinfer).getInferLibVersion())
@@ -69,8 +92,15 @@ def tensorrt_version(onnxruntime: Any) -> str:
 
 
 def linked_to(library: Path) -> list[str]:
-    """The libraries that an ELF file of 64 bits, little-endian, is linked to, by its dynamic section (System V ABI,
-    chapters 4 and 5); none where there is no such file: the session says whether a provider starts."""
+    """List the libraries that an ELF file is linked to, from its dynamic section (System V ABI, chapters 4 and 5).
+
+    Args:
+        library: ELF file, 64 bits, little-endian.
+
+    Returns:
+        File names of the libraries. Empty if the file is missing or no such ELF file: the session then reports if the
+        provider starts.
+    """
     try:
         with library.open("rb") as file:
             header = file.read(64)
@@ -79,7 +109,7 @@ def linked_to(library: Path) -> list[str]:
             (table,) = struct.unpack_from("<Q", header, 32)
             size, count = struct.unpack_from("<HH", header, 54)
             file.seek(table)
-            # Of each: type, flags, offset in the file, address, address, bytes in the file.
+            # A segment: type, flags, offset in the file, address, address, bytes in the file.
             segments = [struct.unpack_from("<IIQQQQ", file.read(size)) for _ in range(count)]
             dynamic = next(segment for segment in segments if segment[0] == PT_DYNAMIC)
             file.seek(dynamic[2])
@@ -91,22 +121,24 @@ def linked_to(library: Path) -> list[str]:
             names = file.read(tags[DT_STRSZ])
     except (OSError, struct.error, KeyError, StopIteration):
         return []
-    return [names[at:].split(b"\0", 1)[0].decode("ascii", "replace") for tag, at in entries if tag == DT_NEEDED]
+    return [names[start:].split(b"\0", 1)[0].decode("ascii", "replace") for tag, start in entries if tag == DT_NEEDED]
 
 
 def _provider(onnxruntime: Any, name: str) -> Path:
-    """The library of a provider, as Linux calls it."""
+    """Library file of a provider on Linux."""
     return Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
 
 
-def _tensorrt(onnxruntime: Any) -> tuple[str | None, str | None]:
-    """The names by which the provider loads TensorRT and the runtime of CUDA."""
-    wanted = linked_to(_provider(onnxruntime, "tensorrt"))
-    nvinfer, cudart = (next((n for n in wanted if n.startswith(f"lib{of}.so.")), None) for of in ("nvinfer", "cudart"))
+def _tensorrt_libraries(onnxruntime: Any) -> tuple[str | None, str | None]:
+    """File names of TensorRT and CUDA's runtime that the provider is linked to."""
+    needed = linked_to(_provider(onnxruntime, "tensorrt"))
+    nvinfer, cudart = (
+        next((file for file in needed if file.startswith(f"lib{name}.so.")), None) for name in ("nvinfer", "cudart")
+    )
     return nvinfer, cudart
 
 
-def _is_there(library: str) -> bool:
+def _is_installed(library: str) -> bool:
     try:
         ctypes.CDLL(library)
     except OSError:

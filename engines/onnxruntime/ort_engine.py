@@ -1,64 +1,67 @@
-"""ONNX Runtime, on the CPU, or on an NVIDIA GPU through its CUDA or TensorRT provider."""
+"""Engine of ONNX Runtime: on the CPU, or on an NVIDIA GPU through the CUDA or the TensorRT provider."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import ml_dtypes
 import numpy as np
 import onnx
 
-from esam_rt.engines.cuda.array_interface import ALIGNMENT, DEFAULT_STREAMS, is_gpu_array, stream_address
+from esam_rt.engines.cuda.array_interface import (
+    DEFAULT_STREAMS,
+    check_alignment,
+    is_gpu_array,
+    stream_address,
+)
 from esam_rt.engines.cuda.device import CudaDevice
-from esam_rt.engines.engine import Tensor, check_feed
-from esam_rt.engines.onnxruntime.ort_cuda_graphs import Kept, Replays, bind_input
+from esam_rt.engines.dtypes import ONNXRUNTIME_DTYPES
+from esam_rt.engines.engine import TensorSpec, check_feed
+from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK
+from esam_rt.engines.onnxruntime.ort_cuda_graphs import OrtDeviceTensor, OrtGraphs, bind_input
 from esam_rt.engines.onnxruntime.providers import (
-    GATE,
     PROVIDERS,
-    Placed,
+    SessionConfig,
     TensorRTCache,
     import_onnxruntime,
     is_out_of_memory,
     open_session,
     runtime_errors,
 )
-from esam_rt.engines.shape_profiles import profile_shapes
-from esam_rt.errors import EngineError, EsamError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
+from esam_rt.engines.shape_profiles import shape_ranges
+from esam_rt.errors import EngineError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
 from esam_rt.storage.onnx_files import check_graph_file
-
-_log = logging.getLogger("esam_rt")
-
-DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(bfloat16)": ml_dtypes.bfloat16,
-    "tensor(uint8)": np.uint8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
 
 
 class OnnxRuntimeEngine:
-    """An ONNX file behind the `Engine` protocol; `infer` may be called from several threads at once.
+    """An ONNX file that ONNX Runtime runs. It is an ``Engine``.
 
-    device: `cpu`, `cuda`, or `tensorrt`, which is the GPU through TensorRT, and CUDA for what that does not take.
-    threads: of one call on the CPU, default all cores. cuda_graphs: on `cuda`, whether calls that repeat are run as a
-    CUDA graph, on memory that stays. stream: a caller's, on which all work is done; see `CudaDevice`. Default own
-    ones. cache: folder where TensorRT's provider keeps engines and timings; it trusts them. None = built at each start.
-    max_batch: prompts of one call at most that TensorRT builds for. in_arena: whether the memory on `cuda` is that of
-    `gpu_arena`. whole: whether no node of the graph may run on the CPU, when it is placed on `cuda`.
-    gpu: index of the GPU.
-    Errors: SettingsError for an unknown device or options that it does not have, MissingDependencyError without ONNX
-    Runtime or TensorRT, DeviceError for a device that is out of memory or not to be had (never a quiet run on the CPU),
-    ModelError for a file that is missing or no ONNX model.
+    On the CPU all sessions of the process share one memory arena. It keeps its memory after ``close``.
+
+    Args:
+        path: ONNX file.
+        device: ``cpu``, ``cuda`` or ``tensorrt``. The last is the GPU through TensorRT, with CUDA for the nodes that
+            TensorRT does not support.
+        threads: CPU threads of one call. Default: all cores.
+        cuda_graphs: Run calls that repeat as CUDA graphs, on device ``cuda``.
+        stream: The caller's CUDA stream for all work; see ``CudaDevice``. Default: streams of the library.
+        cache: Folder in which the TensorRT provider keeps engines and timings. The provider trusts its files. Default:
+            the engine is built at each start.
+        max_batch: Largest number of prompts in one call, for which TensorRT builds.
+        in_arena: Allocate from the ``gpu_arena``, on device ``cuda``.
+        whole: Raise an error if a node of the graph would run on the CPU, on device ``cuda``.
+        gpu: Index of the GPU.
+
+    Raises:
+        SettingsError: The device is unknown or does not have an option.
+        MissingDependencyError: ONNX Runtime, CUDA, cuDNN or TensorRT is missing.
+        DeviceError: The device is not available or out of memory. There is no silent run on the CPU.
+        ModelError: The file is missing or no ONNX model.
     """
 
     def __init__(
@@ -75,116 +78,110 @@ class OnnxRuntimeEngine:
         whole: bool = False,
         gpu: int = 0,
     ) -> None:
-        if device not in PROVIDERS:
-            raise SettingsError(f"Unknown device {device!r}.{did_you_mean(device, PROVIDERS)}")
-        if threads is not None and threads < 1:
-            raise SettingsError(f"threads: found {threads}, expected at least 1.")
-        if cuda_graphs and device != "cuda":
-            raise SettingsError(f"CUDA graphs are for device cuda, found device {device}.")
-        if stream is not None and device == "cpu":
-            raise SettingsError("A CUDA stream is for a GPU, found device cpu.")
+        _check_options(device, threads, cuda_graphs, stream)
         import_onnxruntime(device)
         check_graph_file(path)
-        built = TensorRTCache(cache, profile_shapes(path, _extents(path), max_batch)) if device == "tensorrt" else None
+        self._name, self._device, self._gpu_index, self._callers_stream = path.name, device, gpu, stream
         address = None if stream is None else stream_address(stream)
-        self._name, self._device, self._callers, self._index = path.name, device, stream, gpu
         self._stream = None if address in DEFAULT_STREAMS else address
-        placed = Placed(device, threads, self._stream, tensorrt=built, in_arena=in_arena, whole=whole, gpu=gpu)
-        with self._gate():
-            self._session: Any = open_session(str(path), path, placed)
-        self.inputs = tuple(_tensor(path, t) for t in self._session.get_inputs())
-        self.outputs = tuple(_tensor(path, t) for t in self._session.get_outputs())
-        self._replays = Replays(path.name, path, placed, self.inputs, self.outputs) if cuda_graphs else None
+        tensorrt = None
+        if device == "tensorrt":
+            tensorrt = TensorRTCache(cache, shape_ranges(path, _input_shapes(path), max_batch))
+        config = SessionConfig(
+            device, threads, self._stream, tensorrt=tensorrt, in_arena=in_arena, whole=whole, gpu=gpu
+        )
+        with self._gpu_use():
+            self._session: Any = open_session(str(path), path, config)
+        self.inputs = tuple(_tensor_spec(path, t) for t in self._session.get_inputs())
+        self.outputs = tuple(_tensor_spec(path, t) for t in self._session.get_outputs())
+        self._graphs = OrtGraphs(path.name, path, config, self.inputs, self.outputs) if cuda_graphs else None
 
-    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
-        """Run once; see `Engine`. On a GPU also takes arrays of other libraries in place, by DLPack or
-        `__cuda_array_interface__`; whoever made one of the latter on a stream that it does not name, and that is not
-        the engine's, must have waited for it. InputError for one that is not C-contiguous or on another GPU,
-        OutOfMemoryError when the device is out of memory."""
-        session = self._session  # a close() meanwhile does not pull it away
+    def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
+        """Run the network once; see ``Engine``.
+
+        On a GPU it also accepts arrays of other libraries, by DLPack or ``__cuda_array_interface__``, and reads them in
+        place. If such an interface names no stream, the caller must have waited for the array's content, unless it was
+        computed on the engine's stream.
+
+        Args:
+            feed: One array for each input, by name.
+            outputs_on_device: Names of the outputs that must stay on the device.
+
+        Returns:
+            All outputs by name: NumPy arrays, and ``OrtDeviceTensor`` for ``outputs_on_device``.
+
+        Raises:
+            EngineError: An input is wrong, the engine is closed, or the library failed.
+            InputError: An array is not C-contiguous or lies on another GPU.
+            OutOfMemoryError: The device has too little memory. The engine stays usable.
+        """
+        session, graphs = self._session, self._graphs  # a close() in another thread must not take them away
         if session is None:
             raise EngineError(f"{self._name}: used after close().")
-        placed = {name: self._placed(name, array) for name, array in feed.items()}
-        check_feed(self._name, self.inputs, placed)
-        replays = self._replays
-        if replays is not None:
-            failures: tuple[type[Exception], ...] = (EsamError, *runtime_errors())
-            try:
-                if (replayed := replays.run(placed, keep)) is not None:
-                    return replayed
-            except failures as e:
-                self._stop_replaying(e)
+        arrays = {name: self._as_input(name, array) for name, array in feed.items()}
+        check_feed(self._name, self.inputs, arrays)
+        if graphs is not None and (outputs := graphs.run(arrays, outputs_on_device)) is not None:
+            return outputs
         try:
-            with self._gate():
-                values = self._run(session, placed, keep)
-            result = {
-                t.name: Kept(values[t.name], t.dtype) if t.name in keep else values[t.name].numpy()
-                for t in self.outputs
-            }
+            outputs = self._run(session, arrays, outputs_on_device)
         except runtime_errors() as e:
-            if is_out_of_memory(e):
-                if replays is not None:
-                    replays.forget()
-                raise OutOfMemoryError(
-                    f"{self._name}: out of memory; use smaller batches or a smaller model: {e}"
-                ) from e
-            raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
-        if replays is not None:
-            replays.ran(placed, {name: tuple(array.shape) for name, array in result.items()})
-        return result
+            if not is_out_of_memory(e):
+                raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
+            if graphs is not None:
+                graphs.free_memory()
+            raise OutOfMemoryError(f"{self._name}: out of memory; use smaller batches or a smaller model: {e}") from e
+        if graphs is not None:
+            graphs.note_call(arrays, {name: tuple(array.shape) for name, array in outputs.items()})
+        return outputs
 
-    def _run(self, session: Any, feed: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
-        """Outputs as ONNX Runtime's values, those in `keep` on the device."""
-        binding = session.io_binding()
-        for name, array in feed.items():
-            bind_input(binding, name, array, self._index)
-        memory = ("cpu", 0) if self._device == "cpu" else ("cuda", self._index)
-        for t in self.outputs:
-            binding.bind_output(t.name, *(memory if t.name in keep else ("cpu", 0)))
-        session.run_with_iobinding(binding)
-        return dict(zip((t.name for t in self.outputs), binding.get_outputs(), strict=True))
+    def _run(self, session: Any, arrays: Mapping[str, Any], outputs_on_device: Collection[str]) -> dict[str, Any]:
+        """Run a call without a graph."""
+        with self._gpu_use():
+            binding = session.io_binding()
+            for name, array in arrays.items():
+                bind_input(binding, name, array, self._gpu_index)
+            memory = ("cpu", 0) if self._device == "cpu" else ("cuda", self._gpu_index)
+            for t in self.outputs:
+                binding.bind_output(t.name, *(memory if t.name in outputs_on_device else ("cpu", 0)))
+            session.run_with_iobinding(binding)
+            values = dict(zip((t.name for t in self.outputs), binding.get_outputs(), strict=True))
+        return {
+            t.name: OrtDeviceTensor(values[t.name], t.dtype) if t.name in outputs_on_device else values[t.name].numpy()
+            for t in self.outputs
+        }
 
-    def _placed(self, name: str, array: Any) -> Any:
-        """An input as an array of the host, as kept by an engine, or as memory of the GPU that may be read."""
-        if isinstance(array, Kept | np.ndarray | np.generic):
+    def _as_input(self, name: str, array: Any) -> Any:
+        """Return an input in a form that can be bound; find arrays of other libraries."""
+        if isinstance(array, OrtDeviceTensor | np.ndarray | np.generic):
             return array
         if self._device == "cpu" or not is_gpu_array(array):
-            raise EngineError(f"{self._name}: input {name}: was kept by another backend.")
-        with self._gate():
-            found = self._gpu.located(array)
-            if self._stream is None:  # nobody knows the session's own streams: what it reads must be there
-                self._gpu.synchronise()
-        found.check_is_contiguous()
-        if found.pointer % ALIGNMENT:
             raise EngineError(
-                f"{self._name}: input {name}: expected GPU memory aligned to {ALIGNMENT} bytes, got a part of a "
-                "greater array; copy it first."
+                f"{self._name}: input {name}: expected a NumPy array or an output of this backend, got "
+                f"{type(array).__name__}."
             )
+        with self._gpu_use():
+            found = self._gpu.locate(array)
+            if self._stream is None:  # the session has streams that nobody else can order work on
+                self._gpu.synchronize()
+        found.check_is_contiguous()
+        check_alignment(f"{self._name}: input {name}", found.pointer)
         return found
 
     @functools.cached_property
     def _gpu(self) -> CudaDevice:
-        """What finds arrays of other libraries; needs cuda-python."""
-        return CudaDevice(index=self._index, stream=self._callers)
+        """Finds arrays of other libraries. Needs cuda-python."""
+        return CudaDevice(index=self._gpu_index, stream=self._callers_stream)
 
-    def _gate(self) -> AbstractContextManager[None]:
-        """Context of what uses the GPU."""
-        return contextlib.nullcontext() if self._device == "cpu" else GATE.shared()
-
-    def _stop_replaying(self, why: Exception) -> None:
-        """Run all calls as any from now on."""
-        replays, self._replays = self._replays, None
-        if replays is not None:
-            _log.warning("%s: no CUDA graph could be made (%s); going on without.", self._name, str(why))
-            replays.close()
+    def _gpu_use(self) -> AbstractContextManager[None]:
+        """Context of all work on the GPU: not beside a capture."""
+        return contextlib.nullcontext() if self._device == "cpu" else CAPTURE_LOCK.shared()
 
     def close(self) -> None:
-        """Release the session; see `Engine`. On the CPU the arena that all sessions share keeps its memory for later
-        ones."""
-        if self._replays is not None:
-            self._replays.close()
-        with self._gate():
-            self._session = self._replays = None
+        """Release the session; see ``Engine``."""
+        if self._graphs is not None:
+            self._graphs.close()
+        with self._gpu_use():
+            self._session = self._graphs = None
             self.__dict__.pop("_gpu", None)
 
     def __enter__(self) -> Self:
@@ -194,16 +191,28 @@ class OnnxRuntimeEngine:
         self.close()
 
 
-def _tensor(path: Path, node: Any) -> Tensor:
-    """Name, dtype and shape of a session's input or output."""
-    if node.type not in DTYPES:
-        raise ModelError(f"{path}: {node.name}: found {node.type}, expected one of {', '.join(DTYPES)}.")
-    shape = tuple(extent if isinstance(extent, int) else None for extent in node.shape)
-    return Tensor(node.name, np.dtype(DTYPES[node.type]), shape)
+def _check_options(device: str, threads: int | None, cuda_graphs: bool, stream: Any) -> None:
+    """Raise ``SettingsError`` for options that the device does not have."""
+    if device not in PROVIDERS:
+        raise SettingsError(f"Unknown device {device!r}.{did_you_mean(device, PROVIDERS)}")
+    if threads is not None and threads < 1:
+        raise SettingsError(f"threads: found {threads}, expected at least 1.")
+    if cuda_graphs and device != "cuda":
+        raise SettingsError(f"CUDA graphs are for device cuda, found device {device}.")
+    if stream is not None and device == "cpu":
+        raise SettingsError("A CUDA stream is for a GPU, found device cpu.")
 
 
-def _extents(path: Path) -> dict[str, list[int | str]]:
-    """The shapes of a graph's inputs, free extents by name."""
+def _tensor_spec(path: Path, node: Any) -> TensorSpec:
+    """Describe an input or output of a session."""
+    if node.type not in ONNXRUNTIME_DTYPES:
+        raise ModelError(f"{path}: {node.name}: found {node.type}, expected one of {', '.join(ONNXRUNTIME_DTYPES)}.")
+    shape = tuple(n if isinstance(n, int) else None for n in node.shape)
+    return TensorSpec(node.name, ONNXRUNTIME_DTYPES[node.type], shape)
+
+
+def _input_shapes(path: Path) -> dict[str, list[int | str]]:
+    """Read the shapes of a graph's inputs. Dynamic dimensions have names."""
     graph = onnx.load_model(path, load_external_data=False).graph
     weights = {t.name for t in graph.initializer}
     return {

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: options, libraries, and sessions that run where they were asked to."""
+"""Sessions of ONNX Runtime: execution providers, their options, memory arenas, and errors."""
 
 from __future__ import annotations
 
@@ -9,53 +9,71 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from esam_rt.engines.library_errors import is_out_of_memory_message
 from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_tensorrt
-from esam_rt.engines.shape_profiles import Profile
+from esam_rt.engines.shape_profiles import ShapeRange
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+"""Execution providers by device."""
+
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}
-OUT_OF_MEMORY = (
-    *("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation"),
-    "is smaller than requested bytes",  # of an arena with a limit
-)
+"""Extras of this package by device."""
+
 CUDA_FAILED = ("cuda failure", "cuda error", "cudnn failure", "cublas failure")
-NOT_ALL_TAKEN = "provide all the dynamic shape inputs"  # TensorRT takes parts of the graph, whose shapes nobody knows
+PARTIAL_GRAPH = "provide all the dynamic shape inputs"  # TensorRT splits the graph; the parts' shapes are unknown
 
 Options = dict[str, str]
+
+_ENVIRONMENT_LOCK = threading.Lock()  # environment variables belong to the whole process
+_ARENA_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class TensorRTCache:
-    """Where the TensorRT provider keeps engines and timings, which it trusts, and the shapes that it builds for."""
+    """Cache and shape ranges of the TensorRT provider.
+
+    Attributes:
+        folder: Where it keeps engines and timings. It trusts these files. None: nowhere.
+        ranges: Shape ranges of the inputs with dynamic dimensions, by name.
+    """
 
     folder: Path | None
-    profiles: Mapping[str, Profile]
+    ranges: Mapping[str, ShapeRange]
 
     def options(self) -> Options:
-        """The provider's options. Precision is in the graph's types: without `trt_fp16_enable` and its like networks
-        are strongly typed."""
+        """Make the provider's options.
 
-        def shapes(which: int) -> str:
-            return ",".join(f"{name}:{'x'.join(map(str, of[which]))}" for name, of in self.profiles.items())
+        The precision lies in the graph's types: without ``trt_fp16_enable`` and its like networks are strongly typed.
 
+        Returns:
+            Values by option.
+        """
         options: Options = {}
         for kind in ("engine", "timing") if self.folder else ():
             options |= {f"trt_{kind}_cache_enable": "True", f"trt_{kind}_cache_path": str(self.folder)}
-        if self.profiles:
-            names = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
-            options |= {name: shapes(which) for which, name in enumerate(names)}
+        for k, limit in enumerate(ShapeRange._fields if self.ranges else ()):
+            shapes = (f"{name}:{'x'.join(map(str, shape_range[k]))}" for name, shape_range in self.ranges.items())
+            options[f"trt_profile_{limit}_shapes"] = ",".join(shapes)
         return options
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Where a session runs. threads: of one call on the CPU. stream: the address of a caller's on the GPU. cuda_graphs:
-    whether the session does nothing but capture one call and replay it. tensorrt: for device `tensorrt`. in_arena:
-    whether its memory comes from the last `gpu_arena`. whole: whether no node may run on the CPU. gpu: index of the
-    GPU."""
+class SessionConfig:
+    """Where and how a session runs.
+
+    Attributes:
+        device: Key of ``PROVIDERS``.
+        threads: CPU threads of one call. None: all cores.
+        stream: Address of the caller's CUDA stream. None: the library's own streams.
+        cuda_graphs: Capture the first call and replay it. Such a session runs no other call.
+        tensorrt: Options for device ``tensorrt``.
+        in_arena: Allocate from the last ``gpu_arena``.
+        whole: Raise an error if a node would run on the CPU.
+        gpu: Index of the GPU.
+    """
 
     device: str
     threads: int | None = None
@@ -67,66 +85,38 @@ class Placed:
     gpu: int = 0
 
     def providers(self) -> list[tuple[str, Options]]:
-        """Providers with their options, the first one first; CUDA takes what TensorRT does not."""
+        """List the providers with their options. The first one that supports a node runs it.
+
+        Returns:
+            Names and options, in order of preference.
+        """
         if self.device == "cpu":
             return [(PROVIDERS["cpu"], {})]
         stream = {} if self.stream is None else {"user_compute_stream": str(self.stream)}
         if self.gpu:
             stream["device_id"] = str(self.gpu)
-        cuda = {"use_tf32": "0", **stream}  # fp32 is fp32, as everywhere
+        cuda = {"use_tf32": "0", **stream}  # all backends compute float32 in float32
         if self.cuda_graphs:
             cuda["enable_cuda_graph"] = "1"
-        found = [(PROVIDERS["cuda"], cuda)]
+        providers = [(PROVIDERS["cuda"], cuda)]
         if self.tensorrt is not None:
-            found.insert(0, (PROVIDERS["tensorrt"], {**self.tensorrt.options(), **stream}))
-        return found
-
-
-class Gate:
-    """Lets many threads use GPUs at once, or one capture a CUDA graph alone: ONNX Runtime captures in CUDA's global
-    mode, in which whatever another thread allocates breaks the graph."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._users = 0
-        self._is_taken = False
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Beside others; waits while one is alone."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_taken)
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._users -= 1
-                self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Without any other; waits for those that began, and keeps out those that come."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_taken)
-            self._is_taken = True
-            self._changed.wait_for(lambda: not self._users)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._is_taken = False
-                self._changed.notify_all()
-
-
-GATE = Gate()
-_BUILDING = threading.Lock()  # the environment is one for all threads
-_REGISTERED = threading.Lock()
+            providers.insert(0, (PROVIDERS["tensorrt"], {**self.tensorrt.options(), **stream}))
+        return providers
 
 
 def import_onnxruntime(device: str) -> Any:
-    """The library, with the provider of a device and what it needs loaded. MissingDependencyError where a library is
-    missing, DeviceError where this one has no such provider."""
+    """Import ONNX Runtime and load the libraries that a device needs.
+
+    Args:
+        device: Key of ``PROVIDERS``.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime or a library of NVIDIA is missing.
+        DeviceError: This ONNX Runtime has no provider for the device.
+    """
     try:
         import onnxruntime
     except ImportError as e:
@@ -146,63 +136,95 @@ def import_onnxruntime(device: str) -> Any:
     return onnxruntime
 
 
-def open_session(name: str, model: Path | bytes, placed: Placed) -> Any:
-    """A session for an ONNX file, or its bytes, with no quiet fall back to another provider. name: for messages.
+def open_session(name: str, model: Path | bytes, config: SessionConfig) -> Any:
+    """Open a session. It never falls back to another provider.
 
-    ModelError, OutOfMemoryError, DeviceError where the provider does not start.
+    Args:
+        name: Name of the network, for messages.
+        model: ONNX file, or its bytes.
+        config: Where and how the session runs.
+
+    Returns:
+        The library's ``InferenceSession``.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        OutOfMemoryError: The device has too little memory.
+        DeviceError: A provider does not start.
+        EngineError: A provider does not support the graph as the configuration asks.
     """
     import onnxruntime
 
-    options, device = onnxruntime.SessionOptions(), placed.device
-    options.log_severity_level = 4  # what goes wrong is raised; the log on stderr would say it twice
-    # Spinning threads hold cores that superpixels and kernels need: with another process on the same two cores, the
+    providers = config.providers()
+    try:
+        with _without_tf32() if config.device == "tensorrt" else contextlib.nullcontext():
+            session = onnxruntime.InferenceSession(
+                model, _session_options(config), providers=providers, enable_fallback=False
+            )
+    except runtime_errors() as e:
+        _raise_translated(name, config, e)
+    for provider, _ in providers:
+        if provider not in session.get_providers():
+            raise _not_started(config.device, provider)
+    return session
+
+
+def _session_options(config: SessionConfig) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; the log would repeat them on stderr
+    # Spinning threads hold cores that superpixels and kernels need. With another process on the same two cores, the
     # decoder did 6 to 50 % more prompts/s at batches of 8 and 16 without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # A pattern is one piece of memory for a whole call, which from the second call on is taken beside what the
-    # arena has: over several photos ViT-B takes 930 MB without and 1,365 with, in the same time.
+    # A memory pattern is one block for a whole call. From the second call on it is allocated beside the arena's memory:
+    # over several photos ViT-B takes 1,365 MB with patterns and 930 MB without, in the same time.
     options.enable_mem_pattern = False
-    if device == "cpu":
+    if config.device == "cpu":
         share_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")
         # Weights outside the arena: ViT-B takes 90 MB less.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    if placed.in_arena:
+    if config.in_arena:
         options.add_session_config_entry("session.use_env_allocators", "1")
-    if placed.whole:
+    if config.whole:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if placed.threads is not None:
-        options.intra_op_num_threads = placed.threads
-    providers = placed.providers()
-    try:
-        with _without_tf32() if device == "tensorrt" else contextlib.nullcontext():
-            session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
-    except runtime_errors() as e:
-        if is_out_of_memory(e) and placed.in_arena:
-            raise OutOfMemoryError(f"{name}: the memory that was allowed does not hold its weights; allow more.") from e
-        if is_out_of_memory(e):
-            raise OutOfMemoryError(f"{name}: not enough memory on device {device} to load it: {e}") from e
-        if "TensorRT libraries" in str(e) or any(sign in str(e).lower() for sign in CUDA_FAILED):
-            raise _not_started(device, PROVIDERS[device]) from e
-        if NOT_ALL_TAKEN in str(e):
-            raise EngineError(
-                f"{name}: TensorRT takes only parts of this graph; use device cuda, or backend tensorrt: {e}"
-            ) from e
-        if placed.cuda_graphs and "graph capture" in str(e):
-            raise EngineError(f"{name}: ONNX Runtime cannot capture it: {e}") from e
-        if placed.whole and "fallback to CPU EP" in str(e):
-            raise EngineError(
-                f"{name}: ONNX Runtime {onnxruntime.__version__} would run a part of it on the CPU; update it, or use "
-                "another precision or form of attention."
-            ) from e
-        raise ModelError(f"{name}: expected a whole ONNX model, found one that cannot be loaded: {e}") from e
-    for provider, _ in providers:
-        if provider not in session.get_providers():
-            raise _not_started(device, provider)
-    return session
+    if config.threads is not None:
+        options.intra_op_num_threads = config.threads
+    return options
+
+
+def _raise_translated(name: str, config: SessionConfig, e: Exception) -> NoReturn:
+    """Raise an error of ours for a session that could not be opened."""
+    import onnxruntime
+
+    words = str(e)
+    if is_out_of_memory(e) and config.in_arena:
+        raise OutOfMemoryError(f"{name}: the memory budget does not hold its weights; allow more.") from e
+    if is_out_of_memory(e):
+        raise OutOfMemoryError(f"{name}: not enough memory on device {config.device} to load it: {words}") from e
+    if "TensorRT libraries" in words or any(phrase in words.lower() for phrase in CUDA_FAILED):
+        raise _not_started(config.device, PROVIDERS[config.device]) from e
+    if PARTIAL_GRAPH in words:
+        raise EngineError(
+            f"{name}: TensorRT supports only parts of this graph; use device cuda, or backend tensorrt: {words}"
+        ) from e
+    if config.cuda_graphs and "graph capture" in words:
+        raise EngineError(f"{name}: ONNX Runtime cannot capture it: {words}") from e
+    if config.whole and "fallback to CPU EP" in words:
+        raise EngineError(
+            f"{name}: ONNX Runtime {onnxruntime.__version__} would run a part of it on the CPU; update it, or use "
+            "another precision or form of attention."
+        ) from e
+    raise ModelError(f"{name}: expected a whole ONNX model, found one that cannot be loaded: {words}") from e
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions share no base class."""
+    """List the exceptions that ONNX Runtime raises. They share no base class.
+
+    Returns:
+        Exception types, for ``except``.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (t for t in vars(state).values() if isinstance(t, type) and issubclass(t, Exception))
@@ -210,29 +232,46 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had not enough memory, by the error's words."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
+    """Find out if an error of ONNX Runtime means that a device has too little memory.
+
+    Args:
+        error: Exception that the library raised.
+
+    Returns:
+        True if its type or its message says it.
+    """
+    return isinstance(error, MemoryError) or is_out_of_memory_message(str(error))
 
 
 @functools.cache
 def share_memory() -> None:
-    """Let all sessions on the CPU allocate from one arena: what the encoder needed, the decoder uses again. ViT-B with
-    its decoder at 4 prompts a call: 929 MB at the peak against 1,250 with an arena each."""
+    """Let all sessions on the CPU allocate from one arena: the decoder reuses the encoder's memory.
+
+    ViT-B with its decoder at 4 prompts a call takes 929 MB at the peak, and 1,250 MB with one arena each.
+    """
     import onnxruntime
 
     arena, default = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
     memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, default)
-    # Already registered by somebody else in this process: then that one is shared.
+    # If another library of this process has registered an arena, that one is shared.
     with contextlib.suppress(*runtime_errors()):
         onnxruntime.create_and_register_allocator(memory, None)
 
 
 @contextlib.contextmanager
 def gpu_arena(limit_mb: int, gpu: int = 0) -> Iterator[None]:
-    """One arena on the GPU for all sessions that are opened inside with `in_arena`, of so many MB at most: what the
-    encoder needed, the decoder uses again, and a call that needs more is out of memory. These sessions may run one at a
-    time only: streams of two do not know of each other's memory."""
+    """Give the sessions that are opened inside, with ``in_arena``, one memory arena on the GPU.
+
+    The decoder reuses the encoder's memory. A call that needs more than the limit is out of memory. These sessions must
+    run one at a time: each has its own stream, and an arena does not order the work of two streams.
+
+    Args:
+        limit_mb: Size of the arena, in MB.
+        gpu: Index of the GPU.
+
+    Yields:
+        None, while new sessions get this arena.
+    """
     import onnxruntime
 
     memory = onnxruntime.OrtMemoryInfo(
@@ -243,20 +282,22 @@ def gpu_arena(limit_mb: int, gpu: int = 0) -> Iterator[None]:
         limit = onnxruntime.OrtArenaCfg({"max_mem": limit_bytes})
         onnxruntime.create_and_register_allocator_v2(PROVIDERS["cuda"], memory, {"device_id": str(gpu)}, limit)
 
-    with _REGISTERED:  # sessions take the one that was registered last
+    with _ARENA_LOCK:  # a session gets the arena that was registered last
         register(limit_mb << 20)
         try:
             yield
         finally:
-            register(1 << 20)  # else the environment would hold the other beyond its last session
+            register(1 << 20)  # else the environment would keep the large arena after its last session
 
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Have TensorRT build engines whose float32 is float32: the provider has no option for it, NVIDIA's libraries have
-    a variable. What the user has set stays."""
+    """Make TensorRT build engines whose float32 is not TF32, unless the user set NVIDIA's variable.
+
+    The provider has no option for it.
+    """
     name = "NVIDIA_TF32_OVERRIDE"
-    with _BUILDING:
+    with _ENVIRONMENT_LOCK:
         is_given = name in os.environ
         os.environ.setdefault(name, "0")
         try:

@@ -1,112 +1,112 @@
-"""An execution context of TensorRT with the memory of its calls, which is ours."""
+"""An execution context of TensorRT that uses scratch memory of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-
-from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
-from esam_rt.engines.engine import Tensor
+from esam_rt.engines.cuda.device import DeviceBuffer
+from esam_rt.engines.engine import TensorSpec
 from esam_rt.errors import EngineError, OutOfMemoryError
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Call:
-    """Shapes of the inputs whose extents are free, those of the outputs that follow, and the scratch memory."""
+class CallShapes:
+    """Shapes of one call.
+
+    Attributes:
+        inputs: Shape of each input with dynamic dimensions, by name.
+        outputs: Shape of each output, by name.
+        scratch_bytes: Scratch memory that the call needs.
+    """
 
     inputs: Shapes
     outputs: Shapes
     scratch_bytes: int
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What a call uses on the GPU: what the host feeds and fetches, each in one piece, scratch, and outputs to keep."""
-
-    fed: DeviceBuffer
-    fetched: DeviceBuffer
-    scratch: DeviceBuffer
-    kept: Mapping[str, DeviceBuffer]
-
-    @classmethod
-    def allocate(
-        cls, device: CudaDevice, fed_bytes: int, fetched_bytes: int, call: Call, kept: Iterable[Tensor]
-    ) -> Self:
-        """All of it, or OutOfMemoryError."""
-        with ExitStack() as on_error:
-            fed, fetched, scratch = (
-                on_error.enter_context(device.allocate((size,), np.uint8))
-                for size in (fed_bytes, fetched_bytes, call.scratch_bytes)
-            )
-            outputs = {t.name: on_error.enter_context(device.allocate(call.outputs[t.name], t.dtype)) for t in kept}
-            on_error.pop_all()
-        return cls(fed, fetched, scratch, outputs)
-
-    def close(self, with_kept: bool) -> None:
-        """Free it, in the stream's order."""
-        for buffer in (self.fed, self.fetched, self.scratch, *(self.kept.values() if with_kept else ())):
-            buffer.close()
-
-
 class Context:
-    """An `IExecutionContext` without scratch memory of its own; for one thread at a time.
+    """An ``IExecutionContext`` without scratch memory of its own. Only one thread at a time may use it.
 
-    name: of the engine, for messages. ranges: names of the inputs with free extents. logger: what the library complains
-    to.
+    Args:
+        name: Name of the engine, for messages.
+        context: The library's context.
+        inputs: Names of the inputs with dynamic dimensions.
+        outputs: The engine's outputs.
+        logger: Logger of ``keeping_logger``.
+        gpu: Index of the GPU, for messages.
     """
 
     def __init__(
-        self, name: str, context: Any, inputs: Iterable[str], outputs: Iterable[Tensor], logger: Any, gpu: int
+        self, name: str, context: Any, inputs: Iterable[str], outputs: Iterable[TensorSpec], logger: Any, gpu: int
     ) -> None:
         self._name, self._logger, self._gpu = name, logger, gpu
         self._context: Any = context
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
-        self._call: Call | None = None
+        self._shapes: CallShapes | None = None
 
-    def prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> Call:
-        """The call of inputs of these shapes, which the context has then."""
+    def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> CallShapes:
+        """Set the shapes of the next call.
+
+        Args:
+            shapes: Shape of each input, by name.
+
+        Returns:
+            The shapes of the inputs and outputs, and the scratch memory.
+
+        Raises:
+            EngineError: The library does not accept the shapes, or the outputs' shapes depend on the inputs' values.
+            OutOfMemoryError: The GPU has too little memory.
+        """
         inputs = {name: shapes[name] for name in self._inputs}
-        if self._call is not None and self._call.inputs == inputs:
-            return self._call
-        self._call = None  # a failure leaves the context with shapes of both
+        if self._shapes is not None and self._shapes.inputs == inputs:
+            return self._shapes
+        self._shapes = None  # a failure leaves the context with some of the new shapes
         for name, shape in inputs.items():
-            self._require(self._context.set_input_shape(name, shape), f"does not take shape {shape} of {name}")
+            self._require(self._context.set_input_shape(name, shape), f"does not accept shape {shape} of {name}")
         try:
             missing = self._context.infer_shapes()
         except RuntimeError as e:
             raise EngineError(f"{self._name}: TensorRT could not infer shapes: {e}") from e
         outputs = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._outputs}
-        free = [name for name, shape in outputs.items() if any(n < 0 for n in shape)]
-        if missing or free:
+        unknown = [name for name, shape in outputs.items() if any(n < 0 for n in shape)]
+        if missing or unknown:
             raise EngineError(
-                f"{self._name}: {', '.join([*missing, *free])}: expected shapes that follow from those of the inputs, "
-                "found ones that depend on their values."
+                f"{self._name}: {', '.join([*missing, *unknown])}: expected shapes that follow from those of the "
+                "inputs, found shapes that depend on the inputs' values."
             )
-        self._call = Call(inputs, outputs, self._context.update_device_memory_size_for_shapes())
-        return self._call
+        self._shapes = CallShapes(inputs, outputs, self._context.update_device_memory_size_for_shapes())
+        return self._shapes
 
     def launch(self, addresses: Mapping[str, int], scratch: DeviceBuffer, stream: int) -> None:
-        """Give a call of the shapes that were prepared to a stream; EngineError, or OutOfMemoryError, if it refuses."""
+        """Launch a call with the shapes that were set.
+
+        Args:
+            addresses: Address of each input and output on the GPU, by name.
+            scratch: Scratch memory.
+            stream: Address of the CUDA stream.
+
+        Raises:
+            EngineError: The library refuses the call.
+            OutOfMemoryError: The GPU has too little memory.
+        """
         for name, address in addresses.items():
-            self._require(self._context.set_tensor_address(name, address), f"does not take the address of {name}")
+            self._require(self._context.set_tensor_address(name, address), f"does not accept the address of {name}")
         self._context.set_device_memory(scratch.pointer, scratch.nbytes)
         self._require(self._context.execute_async_v3(stream), "could not run")
 
     def close(self) -> None:
-        """Let go of the library's context: who still has this one, such as the traceback of an error, keeps nothing."""
-        self._context = self._call = None
+        """Release the library's context, also if somebody still holds this object, for example a traceback."""
+        self._context = self._shapes = None
 
-    def _require(self, done: bool, what: str) -> None:
-        """Raise with the library's words unless done."""
-        if done:
+    def _require(self, is_done: bool, failure: str) -> None:
+        """Raise an error with the library's messages unless a call succeeded."""
+        if is_done:
             return
         words = self._logger.words()
         if self._logger.tells_out_of_memory():
             raise OutOfMemoryError(f"{self._name}: out of memory on GPU {self._gpu}; use smaller batches: {words}")
-        raise EngineError(f"{self._name}: TensorRT {what}: {words}")
+        raise EngineError(f"{self._name}: TensorRT {failure}: {words}")

@@ -1,4 +1,4 @@
-"""What TensorRT complains of, kept for errors in place of printed."""
+"""A TensorRT logger that keeps error messages for our exceptions instead of printing them."""
 
 from __future__ import annotations
 
@@ -8,49 +8,54 @@ from collections import deque
 from types import ModuleType
 from typing import Any
 
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "could not be allocated", "bad_alloc")
-_WORDS = 600  # characters of the complaints in an error
-_MAKING = threading.Lock()
+from esam_rt.engines.library_errors import MESSAGE_CHARS, is_out_of_memory_message
+
+_LOCK = threading.Lock()
 
 
 def keeping_logger(library: ModuleType) -> Any:
-    """The logger of `library`, with what it complained of in the calling thread: `words()`, `tells_out_of_memory()`,
-    and `forget()`.
+    """Get the logger of a library. It keeps the errors that the library logs in the calling thread.
 
-    One for as long as the process lives: the library keeps the first that it is given for itself, and would call it
-    after it is gone (seen of TensorRT-RTX 1.7).
+    There is one logger for the life of the process: the library stores the first one that it gets, and would call it
+    after it is garbage (seen with TensorRT-RTX 1.7).
+
+    Args:
+        library: The imported ``tensorrt`` or ``tensorrt_rtx``.
+
+    Returns:
+        An ``ILogger`` with three more methods: ``words()`` returns the kept messages, ``tells_out_of_memory()``
+        searches them for a lack of memory, ``forget()`` drops them.
     """
-    with _MAKING:
-        return _made(library)
+    with _LOCK:
+        return _logger(library)
 
 
 @functools.cache
-def _made(library: ModuleType) -> Any:
-    """Not to be called by two threads at once: one of their loggers would be kept, and the other used."""
+def _logger(library: ModuleType) -> Any:
+    """Make the logger. Two threads must not call this at once: the library would keep one logger, we the other."""
 
     class Logger(library.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             library.ILogger.__init__(self)
-            self._of_thread = threading.local()
+            self._local = threading.local()
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR):
-                self._complaints().append(message.strip())
+                self._messages().append(message.strip())
 
         def forget(self) -> None:
-            self._complaints().clear()
+            self._messages().clear()
 
         def words(self) -> str:
-            return " ".join(self._complaints())[-_WORDS:] or "it does not say why."
+            return " ".join(self._messages())[-MESSAGE_CHARS:] or "it does not say why."
 
         def tells_out_of_memory(self) -> bool:
-            text = " ".join(self._complaints()).lower()
-            return any(sign in text for sign in OUT_OF_MEMORY)
+            return is_out_of_memory_message(" ".join(self._messages()))
 
-        def _complaints(self) -> deque[str]:
-            if not hasattr(self._of_thread, "complaints"):
-                self._of_thread.complaints = deque[str](maxlen=8)
-            complaints: deque[str] = self._of_thread.complaints
-            return complaints
+        def _messages(self) -> deque[str]:
+            if not hasattr(self._local, "messages"):
+                self._local.messages = deque[str](maxlen=8)
+            messages: deque[str] = self._local.messages
+            return messages
 
     return Logger()

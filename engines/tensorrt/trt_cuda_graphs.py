@@ -1,115 +1,144 @@
-"""Calls that repeat: same shapes, same addresses, one CUDA graph in place of a launch for each kernel."""
+"""CUDA graphs of TensorRT: capture a call that repeats, and replay it on fixed memory."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, DeviceBuffer
-from esam_rt.engines.tensorrt.execution_context import Context, Memory
+from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
+from esam_rt.engines.cuda.graph_cache import CapturedGraph, GraphCache
+from esam_rt.engines.cuda.launch import CudaGraph
+from esam_rt.engines.tensorrt.device_call import CallMemory, DeviceCall
+from esam_rt.engines.tensorrt.execution_context import Context
+from esam_rt.errors import EngineError, OutOfMemoryError
 
-REPLAYS = 3  # batches whose outputs may be in use at once: one is decoded, two wait for their masks
-
-
-@dataclass(eq=False)
-class _Lease:
-    """Whoever holds it has outputs in this memory."""
-
-    memory: Memory
+MAX_GRAPHS = 3
+"""Graphs of one engine: one batch is decoded while the outputs of two others wait for their masks."""
 
 
-class Replay:
-    """A call on memory that stays, as a CUDA graph once it was captured.
+class TensorRTGraph(CapturedGraph):
+    """A call on fixed memory. It is a CUDA graph after ``capture``.
 
-    context: prepared for the call, and used for nothing else: one that was captured must not change.
+    Args:
+        device: The GPU.
+        context: Context with the call's shapes. Nothing else may use it: a captured context must not change.
+        memory: The call's memory.
     """
 
-    def __init__(self, device: CudaDevice, context: Context, memory: Memory) -> None:
+    def __init__(self, device: CudaDevice, context: Context, memory: CallMemory) -> None:
+        super().__init__()
         self.memory = memory
         self._device, self._context = device, context
         self._graph: CudaGraph | None = None
-        self._lease: weakref.ref[_Lease] | None = None
-
-    @property
-    def is_lent(self) -> bool:
-        """Whether somebody has outputs of the last call, which the next would overwrite."""
-        return self._lease is not None and self._lease() is not None
 
     def launch(self, addresses: Mapping[str, int]) -> None:
-        """Give the call to the device's stream; the addresses are the same each time."""
+        """Launch the call on the device's stream.
+
+        Args:
+            addresses: Address of each input and output, by name. They are the same in each call.
+        """
         if self._graph is not None:
             self._graph.launch()
         else:
             self._context.launch(addresses, self.memory.scratch, self._device.stream)
 
     def capture(self, addresses: Mapping[str, int]) -> None:
-        """Capture the call, unless it was, after a launch that is done: the first one of a shape may do more than those
-        that follow. EngineError or OutOfMemoryError if it cannot be captured."""
+        """Capture the call, once. A launch of it must be done: the first launch of a shape may do more than later ones.
+
+        Args:
+            addresses: Address of each input and output, by name.
+
+        Raises:
+            EngineError: The call cannot be captured.
+            OutOfMemoryError: The GPU has too little memory.
+        """
         if self._graph is None:
             launch = self._context.launch
             self._graph = CudaGraph(self._device, lambda stream: launch(addresses, self.memory.scratch, stream))
 
-    def lend(self) -> dict[str, DeviceBuffer]:
-        """The outputs that are kept; until they are closed or garbage, `is_lent`."""
-        lease = _Lease(self.memory)
-        self._lease = weakref.ref(lease)
+    def lend_outputs(self) -> dict[str, DeviceBuffer]:
+        """Hand out the outputs that stay on the device. The graph is in use until all are closed or garbage.
+
+        Returns:
+            The outputs by name.
+        """
+        lease = self.new_lease(self.memory)
         return {
             name: DeviceBuffer(self._device, buffer.pointer, buffer.dtype, buffer.shape, owner=lease)
-            for name, buffer in self.memory.kept.items()
+            for name, buffer in self.memory.outputs.items()
         }
 
     def close(self) -> None:
-        """Free the graph and the memory; outputs that somebody has go with the last of them."""
+        """Free the graph and its memory. Outputs that are in use keep theirs."""
         if self._graph is not None:
             self._graph.close()
-        self.memory.close(with_kept=not self.is_lent)
+        self.memory.close(with_outputs=not self.is_in_use)
 
 
-class Replays:
-    """Finds the calls of an engine that repeat. new_context: makes the contexts that are captured.
+class TensorRTGraphs:
+    """The graphs of an engine, with the policy of ``GraphCache``. The owner must serialize the calls of all methods.
 
-    captures: False where the library makes CUDA graphs by itself, of calls whose shapes and addresses stay. A call is
-    replayed on any of up to REPLAYS pieces of memory whose outputs nobody has any more.
+    Args:
+        name: Name of the engine, for messages.
+        device: The GPU.
+        new_context: Makes a context for a graph.
+        captures: False if the library makes CUDA graphs by itself, of calls with fixed shapes and addresses.
     """
 
-    def __init__(self, device: CudaDevice, new_context: Callable[[], Context], captures: bool) -> None:
-        self.captures = captures
-        self._device, self._new_context = device, new_context
-        self._contexts: list[Context] = []  # one for each replay, used again by later ones
-        self._last: Hashable = None
-        self._key: Hashable = None
-        self._made: list[Replay] = []
+    def __init__(self, name: str, device: CudaDevice, new_context: Callable[[], Context], captures: bool) -> None:
+        self._graphs: GraphCache[TensorRTGraph] = GraphCache(name, MAX_GRAPHS)
+        self._contexts: list[Context] = []  # one for each graph, reused by later graphs
+        self._device, self._new_context, self._captures = device, new_context, captures
 
-    def of(self, key: Hashable, shapes: Mapping[str, tuple[int, ...]], allocate: Callable[[], Memory]) -> Replay | None:
-        """A replay of a call with this key; None where it is to be run as any: it is not that of the call before, or
-        all outputs are still in somebody's hands. EngineError or OutOfMemoryError where none can be made."""
-        is_repeated, self._last = key == self._last, key
-        if not is_repeated:
+    def find(self, call: DeviceCall) -> TensorRTGraph | None:
+        """Find a graph for a call, or make one. A failure ends the use of graphs and logs a warning.
+
+        Args:
+            call: The call.
+
+        Returns:
+            A graph that is not in use, or None if the call must run without one.
+        """
+        try:
+            return self._graphs.find(call.key, lambda: self._new_graph(call))
+        except (EngineError, OutOfMemoryError) as e:
+            self._stop(e)
             return None
-        if self._key != key:
-            if any(replay.is_lent for replay in self._made):
-                return None
-            self.forget()
-            self._key = key
-        free = next((replay for replay in self._made if not replay.is_lent), None)
-        if free is None and len(self._made) < REPLAYS:
-            if len(self._contexts) == len(self._made):
-                self._contexts.append(self._new_context())
-            context = self._contexts[len(self._made)]
-            context.prepared(shapes)
-            free = Replay(self._device, context, allocate())
-            self._made.append(free)
-        return free
+        finally:
+            self._graphs.note(call.key)
 
-    def forget(self) -> None:
-        """Free what the replays hold."""
-        while self._made:
-            self._made.pop().close()
-        self._key = None
+    def capture(self, graph: TensorRTGraph, addresses: Mapping[str, int]) -> None:
+        """Capture a call after its launch. A failure ends the use of graphs and logs a warning.
+
+        Args:
+            graph: Graph of ``find``.
+            addresses: Address of each input and output, by name.
+        """
+        if self._captures:
+            try:
+                graph.capture(addresses)
+            except (EngineError, OutOfMemoryError) as e:
+                self._stop(e)
+
+    def discard(self) -> None:
+        """Free all graphs after a failed launch. Later calls may be captured again."""
+        self._graphs.discard()
 
     def close(self) -> None:
-        """Free everything."""
-        self.forget()
+        """Free everything. Closing twice has no effect."""
+        self._graphs.close()
+        self._close_contexts()
+
+    def _new_graph(self, call: DeviceCall) -> TensorRTGraph:
+        if len(self._contexts) == len(self._graphs):
+            self._contexts.append(self._new_context())
+        context = self._contexts[len(self._graphs)]
+        context.set_shapes(call.shapes.inputs)
+        return TensorRTGraph(self._device, context, call.allocate(self._device))
+
+    def _stop(self, error: Exception) -> None:
+        self._graphs.stop(error)
+        self._close_contexts()
+
+    def _close_contexts(self) -> None:
         while self._contexts:
             self._contexts.pop().close()

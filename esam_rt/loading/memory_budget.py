@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
+from esam_rt.engines.tensorrt.trt_cuda_graphs import MAX_GRAPHS
 from esam_rt.errors import SettingsError
 from esam_rt.networks import Networks
 from esam_rt.sam.batching import AHEAD
@@ -63,8 +63,8 @@ def tensorrt_need(engines: Networks[TensorRTEngine], cuda_graphs: bool = False, 
     Returns:
         Bytes by number of prompts.
     """
-    weights = sum(engine.plan_bytes for engine in engines)
-    graphs = 0 if not cuda_graphs else REPLAYS if overlaps else 1
+    weights = sum(engine.engine_bytes for engine in engines)
+    graphs = 0 if not cuda_graphs else MAX_GRAPHS if overlaps else 1
     encoded = engines.encoder.call_bytes({})
     image = sum(encoded.tensors[name] for name in IMAGE_FEATURES)
 

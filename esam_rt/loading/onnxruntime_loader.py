@@ -78,10 +78,10 @@ def gpu_images(stream: Any, gpu: int = 0) -> GpuImages:
         The scaler. It waits while another thread captures a CUDA graph.
     """
     from esam_rt.engines.cuda.device import CudaDevice
-    from esam_rt.engines.onnxruntime.providers import GATE
+    from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK
 
-    with GATE.shared():
-        return GpuImages(CudaDevice(index=gpu, stream=stream), GATE.shared)
+    with CAPTURE_LOCK.shared():
+        return GpuImages(CudaDevice(index=gpu, stream=stream), CAPTURE_LOCK.shared)
 
 
 def _batch(row: ModelSpec, execution: ExecutionConfig) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_rt.engines.tensorrt.builder import load_library
-from esam_rt.engines.tensorrt.trt_engine import Weights
+from esam_rt.engines.tensorrt.loaded_engine import Weights
 from esam_rt.errors import ModelError
 from esam_rt.loading.checkpoints import expected_sha256
 from esam_rt.loading.engine_record import RECORD, EngineSet, brief

@@ -20,7 +20,8 @@ from esam_rt.sam.predictor import Engines, Sam
 
 if TYPE_CHECKING:
     from esam_rt.engines.cuda.device import CudaDevice
-    from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine, Weights
+    from esam_rt.engines.tensorrt.loaded_engine import Weights
+    from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
     from esam_rt.loading.engine_record import EngineSet
     from esam_rt.loading.engine_spec import EngineSpec
 
@@ -139,5 +140,5 @@ def _batch(
     need = tensorrt_need(engines, execution.cuda_graphs, overlaps=execution.memory_mb is None)
     if execution.memory_mb is not None:
         return batch_within(execution.memory_mb, need, most, f"{row.name} in these engines of {execution.backend}")
-    loaded = sum(engine.plan_bytes for engine in engines)
+    loaded = sum(engine.engine_bytes for engine in engines)
     return max(1, largest_batch(need, loaded + MARGIN * device.free_bytes(), most))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines import Kept
+from esam_rt.engines import DeviceTensor
 from esam_rt.sam.geometry import PATCH_PX, Geometry
 
 
@@ -24,7 +24,7 @@ class EncodedImage:
 
     embedding: NDArray[np.float32]
     geometry: Geometry
-    image_features: Mapping[str, Kept] = field(default_factory=dict)
+    image_features: Mapping[str, DeviceTensor] = field(default_factory=dict)
 
     def features_at(self, points_norm_xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Sample the embedding bilinearly.

@@ -103,7 +103,7 @@ class Sam:
                 "image": image.on_canvas(geometry.resized_hw, self.model.input_px),
                 "valid_hw_px": np.array(geometry.resized_hw, np.int64),
             }
-            out = self.engines.encoder.infer(feed, keep=IMAGE_FEATURES)
+            out = self.engines.encoder.infer(feed, outputs_on_device=IMAGE_FEATURES)
         return EncodedImage(out.pop("embedding"), geometry, out)
 
     def predict(
@@ -246,7 +246,7 @@ class Sam:
     ) -> dict[str, Any]:
         """Run the decoder on one batch: `predicted_iou`, and PROMPT_FEATURES, which stay on the device."""
         feed = {**encoded.image_features, "points_xy_px": points_xy_px, "labels": labels}
-        return self.engines.decoder.infer(feed, keep=PROMPT_FEATURES)
+        return self.engines.decoder.infer(feed, outputs_on_device=PROMPT_FEATURES)
 
     def _prompts(
         self, geometry: Geometry, points_norm_xy: NDArray[np.float32], labels: NDArray[np.integer] | None

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: feeds, failures, threads, and what it says when something is missing."""
+"""The ONNX Runtime backend: feeds, failures, threads, and messages about missing libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from esam_rt.engines import Engine, Tensor
+from esam_rt.engines import Engine, TensorSpec
 from esam_rt.engines.onnxruntime.cuda_libraries import load_cuda
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.engines.onnxruntime.providers import share_memory
@@ -51,9 +51,9 @@ def feed(n: int = 2, size: int = 1) -> dict[str, np.ndarray]:
 def test_runs(path: Path) -> None:
     engine: Engine = OnnxRuntimeEngine(path, threads=1)
     assert engine.inputs == (
-        Tensor("x", np.dtype(np.float32), (None, 3)),
-        Tensor("scale", np.dtype(np.float32), ()),
-        Tensor("size", np.dtype(np.int64), (1,)),
+        TensorSpec("x", np.dtype(np.float32), (None, 3)),
+        TensorSpec("scale", np.dtype(np.float32), ()),
+        TensorSpec("size", np.dtype(np.int64), (1,)),
     )
     assert [t.name for t in engine.outputs] == ["y", "zeros"]
     out = engine.infer(feed(4))
@@ -180,7 +180,7 @@ def test_gpu_out_of_memory_while_loading(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_memory_that_is_shared_already(path: Path) -> None:
-    """By another library of the same process: registering twice is an error of ONNX Runtime's."""
+    """Another library of the process may share it: ONNX Runtime raises an error if it is registered twice."""
     with OnnxRuntimeEngine(path) as first:
         share_memory.__wrapped__()
         with OnnxRuntimeEngine(path) as second:

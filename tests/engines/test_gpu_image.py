@@ -35,7 +35,7 @@ def noise(*hw: int, seed: int = 0) -> Photo:
 
 
 def covered(n: int, m: int) -> list[list[tuple[int, Fraction]]]:
-    """Of each of m pixels, those of n that it covers, and their shares."""
+    """For each of m pixels: the pixels of n that it covers, and their shares."""
     whole = Fraction(n, m)
     return [
         [
@@ -47,7 +47,7 @@ def covered(n: int, m: int) -> list[list[tuple[int, Fraction]]]:
 
 
 def between(n: int, m: int) -> list[list[tuple[int, Fraction]]]:
-    """Of each of m pixels, the two of n between whose centres it lies, and their weights."""
+    """For each of m pixels: the two pixels of n whose centers it lies between, and their weights."""
     taps = []
     for x in range(m):
         at = min(max((x + Fraction(1, 2)) * n / m - Fraction(1, 2), Fraction(0)), Fraction(n - 1))
@@ -57,7 +57,7 @@ def between(n: int, m: int) -> list[list[tuple[int, Fraction]]]:
 
 
 def by_fractions(photo: Photo, h: int, w: int) -> Photo:
-    """The photo scaled to [h, w] in exact arithmetic, rounded half up."""
+    """Scale a photo to [h, w] in exact arithmetic, rounded half up."""
     shrinks = photo.shape[0] > h or photo.shape[1] > w
     rows, columns = ((covered if shrinks else between)(n, m) for n, m in zip(photo.shape, (h, w)))  # noqa: B905
     out = np.zeros((h, w, 3), np.uint8)

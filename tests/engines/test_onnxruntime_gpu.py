@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: CUDA graphs, arrays and streams of others, and TensorRT's provider, on a strict stand-in.
+"""ONNX Runtime on a GPU, with a strict stand-in: CUDA graphs, arrays and streams of others, TensorRT's provider.
 
 The oracle is the CPU engine.
 """
@@ -25,12 +25,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt import EntitySegmenter, Settings
-from esam_rt.engines import Tensor
+from esam_rt.engines import TensorSpec
+from esam_rt.engines.dtypes import ONNXRUNTIME_DTYPES
 from esam_rt.engines.onnxruntime import providers
+from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK
 from esam_rt.engines.onnxruntime.cuda_libraries import linked_to, missing_cuda, missing_tensorrt, tensorrt_version
-from esam_rt.engines.onnxruntime.ort_cuda_graphs import copying, element_type
-from esam_rt.engines.onnxruntime.ort_engine import DTYPES, OnnxRuntimeEngine
-from esam_rt.engines.onnxruntime.providers import GATE, gpu_arena
+from esam_rt.engines.onnxruntime.ort_cuda_graphs import copy_model, element_type
+from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
+from esam_rt.engines.onnxruntime.providers import gpu_arena
 from esam_rt.errors import (
     DeviceError,
     EngineError,
@@ -67,7 +69,7 @@ from tests.support.scene import photo_of
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One for all tests, so that `tiny` is exported once."""
+    """One cache for all tests, so that `tiny` is exported once."""
     folder = tmp_path_factory.getbasetemp() / "cache of test_onnxruntime_gpu"
     monkeypatch.setenv("ESAM_RT_CACHE", str(folder))
     return folder
@@ -75,7 +77,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A GPU, on which nothing undefined was done in the end."""
+    """A GPU. The test fails if something undefined was done."""
     monkeypatch.setattr(providers, "missing_tensorrt", lambda library: None)
     gpu = FakeGpu().install(monkeypatch)
     yield gpu
@@ -85,7 +87,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """sum = side + points · scale [B, 3]; kept = 2 · sum; `side` is the photo's."""
+    """sum = side + points · scale [B, 3]; kept = 2 · sum; `side` belongs to the photo."""
     f = TensorProto.FLOAT
     graph = helper.make_graph(
         [
@@ -121,10 +123,10 @@ def expected(fed: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(engine: OnnxRuntimeEngine, fed: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
-    """One call against NumPy; returns the outputs."""
+    """Compare one call with NumPy; return the outputs."""
     out, want = engine.infer(fed, keep), expected(fed)
     for name in keep:
-        with GATE.shared():  # a test's copy is no engine's, which goes through there by itself
+        with CAPTURE_LOCK.shared():  # engines do this themselves, a copy by a test does not
             np.testing.assert_array_equal(out[name].value.numpy(), want.pop(name))
     for name, array in want.items():
         np.testing.assert_array_equal(out[name], array)
@@ -143,7 +145,7 @@ def check(engine: OnnxRuntimeEngine, fed: dict[str, Any], keep: tuple[str, ...] 
     ],
 )
 def test_the_stand_in_has_the_librarys_names(fake: type, real: type) -> None:
-    """And parameters, in their order; those that are not used are left out at the end."""
+    """Also the parameters, in their order. Unused parameters at the end are left out."""
     for name, method in vars(fake).items():
         if inspect.isfunction(method) and not name.startswith("_") and name != "write":
             own = list(inspect.signature(method).parameters)
@@ -155,12 +157,12 @@ def test_the_stand_in_has_the_librarys_names(fake: type, real: type) -> None:
     assert list(made)[:4] == ["shape", "element_type", "device_type", "device_id"]
 
 
-@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("kind", ONNXRUNTIME_DTYPES)
 def test_the_library_takes_dtypes_as_they_are_given(kind: str) -> None:
-    dtype = np.dtype(DTYPES[kind])
+    dtype = np.dtype(ONNXRUNTIME_DTYPES[kind])
     value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([2, 3], element_type(dtype), "cpu", 0)
     assert (value.shape(), value.data_type()) == ([2, 3], kind)
-    session = onnxruntime.InferenceSession(copying([Tensor("x", dtype, (None, 3))]), providers=[CPU])
+    session = onnxruntime.InferenceSession(copy_model([TensorSpec("x", dtype, (None, 3))]), providers=[CPU])
     binding = session.io_binding()
     binding.bind_input("x", "cpu", 0, element_type(dtype), [2, 3], value.data_ptr())
     target = onnxruntime.OrtValue.ortvalue_from_shape_and_type([2, 3], element_type(dtype), "cpu", 0)
@@ -182,7 +184,7 @@ def test_values_of_the_library_are_updated_in_place() -> None:
 
 
 def test_a_capture_is_alone(gpu: FakeGpu) -> None:
-    """The stand-in tells, whoever is right."""
+    """The stand-in detects a violation."""
     with gpu.used(), ThreadPoolExecutor(1) as pool, pytest.raises(AssertionError, match="while others use the GPU"):
         pool.submit(gpu.used(capturing=True).__enter__).result()
     gpu.violations.clear()
@@ -283,7 +285,7 @@ def test_graphs_that_cannot_be_captured(gpu: FakeGpu, path: Path, caplog: pytest
         for i in range(4):
             check(engine, feed(4, i))
     (record,) = caplog.records
-    assert "graph.onnx: no CUDA graph could be made" in record.getMessage()
+    assert "graph.onnx: CUDA graph capture failed" in record.getMessage()
     assert "graph capture" in record.getMessage()
 
 
@@ -298,7 +300,7 @@ def test_memory_that_ends_while_capturing(gpu: FakeGpu, path: Path, caplog: pyte
 
 
 def test_memory_that_ends_frees_the_graph(gpu: FakeGpu, path: Path) -> None:
-    """So that a smaller batch has it, which is captured in turn."""
+    """A smaller batch gets the memory, and is captured in turn."""
     with OnnxRuntimeEngine(path, "cuda", cuda_graphs=True) as engine:
         for _ in range(3):
             check(engine, feed(4))
@@ -331,7 +333,7 @@ def test_graphs_where_the_file_is_gone(gpu: FakeGpu, path: Path, caplog: pytest.
         path.unlink()
         for i in range(3):
             check(engine, feed(4, i))
-    assert "no CUDA graph could be made" in caplog.text
+    assert "CUDA graph capture failed" in caplog.text
 
 
 def test_closed(gpu: FakeGpu, path: Path) -> None:
@@ -370,7 +372,7 @@ def test_a_photo_on_a_gpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, device:
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool) -> None:
-    """Scaled there for the encoder, whose own stream waits for it."""
+    """It is scaled there for the encoder, and the encoder's stream waits for it."""
     gpu.cuda.kernels["place_photo"] = place_photo()
     settings = Settings().with_overrides({"prompts.coarse_side": 6, "prompts.fine_side": 8})
     photo = photo_of(np.arange(16).reshape(4, 4), scale=150)
@@ -385,7 +387,7 @@ def test_a_photo_in_a_gpus_memory(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_budget_is_the_limit_of_one_arena(gpu: FakeGpu) -> None:
-    """Of all networks; batches that it has no room for are halved, for all photos that follow."""
+    """All networks share it. Batches that do not fit are halved, also for all later photos."""
     sam = load_sam("tiny", ExecutionConfig(device="cuda", memory_mb=300))
     assert gpu.arenas == [300 << 20, 1 << 20], "the environment holds the last one for ever"
     assert [session.arena_bytes for session in gpu.sessions] == [300 << 20] * 4
@@ -410,7 +412,7 @@ def test_a_budget_without_room_for_the_weights(path: Path, gpu: FakeGpu, monkeyp
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
     with (
         gpu_arena(1),
-        pytest.raises(OutOfMemoryError, match=r"the memory that was allowed does not hold its weights; al"),
+        pytest.raises(OutOfMemoryError, match=r"the memory budget does not hold its weights; al"),
     ):
         OnnxRuntimeEngine(path, "cuda", in_arena=True)
 
@@ -420,14 +422,14 @@ def test_what_scales_photos_is_made_beside_no_capture(gpu: FakeGpu, monkeypatch:
     load = gpu.cuda.cuModuleLoadData
 
     def counted(image: bytes) -> Any:
-        made.append(GATE._users)
+        made.append(CAPTURE_LOCK.shared_holders)
         return load(image)
 
     monkeypatch.setattr(gpu.cuda, "cuModuleLoadData", counted)
     photos = gpu_images(None)
     assert made == [1]
     with photos.using():
-        assert GATE._users == 1
+        assert CAPTURE_LOCK.shared_holders == 1
 
 
 def test_no_part_of_a_graph_runs_on_the_cpu_unseen(gpu: FakeGpu) -> None:
@@ -484,7 +486,10 @@ def test_arrays_of_another_dtype_or_shape(gpu: FakeGpu, path: Path) -> None:
 
 
 def test_arrays_on_a_gpu_are_not_for_the_cpu(path: Path) -> None:
-    with OnnxRuntimeEngine(path) as engine, pytest.raises(EngineError, match="points: was kept by another backend"):
+    with (
+        OnnxRuntimeEngine(path) as engine,
+        pytest.raises(EngineError, match="points: expected a NumPy array or an output of this backend, got Foreign"),
+    ):
         engine.infer({**feed(4), "points": Foreign(FakeCuda(), feed(4)["points"])})
 
 
@@ -510,7 +515,7 @@ def test_what_dlpack_passes_on_is_there_when_it_is_read(gpu: FakeGpu, path: Path
 @pytest.mark.parametrize(("stream", "address"), [(None, None), (0xABC, "2748"), (0, None), (2, None)])
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_callers_stream(gpu: FakeGpu, path: Path, device: str, stream: int | None, address: str | None) -> None:
-    """The default streams are waited for, see `CudaDevice`."""
+    """Default streams are not passed on; see `CudaDevice`."""
     OnnxRuntimeEngine(path, device, stream=stream).close()
     for options in gpu.sessions[0].provider_options.values():
         assert options.get("user_compute_stream") == address
@@ -577,7 +582,11 @@ def test_a_library_without_the_provider(gpu: FakeGpu, path: Path) -> None:
     ("words", "error", "message"),
     [
         ("Please install TensorRT libraries as mentioned", DeviceError, "could not start Tensorrt"),
-        ("User needs to provide all the dynamic shape inputs", EngineError, "TensorRT takes only parts of this graph"),
+        (
+            "User needs to provide all the dynamic shape inputs",
+            EngineError,
+            "TensorRT supports only parts of this graph",
+        ),
         ("CUDA failure 2: out of memory", OutOfMemoryError, "not enough memory on device tensorrt"),
         ("CUDA failure 35: CUDA driver version is insufficient", DeviceError, "could not start Tensorrt"),
         ("Available memory of 0 is smaller than requested bytes of 256", OutOfMemoryError, "not enough memory"),
@@ -596,7 +605,7 @@ def test_what_the_library_says(
 
 
 def linked(*names: str) -> bytes:
-    """An ELF file that is linked to these libraries, of what is read alone."""
+    """Make an ELF file that is linked to these libraries. It has only the parts that are read."""
     strings = b"\0" + b"\0".join(name.encode() for name in names) + b"\0"
     starts = [strings.index(b"\0" + name.encode() + b"\0") + 1 for name in names]
     base, at = 0x7000, 64 + 2 * 56
@@ -625,7 +634,7 @@ def test_what_a_library_is_linked_to(tmp_path: Path) -> None:
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An ONNX Runtime whose TensorRT provider wants a library that is not there; where its files are."""
+    """The TensorRT provider's file of an ONNX Runtime that needs a missing library."""
     (tmp_path / "wheel" / "capi").mkdir(parents=True)
     provider = tmp_path / "wheel" / "capi" / "libonnxruntime_providers_tensorrt.so"
     provider.write_bytes(linked("libnvinfer_plugin.so.987", "libnvinfer.so.987", "libcudart.so.13"))
@@ -637,7 +646,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tensorrt_that_is_missing(wheel: Path, path: Path) -> None:
     with pytest.raises(
         MissingDependencyError,
-        match=r"needs TensorRT 987, libnvinfer\.so\.987 is not to be found; .*'tensorrt-cu13>=987,<988'",
+        match=r"needs TensorRT 987, libnvinfer\.so\.987 not found; .*'tensorrt-cu13>=987,<988'",
     ):
         OnnxRuntimeEngine(path, "tensorrt")
 
@@ -656,7 +665,7 @@ def test_a_library_that_is_there(wheel: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_cuda_that_is_missing(wheel: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the provider is linked to, but for the driver, and cuDNN, which new ones are not."""
+    """All libraries that the provider is linked to, without the driver; and cuDNN, which new ones are not linked to."""
     content = linked("libcudart.so.13", "libcublasLt.so.13", "libcuda.so.1", "libc.so.6")
     wheel.with_name("libonnxruntime_providers_cuda.so").write_bytes(content)
     there = {"libcudart.so.13", "libc.so.6"}
@@ -666,7 +675,7 @@ def test_cuda_that_is_missing(wheel: Path, path: Path, monkeypatch: pytest.Monke
             raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    words = r"needs libcublasLt\.so\.13, libcudnn\.so\.9, not to be found; .*onnxruntime-gpu\[cuda,cudnn\]"
+    words = r"needs libcublasLt\.so\.13, libcudnn\.so\.9, not found; .*onnxruntime-gpu\[cuda,cudnn\]"
     with pytest.raises(MissingDependencyError, match=f"Device cuda: .*{words}"):
         OnnxRuntimeEngine(path, "cuda")
     found = next(doctor.provider_findings())

@@ -1,4 +1,4 @@
-"""The TensorRT runner on a fake of CUDA and of the library: memory, order, threads, failures, the whole pipeline."""
+"""TensorRT engines on stand-ins for CUDA and the library: memory, order, threads, failures, the whole pipeline."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from esam_rt.engines import Engine, Tensor
+from esam_rt.engines import Engine, TensorSpec
 from esam_rt.engines.cuda.api import name_and_capability
 from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer, HostBuffer
+from esam_rt.engines.dtypes import TENSORRT_DTYPES
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
-from esam_rt.engines.tensorrt.trt_engine import DTYPES, TensorRTEngine
+from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, OutOfMemoryError
 from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.sam.models import MODELS
@@ -50,7 +51,7 @@ def load(library: Any, device: CudaDevice) -> Load:
 
 
 def graph(nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any]) -> bytes:
-    """Bytes of a model; inputs and outputs: name, type, shape."""
+    """Make a model. inputs and outputs: name, type, shape."""
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -95,7 +96,10 @@ def on_onnxruntime(model: bytes, folder: Path) -> OnnxRuntimeEngine:
 
 def test_runs(load: Load) -> None:
     engine: Engine = load(scaling())
-    assert engine.inputs == (Tensor("x", np.dtype(np.float32), (None, 3)), Tensor("scale", np.dtype(np.float32), ()))
+    assert engine.inputs == (
+        TensorSpec("x", np.dtype(np.float32), (None, 3)),
+        TensorSpec("scale", np.dtype(np.float32), ()),
+    )
     assert [(t.name, t.shape) for t in engine.outputs] == [("y", (None, 3)), ("sine", (None, 3)), ("total", ())]
     for n in (4, 64, 1):
         out = engine.infer(feed(n))
@@ -111,16 +115,18 @@ def test_takes_scalars_and_views(load: Load) -> None:
 
 
 def test_every_dtype_passes_bit_for_bit(load: Load) -> None:
-    names = {n: n.replace("HALF", "FLOAT16").replace("BF16", "BFLOAT16") for n in DTYPES}
-    ends = [(f"{kind}_{n}", getattr(TensorProto, names[n]), [5, 7]) for kind in ("in", "out") for n in DTYPES]
-    nodes = [helper.make_node("Identity", [f"in_{n}"], [f"out_{n}"]) for n in DTYPES]
-    engine = load(graph(nodes, ends[: len(DTYPES)], ends[len(DTYPES) :]))
+    names = {n: n.replace("HALF", "FLOAT16").replace("BF16", "BFLOAT16") for n in TENSORRT_DTYPES}
+    ends = [(f"{kind}_{n}", getattr(TensorProto, names[n]), [5, 7]) for kind in ("in", "out") for n in TENSORRT_DTYPES]
+    nodes = [helper.make_node("Identity", [f"in_{n}"], [f"out_{n}"]) for n in TENSORRT_DTYPES]
+    engine = load(graph(nodes, ends[: len(TENSORRT_DTYPES)], ends[len(TENSORRT_DTYPES) :]))
     rng = np.random.default_rng(0)
-    arrays = {n: np.frombuffer(rng.bytes(35 * np.dtype(d).itemsize), d).reshape(5, 7) for n, d in DTYPES.items()}
+    arrays = {
+        n: np.frombuffer(rng.bytes(35 * np.dtype(d).itemsize), d).reshape(5, 7) for n, d in TENSORRT_DTYPES.items()
+    }
     arrays["BOOL"] = rng.integers(0, 2, (5, 7)).astype(bool)
     assert np.dtype(ml_dtypes.bfloat16) in [t.dtype for t in engine.inputs]
     given = {f"in_{n}": a for n, a in arrays.items()}
-    kept = engine.infer(given, keep=[t.name for t in engine.outputs])
+    kept = engine.infer(given, outputs_on_device=[t.name for t in engine.outputs])
     again = engine.infer({f"in_{n}": engine._device.view(kept[f"out_{n}"]) for n in arrays})
     for n, array in arrays.items():
         assert kept[f"out_{n}"].dtype == again[f"out_{n}"].dtype == array.dtype
@@ -129,7 +135,7 @@ def test_every_dtype_passes_bit_for_bit(load: Load) -> None:
 
 def test_a_chain_on_the_gpu_is_onnxruntime_bit_for_bit(load: Load, cuda: FakeCuda, tmp_path: Path) -> None:
     first, second = load(scaling()), load(following())
-    out = first.infer(feed(33), keep=["sine", "y"])
+    out = first.infer(feed(33), outputs_on_device=["sine", "y"])
     assert isinstance(out["sine"], DeviceBuffer)
     assert (out["sine"].shape, out["sine"].dtype) == ((33, 3), np.float32)
     results = {name: second.infer({"x": out[name]})["z"] for name in ("sine", "y")}
@@ -144,23 +150,23 @@ def test_a_chain_on_the_gpu_is_onnxruntime_bit_for_bit(load: Load, cuda: FakeCud
 
 def test_what_is_kept_is_not_copied_to_the_host(load: Load, cuda: FakeCuda) -> None:
     engine = load(following())
-    kept = engine.infer({"x": feed()["x"]}, keep=["z"])["z"]
+    kept = engine.infer({"x": feed()["x"]}, outputs_on_device=["z"])["z"]
     cuda.called.clear()
-    engine.infer({"x": kept}, keep=["z"])
+    engine.infer({"x": kept}, outputs_on_device=["z"])
     assert "cudaMallocFromPoolAsync" in cuda.called
     assert "cudaMemcpyAsync" not in cuda.called
 
 
 def test_results_are_never_overwritten(load: Load) -> None:
     engine = load(scaling())
-    outs = [engine.infer(feed(5, scale), keep=["y"] if scale % 2 else [])["y"] for scale in range(1, 9)]
+    outs = [engine.infer(feed(5, scale), outputs_on_device=["y"] if scale % 2 else [])["y"] for scale in range(1, 9)]
     for scale, y in enumerate(outs, 1):
         np.testing.assert_array_equal(y.numpy() if scale % 2 else y, scale * feed(5)["x"])
 
 
 def test_a_dropped_input_lives_until_the_stream_has_used_it(load: Load) -> None:
     first, second = load(scaling()), load(following())
-    z = second.infer({"x": first.infer(feed(3), keep=["y"])["y"]})["z"]
+    z = second.infer({"x": first.infer(feed(3), outputs_on_device=["y"])["y"]})["z"]
     np.testing.assert_allclose(z, np.exp(2 * feed(3)["x"]), rtol=1e-6)
 
 
@@ -170,7 +176,7 @@ def test_threads_share_an_engine(load: Load) -> None:
 
     def one(i: int) -> tuple[int, Any, Any]:
         n = 1 + i % 64
-        out = engine.infer(feed(n), keep=["y"] if i % 2 else [])
+        out = engine.infer(feed(n), outputs_on_device=["y"] if i % 2 else [])
         second.infer({"x": out["y"]})
         return n, out["sine"], out["y"].numpy() if i % 2 else out["y"]
 
@@ -187,12 +193,12 @@ def test_threads_share_an_engine(load: Load) -> None:
 
 def test_nothing_leaks(load: Load, cuda: FakeCuda) -> None:
     engine, second = load(scaling()), load(following())
-    engine.infer(feed(64), keep=["y"])
-    second.infer({"x": engine.infer(feed(64), keep=["y"])["y"]})
+    engine.infer(feed(64), outputs_on_device=["y"])
+    second.infer({"x": engine.infer(feed(64), outputs_on_device=["y"])["y"]})
     cuda.finish()
     before = cuda.live()
     for n in range(1, 65):
-        second.infer({"x": engine.infer(feed(n), keep=["y"])["y"]}, keep=["z"])
+        second.infer({"x": engine.infer(feed(n), outputs_on_device=["y"])["y"]}, outputs_on_device=["z"])
     cuda.finish()
     assert cuda.live() == before
 
@@ -205,12 +211,12 @@ def test_out_of_memory_at_each_allocation(cuda: FakeCuda, load: Load) -> None:
             before = cuda.live()[0]
             cuda.fail_allocation(nth)
             if name == "no more":
-                engine.infer(feed(9), keep=["y", "sine"])
+                engine.infer(feed(9), outputs_on_device=["y", "sine"])
                 assert cuda.failure_is_ahead()
                 cuda.fail_allocation(0)
                 break
             with pytest.raises(OutOfMemoryError, match="GPU 0: out of memory") as caught:
-                engine.infer(feed(9), keep=["y", "sine"])
+                engine.infer(feed(9), outputs_on_device=["y", "sine"])
             cuda.finish()
             assert cuda.live()[0] == before + (name != "pinned"), "while the error, and what it refers to, still lives"
             assert caught.value.exit_code == 4
@@ -239,11 +245,11 @@ def test_a_launch_that_fails(load: Load, library: Any, cuda: FakeCuda) -> None:
     cuda.finish()
     before = cuda.live()
     library.refusal = "Error Code 7: shape mismatch in node 3"
-    for _ in range(2):  # the second complains of its own failure only
+    for _ in range(2):  # the second message has only its own failure
         with pytest.raises(
             EngineError, match=r"^net: TensorRT could not run: Error Code 7: shape mismatch in node 3$"
         ) as caught:
-            engine.infer(feed(), keep=["y"])
+            engine.infer(feed(), outputs_on_device=["y"])
         cuda.finish()
         assert cuda.live() == before, f"while {caught.value!r}, and what it refers to, still lives"
     library.refusal = None
@@ -251,7 +257,7 @@ def test_a_launch_that_fails(load: Load, library: Any, cuda: FakeCuda) -> None:
     library.refusal = "again"
     with pytest.raises(EngineError, match="again"):
         engine.infer(feed())
-    engine.close()  # with nothing under way that needs its pinned memory
+    engine.close()  # no work may still need its pinned memory
 
 
 @pytest.mark.parametrize(
@@ -263,7 +269,7 @@ def test_a_launch_that_fails(load: Load, library: Any, cuda: FakeCuda) -> None:
         ({"x": np.zeros((2, 3))}, "input x: expected float32 any×3, got float64 2×3"),
         ({"scale": np.zeros(1, np.float32)}, "input scale: expected float32 scalar, got float32 1"),
         ({"x": np.zeros((65, 3), np.float32)}, "input x: axis 0: expected 1…64, got 65"),
-        ({"x": np.zeros((0, 3), np.float32)}, "input x: expected no empty extent, got 0×3"),
+        ({"x": np.zeros((0, 3), np.float32)}, "input x: expected no empty dimension, got 0×3"),
         ({"x": [[1.0, 2.0, 3.0]]}, "input x: expected a NumPy array or memory of GPU 0, got list"),
     ],
 )
@@ -276,10 +282,10 @@ def test_wrong_feeds(load: Load, change: dict[str, Any], message: str) -> None:
 
 def test_a_wrong_kept_input(load: Load) -> None:
     first, second = load(scaling()), load(following())
-    total = first.infer(feed(), keep=["total"])["total"]
+    total = first.infer(feed(), outputs_on_device=["total"])["total"]
     with pytest.raises(EngineError, match="input x: expected float32 any×3, got float32 scalar"):
         second.infer({"x": total})
-    y = first.infer(feed(), keep=["y"])["y"]
+    y = first.infer(feed(), outputs_on_device=["y"])["y"]
     y.close()
     y.close()
     with pytest.raises(EngineError, match="GPU 0: array used after close"):
@@ -288,7 +294,7 @@ def test_a_wrong_kept_input(load: Load) -> None:
 
 def test_closed(load: Load, cuda: FakeCuda) -> None:
     engine = load(scaling())
-    kept = engine.infer(feed(), keep=["y"])["y"]
+    kept = engine.infer(feed(), outputs_on_device=["y"])["y"]
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="net: used after close"):
@@ -365,7 +371,7 @@ def test_outputs_without_elements(load: Load) -> None:
         )
     )
     for keep in ([], ["first"], ["first", "y", "last"]):
-        out = engine.infer({"x": feed()["x"], "start": np.zeros(1, np.int64)}, keep=keep)
+        out = engine.infer({"x": feed()["x"], "start": np.zeros(1, np.int64)}, outputs_on_device=keep)
         out = {name: a.numpy() if name in keep else a for name, a in out.items()}
         assert out["first"].shape == out["last"].shape == (0, 3)
         np.testing.assert_array_equal(out["y"], -feed()["x"])
@@ -378,7 +384,7 @@ def test_takes_and_gives_memory_of_other_libraries(load: Load, cuda: FakeCuda, d
     engine = load(following())
     x = feed(6)["x"]
     np.testing.assert_array_equal(engine.infer({"x": Foreign(cuda, x)})["z"], engine.infer({"x": x})["z"])
-    kept = engine.infer({"x": Foreign(cuda, x, strides=(12, 4))}, keep=["z"])["z"]
+    kept = engine.infer({"x": Foreign(cuda, x, strides=(12, 4))}, outputs_on_device=["z"])["z"]
     interface = kept.__cuda_array_interface__
     assert interface == {
         "version": 3,
@@ -412,9 +418,9 @@ def test_kept_by_another_device(library: Any, cuda: FakeCuda, load: Load) -> Non
     other_gpu = CudaDevice(1, runtime=cuda)  # type: ignore[arg-type]
     plan = make_plan(scaling(), PROFILE)
     engine = load(following())
-    y = TensorRTEngine("net", plan, library, other_stream).infer(feed(), keep=["y"])["y"]
+    y = TensorRTEngine("net", plan, library, other_stream).infer(feed(), outputs_on_device=["y"])["y"]
     np.testing.assert_array_equal(engine.infer({"x": y})["z"], engine.infer({"x": 2 * feed()["x"]})["z"])
-    y = TensorRTEngine("net", plan, library, other_gpu).infer(feed(), keep=["y"])["y"]
+    y = TensorRTEngine("net", plan, library, other_gpu).infer(feed(), outputs_on_device=["y"])["y"]
     with pytest.raises(InputError, match="GPU array: expected memory of GPU 0, found it elsewhere"):
         engine.infer({"x": y})
 
@@ -431,7 +437,7 @@ def test_kept_by_another_device(library: Any, cuda: FakeCuda, load: Load) -> Non
         ({"mask": object()}, InputError, "found one with a mask"),
         ({"data": (64, False)}, InputError, "expected memory of GPU 0, found it elsewhere"),
         ({"typestr": "<f8"}, EngineError, "input x: expected float32 any×3, got float64 4×3"),
-        ({"shape": (0, 3), "data": (0, False)}, EngineError, "expected no empty extent, got 0×3"),
+        ({"shape": (0, 3), "data": (0, False)}, EngineError, "expected no empty dimension, got 0×3"),
     ],
 )
 def test_memory_that_cannot_be_used(
@@ -487,7 +493,7 @@ def test_a_default_stream_is_waited_for_and_not_worked_on(cuda: FakeCuda, librar
     for n, z in zip((2, 3, 4), wanted, strict=True):
         late = functools.partial(np.copyto, foreign.content, n * feed()["x"])
         cuda.enqueue(0, Operation(late, (foreign.block,)))
-        kept = engine.infer({"x": foreign}, keep=["z"])["z"]
+        kept = engine.infer({"x": foreign}, outputs_on_device=["z"])["z"]
         np.testing.assert_array_equal(kept.numpy(), z)
         assert kept.__cuda_array_interface__["stream"] == device.stream not in (0, 1, 2)
         del kept
@@ -501,7 +507,7 @@ def test_a_stream_of_another_gpu(cuda: FakeCuda) -> None:
     with pytest.raises(InputError, match="Stream: found one of GPU 1, expected one of GPU 0"):
         CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
     gc.collect()
-    cuda.broken["cudaStreamGetDevice"] = Status.cudaErrorInvalidValue  # as of a driver that cannot tell
+    cuda.broken["cudaStreamGetDevice"] = Status.cudaErrorInvalidValue  # an old driver cannot tell
     assert CudaDevice(stream=stream, runtime=cuda).stream == stream  # type: ignore[arg-type]
     gc.collect()
     cuda.cudaStreamDestroy(stream)
@@ -522,7 +528,7 @@ def test_a_streams_owner_is_held(cuda: FakeCuda) -> None:
     gc.collect()
     device.allocate((3,), np.uint8).close()
     assert cuda.live()[1] == 2
-    device.synchronise()
+    device.synchronize()
 
 
 def test_a_gpu_without_memory_pools(cuda: FakeCuda) -> None:
@@ -537,7 +543,7 @@ def test_another_gpu_of_several(cuda: FakeCuda, library: Any) -> None:
     assert (device.name, device.capability) == ("Fake GPU", "sm_87")
     engine = TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device)
     with ThreadPoolExecutor(2) as pool:
-        for y in pool.map(lambda n: engine.infer(feed(n), keep=["y"])["y"].numpy(), [3] * 8):
+        for y in pool.map(lambda n: engine.infer(feed(n), outputs_on_device=["y"])["y"].numpy(), [3] * 8):
             np.testing.assert_array_equal(y, 2 * feed(3)["x"])
     engine.infer(feed())
     assert cuda.current() == 0, "the caller's GPU is current again"
@@ -549,12 +555,12 @@ def test_memory_stays_in_the_pool_and_is_counted(cuda: FakeCuda, device: CudaDev
     with device.allocate((1000, 7), np.int64) as buffer:
         assert before - device.free_bytes() == buffer.nbytes == 56000
         assert buffer.pointer % 256 == 0
-    device.synchronise()
+    device.synchronize()
     assert device.free_bytes() == before
 
 
 def test_a_call_waits_for_itself_alone(load: Load, cuda: FakeCuda, device: CudaDevice) -> None:
-    """Not for what another thread has given the stream since: that is computed while this call's outputs are copied."""
+    """It does not wait for later work of other threads: the GPU computes that while this call's outputs are copied."""
     engine, later = load(scaling()), []
     once = cuda.cudaEventSynchronize
 
@@ -565,19 +571,19 @@ def test_a_call_waits_for_itself_alone(load: Load, cuda: FakeCuda, device: CudaD
     cuda.cudaEventSynchronize = and_another_thread  # type: ignore[method-assign]
     np.testing.assert_array_equal(engine.infer(feed())["y"], 2 * feed()["x"])
     assert not later
-    device.synchronise()
+    device.synchronize()
     assert later
 
 
 def test_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda, device: CudaDevice) -> None:
-    """The stand-in would tell: copies have a stream of their own."""
+    """The stand-in detects it: copies have a stream of their own."""
     buffer, target = device.allocate((3,), np.uint8), HostBuffer(device)
-    done = device.fetched(target.sized(3), buffer)
+    done = device.download(target.sized(3), buffer)
     buffer.close()
     with pytest.raises(AssertionError, match="while another stream uses it"):
-        device.synchronise()
+        device.synchronize()
     cuda.violations.clear()
-    cuda.streams[device._copies].waiting.clear()
+    cuda.streams[device._copy_stream].waiting.clear()
     cuda.free(cuda.blocks[next(b.address for b in cuda.blocks.values() if b.free_asked)])
     del done
 
@@ -665,7 +671,7 @@ def test_what_cannot_be_freed_is_logged(cuda: FakeCuda, device: CudaDevice, capl
     with caplog.at_level(logging.WARNING, "esam_rt"):
         del buffer
     assert "cudaFreeAsync failed: words of cudaErrorIllegalAddress" in caplog.text
-    device.synchronise()
+    device.synchronize()
     cuda.free(block)
 
 
@@ -676,7 +682,7 @@ def test_without_cuda_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         CudaDevice()
 
 
-# The real libraries, where they are installed; none of this needs a GPU.
+# The real libraries, if they are installed. These tests need no GPU.
 
 
 def test_the_fake_has_the_names_and_arguments_of_cuda_python() -> None:
@@ -736,7 +742,7 @@ def test_the_fake_has_the_names_of_the_library(name: str) -> None:
     own = {"bytes_of", "run", "output_shapes", "logger", "opened"}
     for pretender, original in pairs:
         assert {n for n in vars(pretender) if not n.startswith("_")} - own <= set(dir(original))
-    assert set(DTYPES) <= set(real.DataType.__members__)
+    assert set(TENSORRT_DTYPES) <= set(real.DataType.__members__)
     assert {"INPUT", "OUTPUT"} <= set(real.TensorIOMode.__members__)
     assert {"DEVICE", "HOST"} <= set(real.TensorLocation.__members__)
     assert "USER_MANAGED" in real.ExecutionContextAllocationStrategy.__members__
@@ -796,5 +802,5 @@ def test_the_pipeline_is_that_of_onnxruntime(
     assert expected.labels.max() > 1
     assert ("cudaGraphLaunch" in cuda.called) == cuda_graphs
     sam.close()
-    device.synchronise()
+    device.synchronize()
     assert cuda.live()[0] == 0

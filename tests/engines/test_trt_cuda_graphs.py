@@ -1,4 +1,4 @@
-"""Calls that repeat as CUDA graphs: the same numbers, nobody's memory touched, and the rules of capturing kept."""
+"""CUDA graphs of TensorRT: equal results, no memory overwritten, and the rules of capturing kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esam_rt.engines.cuda.device import CudaDevice, CudaGraph, HostBuffer
+from esam_rt.engines.cuda.device import CudaDevice, HostBuffer
 from esam_rt.engines.cuda.gpu_image import GpuImages
-from esam_rt.engines.tensorrt.trt_cuda_graphs import REPLAYS
+from esam_rt.engines.cuda.launch import CudaGraph
+from esam_rt.engines.tensorrt.trt_cuda_graphs import MAX_GRAPHS
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import EngineError, OutOfMemoryError
 from esam_rt.sam.batching import AHEAD
@@ -40,7 +41,7 @@ def load(library: Any, device: CudaDevice) -> Load:
 
 
 def launches(cuda: FakeCuda) -> int:
-    """Graphs launched since the last time."""
+    """Count the graphs launched since the last time."""
     count = cuda.called.count(LAUNCH)
     cuda.called.clear()
     return count
@@ -72,13 +73,13 @@ def test_other_batches_are_run_as_any(load: Load, cuda: FakeCuda) -> None:
 
 
 def test_memory_of_the_gpu_is_fed_and_kept(load: Load, cuda: FakeCuda) -> None:
-    """As the decoder is: some inputs of the photo stay, outputs are kept for the next engine and dropped after it."""
+    """Like the decoder: some inputs stay for a photo, and outputs stay on the device for the next engine."""
     first, second = load(scaling()), load(following())
     for photo in range(3):
-        x = first.infer(feed(8, photo + 1), keep=["y"])["y"]
+        x = first.infer(feed(8, photo + 1), outputs_on_device=["y"])["y"]
         launches(cuda)
         for nth in range(5):
-            z = second.infer({"x": x}, keep=["z"])["z"]
+            z = second.infer({"x": x}, outputs_on_device=["z"])["z"]
             np.testing.assert_allclose(z.numpy(), np.exp((photo + 1) * feed(8)["x"]), rtol=1e-5)
             assert launches(cuda) == (nth > 1), f"photo {photo}, call {nth}"
             del z
@@ -88,7 +89,7 @@ def test_kept_outputs_are_never_overwritten(load: Load, cuda: FakeCuda) -> None:
     engine = load(scaling())
     outs: list[Any] = []
     for scale in range(1, 10):
-        outs.append(engine.infer(feed(5, scale), keep=["y"])["y"])
+        outs.append(engine.infer(feed(5, scale), outputs_on_device=["y"])["y"])
         if scale == 6:
             outs[-1].close()
     assert launches(cuda) == 0, "they are in the way: the first is run as any, three begin replays, the others as any"
@@ -97,31 +98,33 @@ def test_kept_outputs_are_never_overwritten(load: Load, cuda: FakeCuda) -> None:
             np.testing.assert_array_equal(y.numpy(), scale * feed(5)["x"])
     del y, outs
     for scale in (2, 3):
-        np.testing.assert_array_equal(engine.infer(feed(5, scale), keep=["y"])["y"].numpy(), scale * feed(5)["x"])
+        np.testing.assert_array_equal(
+            engine.infer(feed(5, scale), outputs_on_device=["y"])["y"].numpy(), scale * feed(5)["x"]
+        )
     assert launches(cuda) == 2
 
 
 def test_batches_that_wait_for_their_masks_are_replayed(load: Load, cuda: FakeCuda) -> None:
-    """As many as a photo's masks are behind its prompts; each in memory of its own."""
+    """There are as many as batches that wait, each in memory of its own."""
     engine, behind = load(scaling()), deque[tuple[int, Any]]()
     for scale in range(1, 20):
-        behind.append((scale, engine.infer(feed(5, scale), keep=["y"])["y"]))
-        assert launches(cuda) == (scale > 1 + REPLAYS), "one as any, then each memory once without a graph"
+        behind.append((scale, engine.infer(feed(5, scale), outputs_on_device=["y"])["y"]))
+        assert launches(cuda) == (scale > 1 + MAX_GRAPHS), "one as any, then each memory once without a graph"
         if len(behind) > AHEAD:
             earlier, y = behind.popleft()
             np.testing.assert_array_equal(y.numpy(), earlier * feed(5)["x"])
             del y
-    assert len(cuda.launchable) == REPLAYS == AHEAD + 1
+    assert len(cuda.launchable) == MAX_GRAPHS == AHEAD + 1
 
 
 def test_what_was_lent_outlives_replay_and_engine(load: Load, cuda: FakeCuda, device: CudaDevice) -> None:
     engine = load(scaling())
-    engine.infer(feed(5), keep=["y"])
-    lent = engine.infer(feed(5), keep=["y"])["y"]
+    engine.infer(feed(5), outputs_on_device=["y"])
+    lent = engine.infer(feed(5), outputs_on_device=["y"])["y"]
     seen = device.view(lent)
     del lent
     for _ in range(3):
-        engine.infer(feed(9, 3), keep=["y"])
+        engine.infer(feed(9, 3), outputs_on_device=["y"])
     assert launches(cuda) == 0, "a view counts"
     engine.close()
     np.testing.assert_array_equal(seen.numpy(), 2 * feed(5)["x"])
@@ -146,7 +149,7 @@ def test_what_is_kept_decides_too(load: Load, cuda: FakeCuda, keep: list[str]) -
         engine.infer(feed(6))
     launches(cuda)
     for nth in range(3):
-        out = engine.infer(feed(6, 3), keep=keep)
+        out = engine.infer(feed(6, 3), outputs_on_device=keep)
         values = {name: a.numpy() if name in keep else a for name, a in out.items()}
         np.testing.assert_array_equal(values["y"], 3 * feed(6)["x"])
         assert launches(cuda) == (not keep or nth > 1)
@@ -162,15 +165,15 @@ def test_a_capture_that_fails(load: Load, cuda: FakeCuda, name: str, caplog: pyt
     cuda.broken[name] = Status.cudaErrorIllegalAddress
     kept = None
     for _ in range(5):
-        out = engine.infer(feed(7), keep=["sine"])
+        out = engine.infer(feed(7), outputs_on_device=["sine"])
         np.testing.assert_array_equal(out["y"], 2 * feed(7)["x"])
         kept = kept or out["sine"]
     (record,) = caplog.records
-    assert record.getMessage().startswith("net: no CUDA graph could be made (GPU 0: ")
-    assert record.getMessage().endswith("; going on without.")
+    assert record.getMessage().startswith("net: CUDA graph capture failed (GPU 0: ")
+    assert record.getMessage().endswith("Running without CUDA graphs.")
     assert launches(cuda) == 0
     np.testing.assert_allclose(kept.numpy(), np.sin(2 * feed(7)["x"]), rtol=1e-5)
-    if name == "cudaStreamEndCapture":  # a stream that cannot be made whole again
+    if name == "cudaStreamEndCapture":  # the stand-in's stream must be repaired
         cuda.broken.clear()
         for stream in cuda.streams.values():
             stream.captured = None
@@ -194,12 +197,12 @@ def test_a_library_that_cannot_be_captured(
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
 def test_no_memory_for_what_stays(load: Load, cuda: FakeCuda, nth: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Inputs, outputs, scratch memory, and what is kept."""
+    """The nth allocation: inputs, outputs, scratch memory, outputs on the device."""
     engine = load(scaling())
-    engine.infer(feed(7), keep=["y"])
+    engine.infer(feed(7), outputs_on_device=["y"])
     cuda.fail_allocation(nth)
     for _ in range(3):
-        y = engine.infer(feed(7), keep=["y"])["y"]
+        y = engine.infer(feed(7), outputs_on_device=["y"])["y"]
         np.testing.assert_array_equal(y.numpy(), 2 * feed(7)["x"])
         del y
     (record,) = caplog.records
@@ -229,13 +232,13 @@ def test_a_launch_that_fails_leaves_nothing(load: Load, cuda: FakeCuda, library:
 
 
 def test_threads_share_it(load: Load, cuda: FakeCuda) -> None:
-    """What other engines and threads do meanwhile comes into no graph."""
+    """No work of other engines and threads comes into a graph."""
     engine, other = load(scaling()), load(following())
     expected = engine.infer(feed(16))["sine"]
 
     def one(i: int) -> tuple[Any, Any]:
         other.infer({"x": feed(1 + i % 3)["x"]})
-        out = engine.infer(feed(16), keep=["y"] if i % 4 == 3 else [])
+        out = engine.infer(feed(16), outputs_on_device=["y"] if i % 4 == 3 else [])
         return out["sine"], out["y"].numpy() if i % 4 == 3 else out["y"]
 
     interval = sys.getswitchinterval()
@@ -253,11 +256,11 @@ def test_threads_share_it(load: Load, cuda: FakeCuda) -> None:
 def test_nothing_leaks(load: Load, cuda: FakeCuda) -> None:
     engine = load(scaling())
     for n in (9, 9, 9, 64, 64, 64):
-        engine.infer(feed(n), keep=["y"])
+        engine.infer(feed(n), outputs_on_device=["y"])
     cuda.finish()
     before = (*cuda.live(), len(cuda.graphs), len(cuda.launchable))
     for n in (3, 3, 3, 8, 8, 8, 64, 64, 64) * 5:
-        engine.infer(feed(n), keep=["y"])
+        engine.infer(feed(n), outputs_on_device=["y"])
     cuda.finish()
     assert (*cuda.live(), len(cuda.graphs), len(cuda.launchable)) == before
     engine.close()
@@ -267,7 +270,7 @@ def test_nothing_leaks(load: Load, cuda: FakeCuda) -> None:
 
 
 def test_a_callers_stream_that_is_being_captured(cuda: FakeCuda, library: Any) -> None:
-    """Nothing of ours comes into somebody's graph."""
+    """No work of ours comes into the caller's graph."""
     _, stream = cuda.cudaStreamCreateWithFlags(1)
     device = CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
     for cuda_graphs in (True, False):
@@ -287,7 +290,7 @@ def test_a_callers_stream_that_is_being_captured(cuda: FakeCuda, library: Any) -
 
 
 def test_photos_while_a_callers_stream_is_being_captured(cuda: FakeCuda) -> None:
-    """Refused, and what is given back meanwhile comes into no graph."""
+    """They are refused, and memory freed meanwhile comes into no graph."""
     cuda.kernels["place_photo"] = place_photo()
     _, stream = cuda.cudaStreamCreateWithFlags(1)
     device = CudaDevice(stream=stream, runtime=cuda)  # type: ignore[arg-type]
@@ -295,7 +298,7 @@ def test_photos_while_a_callers_stream_is_being_captured(cuda: FakeCuda) -> None
     memory, buffer, staging = Foreign(cuda, image), device.allocate((3,), np.uint8), HostBuffer(device)
     staging.sized(8)
     photo = photos.photo(memory)
-    device.synchronise()
+    device.synchronize()
     cuda.cudaStreamBeginCapture(stream, CaptureMode.cudaStreamCaptureModeThreadLocal)
     with pytest.raises(EngineError, match="found a stream that is being captured"):
         photos.photo(memory)
@@ -309,14 +312,14 @@ def test_photos_while_a_callers_stream_is_being_captured(cuda: FakeCuda) -> None
     assert cuda.graphs[graph] == []
     cuda.cudaGraphDestroy(graph)
     np.testing.assert_array_equal(photo.on_host((4, 5)), image)
-    device.synchronise()
+    device.synchronize()
     del photos, photo, device, buffer, staging
     gc.collect()
     cuda.cudaStreamDestroy(stream)
 
 
 def test_tensorrt_rtx_makes_graphs_itself(cuda: FakeCuda, device: CudaDevice) -> None:
-    """It is told so for the context of calls that repeat, and finds the same addresses each time."""
+    """The context of calls that repeat is told so, and gets the same addresses each time."""
     library: Any = FakeTensorRTRTX(cuda)
     engine = TensorRTEngine("net", make_plan(scaling(), PROFILE), library, device, cuda_graphs=True)
     for scale in (2, 3, 4, 5):
@@ -327,20 +330,20 @@ def test_tensorrt_rtx_makes_graphs_itself(cuda: FakeCuda, device: CudaDevice) ->
     engine.close()
 
 
-# The graph itself, and the fake.
+# The graph itself, and the stand-in.
 
 
 def test_a_graph_does_what_was_enqueued(cuda: FakeCuda, device: CudaDevice) -> None:
     source, target = device.allocate((4,), np.uint8), device.allocate((4,), np.uint8)
     pinned = np.zeros(4, np.uint8)
-    device.synchronise()
+    device.synchronize()
 
     def copy(stream: int) -> None:
         kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         cuda.cudaMemcpyAsync(target.pointer, pinned.ctypes.data, 4, kind, stream)
 
     graph = CudaGraph(device, copy)
-    device.synchronise()
+    device.synchronize()
     assert target.numpy().tolist() == [0xA5] * 4, "capturing runs nothing"
     for _ in range(2):
         graph.launch()
@@ -358,23 +361,23 @@ def test_the_fake_minds_the_rules(cuda: FakeCuda, load: Load, device: CudaDevice
 
     expect("allocation during a capture", lambda stream: device.allocate((3,), np.uint8))
     engine = load(scaling(), cuda_graphs=False)
-    call = engine._context.prepared({"x": (2, 3)})
+    call = engine._context.set_shapes({"x": (2, 3)})
     buffers = {name: device.allocate((64,), np.float32) for name in ("x", "scale", "y", "sine", "total")}
     addresses = {name: buffer.pointer for name, buffer in buffers.items()}
     scratch = device.allocate((call.scratch_bytes,), np.uint8)
-    device.synchronise()
+    device.synchronize()
     expect("before the shapes were run once", lambda stream: engine._context.launch(addresses, scratch, stream))
     engine._context.launch(addresses, scratch, device.stream)
-    device.synchronise()
+    device.synchronize()
     graph = CudaGraph(device, lambda stream: engine._context.launch(addresses, scratch, stream))
     graph.launch()
-    device.synchronise()
+    device.synchronize()
     buffers["x"].close()
-    device.synchronise()
+    device.synchronize()
     with pytest.raises(AssertionError, match="not memory of a GPU, or freed"):
         graph.launch()
     buffers["x"] = device.allocate((64,), np.float32)
-    engine._context.prepared({"x": (3, 3)})
+    engine._context.set_shapes({"x": (3, 3)})
     with pytest.raises(AssertionError, match="changed after its capture"):
         graph.launch()
     cuda.violations.clear()

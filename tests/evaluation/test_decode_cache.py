@@ -42,15 +42,17 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once() -> None
         decode, encode = engines.decoder.infer, engines.encoder.infer
 
         def counting(
-            feed: Mapping[str, Any], keep: Collection[str] = (), decode: Any = decode, seen: Any = seen
+            feed: Mapping[str, Any], outputs_on_device: Collection[str] = (), decode: Any = decode, seen: Any = seen
         ) -> dict[str, Any]:
             seen.update(point.tobytes() for point in feed["points_xy_px"])
-            return decode(feed, keep)  # type: ignore[no-any-return]
+            return decode(feed, outputs_on_device)  # type: ignore[no-any-return]
 
-        def counting_photos(feed: Mapping[str, Any], keep: Collection[str] = (), encode: Any = encode) -> Any:
+        def counting_photos(
+            feed: Mapping[str, Any], outputs_on_device: Collection[str] = (), encode: Any = encode
+        ) -> Any:
             nonlocal encoded
             encoded += 1
-            return encode(feed, keep)
+            return encode(feed, outputs_on_device)
 
         engines.decoder.infer, engines.encoder.infer = counting, counting_photos  # type: ignore[method-assign]
         sam = CachingSam(Sam(ROW, engines, "0" * 64))

@@ -122,7 +122,7 @@ def test_a_table_is_gone_on_with_and_decodes_no_photo_twice(data: Path, scene: l
     assert record(data)["results"] == whole["results"]
     assert len(journal.read_text().splitlines()) == 2
 
-    def broken(feed: Mapping[str, Any], keep: object = ()) -> dict[str, Any]:
+    def broken(feed: Mapping[str, Any], outputs_on_device: object = ()) -> dict[str, Any]:
         raise EngineError("not needed")
 
     def load(model: str, *rest: Any) -> Sam:

@@ -273,7 +273,7 @@ def test_outputs_that_stay_where_they_are(
     decoder: OnnxRuntimeEngine, masks: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, side: Arrays
 ) -> None:
     feed = prompts(side, random_points(5))
-    kept = decoder.infer(feed, keep=("tokens", "prompt_image_embeddings"))
+    kept = decoder.infer(feed, outputs_on_device=("tokens", "prompt_image_embeddings"))
     assert isinstance(kept["predicted_iou"], np.ndarray)
     assert (kept["prompt_image_embeddings"].shape, kept["prompt_image_embeddings"].dtype) == (
         (5, 1024, 128),

@@ -143,7 +143,7 @@ def test_without_a_cache_they_are_timed_each_time(graphs: Any, library: Any) -> 
     [
         (lambda file, library: file.path.write_bytes(flip(file.path.read_bytes())), "differs from its hash"),
         (lambda file, library: file.update(lambda content: b"of no use to the library"), ""),
-        (lambda file, library: setattr(library, "driver", "999"), "of another GPU or driver; measuring anew"),
+        (lambda file, library: setattr(library, "driver", "999"), "made with another GPU or driver. Measuring again"),
     ],
 )
 def test_what_is_of_no_use_is_made_anew(
@@ -235,7 +235,7 @@ def test_kernels_of_another_driver(file: ChecksummedFile, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO), engine_on(library, file) as engine:
         engine.infer(feed(3))
     assert len(library.compiled) == 2 * len(set(library.compiled))
-    assert "of another driver; its kernels are compiled anew" in caplog.text
+    assert "made with another driver. Compiling its kernels again" in caplog.text
 
 
 def test_kernels_of_a_library_that_compiles_none(file: ChecksummedFile) -> None:

@@ -132,7 +132,7 @@ def test_the_figures_are_those_of_the_fake(batch: int, cuda_graphs: bool, overla
     cuda = FakeCuda()
     sam = fake_sam(cuda, 16, cuda_graphs)
     need = need_of(sam, cuda_graphs, overlaps)(batch)
-    assert cuda.peak == sum(e.plan_bytes for e in vars(sam.engines).values()), "nothing was run for the figures"
+    assert cuda.peak == sum(e.engine_bytes for e in vars(sam.engines).values()), "nothing was run for the figures"
     fitting = Sam(replace(TINY, decode_batch=batch), sam.engines, "0" * 64, overlaps=overlaps)
     image, points = photo_of(np.arange(64).reshape(8, 8), scale=64), point_grid(8)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Kernels of a .cu file as functions of the host: one thread after the other, by the C++ compiler."""
+"""Compile the kernels of a .cu file with the C++ compiler, and run them on the host, one thread after the other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # ruff: noqa: N802, N815  (names are CUDA's)
-"""CUDA's runtime as cuda-python has it, on the host: strict about order, and without a GPU.
+"""A stand-in for CUDA's runtime with cuda-python's API. It runs on the host and is strict about order.
 
-What streams are given waits until they are synchronised. Memory that is freed is poisoned and used again. What CUDA
-leaves undefined is an AssertionError here, and listed in `violations`, since finalizers swallow errors.
+The work of a stream waits until the stream is synchronized. Freed memory is poisoned and reused. Undefined behavior is
+an AssertionError. It is also listed in `violations`, since finalizers swallow errors.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ MemoryKind = IntEnum(
     "MemoryKind", {f"cudaMemoryType{kind}": i for i, kind in enumerate(("Unregistered", "Host", "Device", "Managed"))}
 )
 OK = (Status.cudaSuccess,)
-FRESH, FREED = 0xA5, 0xDD  # bytes of memory that nobody has written to, and that was freed
+FRESH, FREED = 0xA5, 0xDD  # bytes of new memory and of freed memory
 
 
 @dataclass
 class Block:
-    """A piece of memory. free_asked: what a stream is given from now on may not use it."""
+    """A block of memory. free_asked: later work of a stream must not use it."""
 
     address: int
     size: int
@@ -67,7 +67,7 @@ class Block:
 
 @dataclass
 class Operation:
-    """What a stream will do, and the memory that it uses. stays: whether who gave it has not changed since."""
+    """Work of a stream and the memory that it uses. stays: returns if the object that enqueued it is unchanged."""
 
     run: Callable[[], object]
     blocks: tuple[Block, ...] = ()
@@ -77,7 +77,7 @@ class Operation:
 
 @dataclass
 class Stream:
-    """Operations in order. captured: those that are to be a graph, and the thread that asked for it."""
+    """Work in order. captured: the work of a graph. captured_by: the thread that captures."""
 
     device: int | None
     waiting: deque[Operation] = field(default_factory=deque)
@@ -86,7 +86,7 @@ class Stream:
 
 
 def call(values: int = 0) -> Callable[[Any], Any]:
-    """A function of the runtime: one at a time, counted, and failing where the test wants it."""
+    """Make a function of the runtime: it holds the lock, is counted, and fails if the test asks for it."""
 
     def wrap(function: Any) -> Any:
         @functools.wraps(function)
@@ -104,11 +104,11 @@ def call(values: int = 0) -> Callable[[Any], Any]:
 
 
 class FakeCuda:
-    """The part of `cuda.bindings.runtime` that is used, with GPUs of `memory` bytes.
+    """The part of `cuda.bindings.runtime` that the package uses, with GPUs of `memory` bytes.
 
-    broken: status by call, of those that fail. kernels: what runs those of a module, by name. peak: bytes of GPU memory
-    that were in use at most; what a stream was told to free is not, as a pool gives it to what comes later in that
-    stream.
+    broken: status of each function that must fail. kernels: function that runs each kernel, by name. peak: largest
+    number of bytes of GPU memory in use. Memory that a stream was told to free does not count, since a pool gives it to
+    later work of that stream.
     """
 
     cudaStreamNonBlocking = 1
@@ -145,21 +145,21 @@ class FakeCuda:
         self._thread = threading.local()
         self._until_failure = 0
 
-    # What tests use.
+    # For tests.
     def fail_allocation(self, nth: int) -> None:
-        """Have the nth allocation from now on, of the GPU or pinned, find no memory; 0: none."""
+        """Make the nth allocation from now on fail, on the GPU or pinned. 0: no allocation."""
         self._until_failure = nth
 
     def failure_is_ahead(self) -> bool:
         return self._until_failure > 0
 
     def live(self) -> tuple[int, int, int]:
-        """Blocks of memory, streams and pools in use."""
+        """Count the blocks of memory, streams and pools in use."""
         return len(self.blocks), len(self.streams) - 3, len(self.pools)
 
     def check_end(self) -> None:
-        """After a test: nothing was undefined, and nothing is left but what pytest still holds: a device with its
-        streams, pool and module."""
+        """Check the end of a test: no violation, and no leak. Pytest may still hold a device with its streams, pool and
+        module."""
         gc.collect()
         self.finish()
         assert not self.violations
@@ -170,11 +170,11 @@ class FakeCuda:
         assert len(self.modules) <= 1
 
     def finish(self) -> None:
-        """Have all streams do what they were given."""
+        """Do the work of all streams."""
         for stream in list(self.streams):
             self.cudaStreamSynchronize(stream)
 
-    # What the fake of TensorRT uses.
+    # For the stand-in of TensorRT.
     def violated(self, what: str) -> AssertionError:
         self.violations.append(what)
         return AssertionError(what)
@@ -236,7 +236,7 @@ class FakeCuda:
         return self.streams[stream].captured is not None
 
     def check_no_capture(self, what: str) -> None:
-        """Of the thread that captures."""
+        """Fail if this thread is capturing."""
         is_relaxed = getattr(self._thread, "mode", None) is CaptureMode.cudaStreamCaptureModeRelaxed
         mine = (s for s in self.streams.values() if s.captured_by == threading.get_ident())
         if not is_relaxed and any(s.captured is not None for s in mine):
@@ -364,7 +364,7 @@ class FakeCuda:
         return OK
 
     def run_until(self, stream: int, done: threading.Event) -> None:
-        """Have a stream do what it was given until the event is done, and no more."""
+        """Do the work of a stream up to an event, and no more."""
         while not done.is_set():
             self.streams[stream].waiting.popleft().run()
 
@@ -469,7 +469,7 @@ class FakeCuda:
         host = self.find(start if uploads else to, size)
         if host is not None and host.kind is not MemoryKind.cudaMemoryTypeHost:
             raise self.violated("memory of a GPU in place of the host's")
-        if uploads and host is None:  # pageable: copied aside before the call returns
+        if uploads and host is None:  # pageable memory is copied before the call returns
             aside = ctypes.create_string_buffer(ctypes.string_at(start, size), size)
             self.enqueue(stream, Operation(lambda: ctypes.memmove(to, aside, size), (on_gpu,)))
         else:
@@ -516,7 +516,7 @@ class FakeCuda:
         return (Result.CUDA_SUCCESS,)
 
     def check_context(self) -> None:
-        """Unlike the runtime, the driver makes no context current by itself."""
+        """Fail if the thread has no context. Unlike the runtime, the driver does not set one up."""
         if not hasattr(self._thread, "index"):
             raise self.violated("a call of the driver in a thread without a context")
 

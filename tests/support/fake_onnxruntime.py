@@ -1,7 +1,7 @@
-"""ONNX Runtime with a GPU, on the host: strict about what its CUDA and TensorRT providers ask for.
+"""A stand-in for ONNX Runtime with a GPU. It runs on the host and is strict about the rules of the GPU providers.
 
-Networks are executed by the real library's CPU provider. What ONNX Runtime or CUDA leave undefined is an AssertionError
-here, and listed in `violations`. The methods have the real ones' parameters, which a test compares.
+The real library's CPU provider runs the networks. Undefined behavior of ONNX Runtime or CUDA is an AssertionError, and
+is listed in `violations`. A test compares the parameters of the methods with the real ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RealSession = onnxruntime.InferenceSession
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 STREAM_OPTIONS = {"user_compute_stream", "device_id"}
 CUDA_OPTIONS = {"use_tf32", "enable_cuda_graph"} | STREAM_OPTIONS
-TENSORRT_OPTIONS = {  # of those that onnxruntime-gpu 1.23 and 1.31 have
+TENSORRT_OPTIONS = {  # a part of the options of onnxruntime-gpu 1.23 and 1.31
     "trt_engine_cache_enable",
     "trt_engine_cache_path",
     "trt_timing_cache_enable",
@@ -42,11 +42,11 @@ OVERWRITTEN = 0xDD
 
 @dataclass
 class FakeGpu:
-    """The library's names, which `install` puts in their place.
+    """A machine with a GPU. `install` replaces the library's names.
 
-    providers: that it was built with. missing: those that do not start. uncapturable: whether graphs have nodes on the
-    CPU. memory_ends: whether the next run finds no memory. sessions: that were opened. violations: what was undefined.
-    index: of the only GPU that may be used.
+    providers: providers of the build. missing: providers that do not start. uncapturable: graphs have nodes on the CPU.
+    memory_ends: the next run is out of memory. sessions: opened sessions. violations: undefined behavior.
+    index: index of the only GPU that may be used.
     """
 
     providers: tuple[str, ...] = (TENSORRT, CUDA, CPU)
@@ -101,7 +101,7 @@ class FakeGpu:
 
     @contextmanager
     def used(self, capturing: bool = False) -> Iterator[None]:
-        """The GPU while a thread uses it: a capture must be alone, wherever the others come from."""
+        """Use the GPU. Nothing else may use it during a capture."""
         me = threading.get_ident()
         with self._lock:
             self.require(self._captured_by in (None, me), "the GPU is used during a capture")
@@ -111,7 +111,7 @@ class FakeGpu:
             self._users.append(me)
         try:
             if capturing:
-                time.sleep(0.01)  # for others to come
+                time.sleep(0.01)  # gives other threads the time to interfere
             yield
         finally:
             with self._lock:
@@ -121,17 +121,17 @@ class FakeGpu:
 
     @property
     def captures(self) -> int:
-        """CUDA graphs that were captured."""
+        """Number of captured CUDA graphs."""
         return sum(len(s.graphs) for s in self.sessions)
 
     @property
     def replays(self) -> int:
-        """Launches of CUDA graphs, but for those that captured them."""
+        """Number of launches of CUDA graphs, without the captures."""
         return sum(s.replays for s in self.sessions)
 
 
 class FakeValue:
-    """An `OrtValue` on the GPU; one on the host where `gpu` is None."""
+    """An `OrtValue` on the GPU, or on the host if `gpu` is None."""
 
     def __init__(self, gpu: FakeGpu | None, content: Any) -> None:
         self._gpu, self.content = gpu, content
@@ -159,7 +159,7 @@ class FakeValue:
 
 @dataclass
 class Graph:
-    """What was captured: where it reads and writes."""
+    """A captured graph: the memory that it reads and writes."""
 
     inputs: dict[str, Any]
     outputs: dict[str, Any]
@@ -170,7 +170,7 @@ class Graph:
 
 
 class FakeSession:
-    """An `InferenceSession` on the providers that it was asked for."""
+    """An `InferenceSession` on the given providers."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class FakeSession:
         gpu.sessions.append(self)
 
     def _build(self, path: Any) -> dict[str, tuple[list[int], list[int]]]:
-        """An engine for the shapes that were asked for, unless the cache has it."""
+        """Build an engine for the given shape ranges, unless the cache has it."""
         options = self.provider_options[TENSORRT]
         low, usual, high = (_shapes(options.get(f"trt_profile_{which}_shapes", "")) for which in ("min", "opt", "max"))
         free = {t.name for t in self._real.get_inputs() if any(isinstance(n, str) for n in t.shape)}
@@ -257,7 +257,7 @@ class FakeSession:
             iobinding.write(results)
 
     def _run_graph(self, binding: FakeBinding) -> None:
-        """As the CUDA provider does: the first run of a thread warms up and captures, later ones replay."""
+        """Run like the CUDA provider: the first run of a thread warms up and captures, later ones replay."""
         moving = [name for name, (_, stays) in (*binding.inputs.items(), *binding.outputs.items()) if not stays]
         self.gpu.require(not moving, f"a graph with {moving} that move")
         inputs = {name: array for name, (array, _) in binding.inputs.items()}
@@ -276,7 +276,7 @@ class FakeSession:
         with self.gpu.used():
             self.replays += 1
             for value in filter(None, (reference() for reference in self.arena)):
-                value.content.fill(OVERWRITTEN)  # the graph has its scratch there
+                value.content.fill(OVERWRITTEN)  # the graph has its scratch memory there
             for name, result in self._execute(graph.inputs).items():
                 graph.outputs[name][...] = result
 
@@ -293,7 +293,7 @@ class FakeSession:
 
 
 class FakeBinding:
-    """An `IOBinding`: per input its content, per output its target, and whether these stay where they are."""
+    """An `IOBinding`: content of each input, target of each output, and if their memory is fixed."""
 
     def __init__(self, session: FakeSession) -> None:
         self.session, self._gpu = session, session.gpu
@@ -304,7 +304,7 @@ class FakeBinding:
     def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
         assert type(arr_on_cpu) is np.ndarray
         assert arr_on_cpu.flags.c_contiguous
-        with self._gpu.used():  # copied there
+        with self._gpu.used():  # a copy to the GPU
             self.inputs[name] = arr_on_cpu.copy(), False
 
     def bind_input(
@@ -329,7 +329,7 @@ class FakeBinding:
         self.outputs[name] = ortvalue, True
 
     def write(self, results: dict[str, Any]) -> None:
-        """Put results where they were bound to."""
+        """Write results to the bound targets."""
         for name, (target, stays) in self.outputs.items():
             if stays:
                 self._gpu.require(target.content.shape == results[name].shape, f"{name}: bound to another shape")
@@ -345,14 +345,14 @@ class FakeBinding:
 
 
 def _on_cpu(options: Any) -> Any:
-    """What the real session takes of a session's options."""
+    """Reduce a session's options to those that the real session on the CPU accepts."""
     own = onnxruntime.SessionOptions()
     own.enable_mem_pattern, own.log_severity_level = options.enable_mem_pattern, options.log_severity_level
     return own
 
 
 def _entry(options: Any, name: str) -> bool:
-    """Whether a session's option is on; the library raises for one that was never set."""
+    """Find out if a session's option is on. The library raises an error for an option that was never set."""
     try:
         return bool(options.get_session_config_entry(name) == "1")
     except RuntimeError:
@@ -360,7 +360,7 @@ def _entry(options: Any, name: str) -> bool:
 
 
 def _shapes(option: str) -> dict[str, list[int]]:
-    """An option such as `x:1x2,y:3`."""
+    """Parse an option such as `x:1x2,y:3`."""
     assert re.fullmatch(r"(\w+:\d+(x\d+)*)(,\w+:\d+(x\d+)*)*|", option), option
     parts = (part.split(":") for part in option.split(",") if part)
-    return {name: [int(n) for n in extents.split("x")] for name, extents in parts}
+    return {name: [int(n) for n in shape.split("x")] for name, shape in parts}

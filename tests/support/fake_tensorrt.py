@@ -1,4 +1,4 @@
-"""TensorRT on a `FakeCuda`: an engine is an ONNX model, which ONNX Runtime executes when the stream gets there."""
+"""A stand-in for TensorRT on a `FakeCuda`. An engine is an ONNX model. ONNX Runtime runs it when the stream does."""
 
 from __future__ import annotations
 
@@ -41,21 +41,24 @@ Profile = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def make_plan(model: bytes, profile: Profile | None = None, **kinds: Any) -> bytes:
-    """An ONNX model as engine. profile: least and greatest shape of inputs with free extents. kinds: names of tensors
-    `on_host`, and of outputs of which the shape is `data_dependent`; the `version` that has built it, whether later
-    ones may run it since it `brings_code`, and whether it is `stripped` of its weights."""
+    """Make an engine of an ONNX model.
+
+    profile: smallest and largest shape of the inputs with dynamic dimensions. kinds: names of tensors `on_host` and of
+    outputs with a `data_dependent` shape; the `version` that built it; if it `brings_code`, so that later versions run
+    it; if it is `stripped` of its weights.
+    """
     table = json.dumps({"profile": dict(profile or {}), **kinds}).encode()
     return MAGIC + table + b"\n" + model
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with zeros for its weights, as they are found again by name."""
+    """Replace a model's weights by zeros. Refitting finds them again by name."""
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
     for weight in stripped.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
         if values.dtype.kind in "iub" or values.size < 9:
-            continue  # what shapes follow from stays
+            continue  # shapes may depend on these values
         weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(values), weight.name))
     return stripped
 
@@ -72,9 +75,9 @@ class ILogger:
 class FakeTensorRT:
     """The part of `tensorrt` that runs engines, on a `FakeCuda`.
 
-    refusal: what a launch complains of and fails with. at_launch: called when one begins. starts: whether the library
-    finds a driver that it can use. compiled: the kernels that contexts had to compile, with `FakeTensorRTRTX`.
-    launches: of each whether its context makes CUDA graphs by itself, and the addresses.
+    refusal: message of a launch that must fail. at_launch: called when a launch begins. starts: the library finds a
+    driver. compiled: kernels that contexts had to compile, with `FakeTensorRTRTX`. launches: for each launch, if its
+    context makes CUDA graphs, and the addresses.
     """
 
     __name__ = "fake_tensorrt"
@@ -107,13 +110,13 @@ class FakeTensorRT:
 
 
 class FakeTensorRTRTX(FakeTensorRT):
-    """The part of `tensorrt_rtx` that it has more: kernels are compiled where they run, and may be kept."""
+    """The additions of `tensorrt_rtx`: kernels are compiled at run time and may be kept in a cache."""
 
     __name__ = "fake_tensorrt_rtx"
     CudaGraphStrategy = GraphStrategy
 
     class IRuntimeCache:
-        """Kernels by name, with the driver that they are for."""
+        """Names of kernels, and the driver that they were compiled for."""
 
         def __init__(self, driver: str) -> None:
             self.driver, self.kernels = driver, set[str]()
@@ -130,7 +133,7 @@ class FakeTensorRTRTX(FakeTensorRT):
 
 
 class FakeRuntimeConfig:
-    """What contexts are created with."""
+    """Options of a context."""
 
     def __init__(self, engine: FakeEngine) -> None:
         self.library = engine.runtime.library
@@ -253,7 +256,7 @@ class FakeEngine:
     def run(
         self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], outputs: bool = True
     ) -> list[Any]:
-        """ONNX Runtime on memory at addresses; without outputs it allocates those itself."""
+        """Run ONNX Runtime on memory at addresses. If outputs is False, it allocates the outputs itself."""
         binding = self.session.io_binding()
         for name in self.names:
             if name in self.inputs:
@@ -266,7 +269,7 @@ class FakeEngine:
         return binding.get_outputs()
 
     def output_shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the outputs, found by running on zeros."""
+        """Find the shapes of the outputs with a run on zeros."""
         key = tuple(inputs.items())
         if key not in self.known:
             zeros = {name: np.zeros(self.bytes_of(name, shape), np.uint8) for name, shape in inputs.items()}
@@ -278,7 +281,7 @@ class FakeEngine:
 
 
 class FakeRefitter:
-    """Puts weights into an engine without."""
+    """Puts weights into an engine that has none."""
 
     def __init__(self, engine: FakeEngine, logger: Any) -> None:
         self.engine, self.logger, self.model = engine, logger, b""
@@ -306,7 +309,7 @@ class FakeParserRefitter:
 
 
 class FakeContext:
-    """An execution context, for which the caller manages the scratch memory."""
+    """An execution context with scratch memory of the caller."""
 
     def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig | None) -> None:
         self.engine, self.cache = engine, None if config is None else config.cache
@@ -321,7 +324,7 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self.engine.get_tensor_profile_shape(name, 0)
-        if not all(least <= n <= most for least, n, most in zip(low, shape, high, strict=True)):
+        if not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
             self.logger.log(ILogger.Severity.ERROR, f"Static dimension mismatch of {name} while setting input shape.")
             return False
         self.shapes[name] = shape
@@ -331,7 +334,7 @@ class FakeContext:
         return True
 
     def update_device_memory_size_for_shapes(self) -> int:
-        """4 KB, and as much as the inputs with free extents."""
+        """Scratch memory: 4 KB and the size of the inputs with dynamic dimensions."""
         if missing := self.infer_shapes():
             raise self.library.cuda.violated(f"scratch memory asked for without the shape of {missing}")
         free = [name for name in self.engine.inputs if -1 in self.engine.shapes[name]]
@@ -396,7 +399,7 @@ class FakeContext:
                 return this() is not None and this().changes == then
 
             cuda.enqueue(stream_handle, Operation(lambda: (use(), run()), tuple(blocks), id(self), stays))
-        # The caller's memory may go: what stays here would be stale.
+        # The caller may free its memory: later calls must set it again.
         self.addresses.clear()
         self.scratch = None
         return True

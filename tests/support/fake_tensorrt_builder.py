@@ -1,8 +1,10 @@
-"""TensorRT's builder on a `FakeTensorRT`, which runs what it builds. It times every node that no cache knows."""
+"""A stand-in for TensorRT's builder. `FakeTensorRT` runs its engines. It times each node that no cache knows."""
 
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Callable
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -19,7 +21,7 @@ class IProgressMonitor:
 
 
 class FakeTensorRTBuilder(FakeTensorRT):
-    """The part of `tensorrt` that builds engines, for the GPU at hand. built: graphs; timed: nodes, in order."""
+    """The part of `tensorrt` that builds engines. built: names of the graphs; timed: names of the nodes, in order."""
 
     IProgressMonitor = IProgressMonitor
     NetworkDefinitionCreationFlag = Flags
@@ -42,7 +44,7 @@ class FakeTensorRTBuilder(FakeTensorRT):
 
 
 class FakeTimingCache:
-    """Times of nodes, of one version of the library and one driver."""
+    """Times of nodes with one version of the library and one driver."""
 
     def __init__(self, header: list[str]) -> None:
         self.header, self.times = header, dict[str, float]()
@@ -86,7 +88,7 @@ class FakeConfig:
         self.preview |= {feature} if enable else set()
 
     def create_timing_cache(self, serialized: bytes) -> FakeTimingCache:
-        """Empty, with a warning, of what cannot be read."""
+        """Make a cache. It is empty, with a warning, if the content cannot be read."""
         cache = FakeTimingCache(self._header())
         if serialized:
             try:
@@ -133,6 +135,7 @@ class FakeNetwork:
     def __init__(self, flags: int) -> None:
         assert flags == 1 << Flags.STRONGLY_TYPED
         self.model, self.name = onnx.ModelProto(), ""
+        self.parser: Callable[[], object] = lambda: None
 
     @property
     def num_inputs(self) -> int:
@@ -163,11 +166,12 @@ class FakeParser:
 
     def parse_from_file(self, path: str) -> bool:
         self.network.model, self.network.name = onnx.load(path), path.rpartition("/")[2]
+        self.network.parser = weakref.ref(self)
         return True
 
 
 class FakeBuilder:
-    """Builds plans that a `FakeRuntime` takes."""
+    """Builds plans for a `FakeRuntime`."""
 
     def __init__(self, library: FakeTensorRTBuilder, logger: Any) -> None:
         self.library, self.logger = library, logger
@@ -183,6 +187,7 @@ class FakeBuilder:
 
     def build_serialized_network(self, network: FakeNetwork, config: FakeConfig) -> bytes | None:
         assert config.preview, "scratch memory must follow the shapes"
+        assert network.parser() is not None, "the parser owns the network's weights"
         known = config.timing_cache.times
         for i, node in enumerate(network.model.graph.node):
             if (key := f"{network.name} {i} {node.op_type}") not in known:

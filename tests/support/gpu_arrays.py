@@ -41,8 +41,8 @@ class Foreign:
 
 
 class ByDlpack:
-    """An array of another library that DLPack passes on, or a part of it; it is written just before the stream that
-    asks for it would read it, as PyTorch does."""
+    """An array of another library, or a part of it, shared by DLPack. Like PyTorch it is written just before the stream
+    that asks for it reads it."""
 
     def __init__(self, memory: Foreign, part: Any = ..., *, kind: int = 2, error: Exception | None = None) -> None:
         pytest.importorskip("cuda.core")

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt.engines import Tensor
+from esam_rt.engines import TensorSpec
 from esam_rt.sam.models import ModelSpec
 from esam_rt.sam.predictor import IMAGE_FEATURES, Engines, Sam
 
@@ -22,16 +22,16 @@ ROW = ModelSpec("scene", "a scene that is known", "none", INPUT_PX, 0.88, 0.95, 
 class FakeEngine:
     """`Engine` around a function."""
 
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, function: Any) -> None:
         self._function = function
         self.closed = False
 
-    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+    def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
         out: dict[str, Any] = self._function(feed)
-        assert set(keep) <= out.keys()
+        assert set(outputs_on_device) <= out.keys()
         return out
 
     def close(self) -> None:
