@@ -28,8 +28,8 @@ from esam_rt.sources.frame import Frame
 
 MAX_PIXELS = 200_000_000  # of a photo, unless the caller sets another limit
 _KINDS = "JPEG, PNG, BMP, TIFF or WebP"
-# First bytes of each format. The plugins are called directly: Image.open has a limit on the pixels of its own, global to
-# the process, and the caller may want a higher one.
+# First bytes of each format. The plugins are called directly: Image.open has a limit on the pixels of its own. That
+# limit is global to the process, and the caller may want a higher one.
 _FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),

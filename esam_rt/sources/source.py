@@ -80,7 +80,8 @@ class FrameItem:
 
     def pixel_count(self) -> int:
         """Return the number of pixels."""
-        return self._frame.image_hwc_rgb.shape[0] * self._frame.image_hwc_rgb.shape[1]
+        height, width = self._frame.image_hwc_rgb.shape[:2]
+        return int(height * width)
 
     def read(self) -> Frame:
         """Return the frame."""

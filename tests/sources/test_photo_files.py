@@ -115,7 +115,7 @@ def test_cmyk_without_adobes_mark_is_not_inverted_in_any_orientation(tmp_path: P
     data = io.BytesIO()
     Image.new("CMYK", (16, 16), (0, 0, 0, 0)).save(data, "JPEG", quality=95, exif=exif)
     (tmp_path / "x.jpg").write_bytes(without_adobe_mark(data.getvalue()))
-    assert read(tmp_path / "x.jpg").max() < 12  # Pillow wrote white inverted, as Adobe does: without the mark it is black
+    assert read(tmp_path / "x.jpg").max() < 12  # Pillow wrote white inverted; without the mark that is black
 
 
 def without_adobe_mark(jpeg: bytes) -> bytes:
