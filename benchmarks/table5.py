@@ -43,9 +43,9 @@ from esam_rt import __version__
 from esam_rt.engines.onnxruntime.providers import PROVIDERS, missing_tensorrt
 from esam_rt.export.model import VITS
 from esam_rt.loading.doctor import State, diagnose, gpu_finding
-from esam_rt.run.folder_run import PACKAGES
 from esam_rt.storage.atomic import write_json, write_text
 from esam_rt.storage.hashing import sha256_of
+from esam_rt.storage.provenance import PACKAGES
 
 ROW_SECONDS = 400  # limit of a row, with preparations
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from esam_rt._version import __version__
 from esam_rt.errors import InputError, SettingsError
 from esam_rt.evaluation.metrics.bootstrap import LEVEL, differences, estimates, resamples
 from esam_rt.evaluation.metrics.score import score
@@ -24,10 +20,11 @@ from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.evaluation.truth.ground_truth import read_truth
 from esam_rt.evaluation.truth.true_photo import TruePhoto, photo_size
 from esam_rt.run.folder_run import run_photos
-from esam_rt.run.output_folder import earlier_run, make_folder, remove_run
+from esam_rt.run.output_folder import OutputFolder, RunFolder
 from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.sources.photo_files import PhotoFile, find_photos
-from esam_rt.storage.atomic import write_json
+from esam_rt.storage.atomic import make_folder, write_json
+from esam_rt.storage.provenance import package_versions, utc_now
 
 
 def prepare(options: EvalOptions) -> Plan:
@@ -148,7 +145,7 @@ def _record(result: Result) -> dict[str, Any]:
     run = result.predictions.run
     record: dict[str, Any] = {
         "program": PROGRAM,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": utc_now(),
         "ground_truth": {"path": str(o.truth.resolve()), "form": truth.form, "photos": len(truth.photos)},
         "predictions": str((o.predictions or o.out / PREDICTIONS).resolve()),
         "run": {
@@ -160,7 +157,7 @@ def _record(result: Result) -> dict[str, Any]:
         "protocol": PROTOCOLS[truth.form if isinstance(truth, RegionTruth) else MaskTruth.form],
         "bootstrap": {"resamples": o.resamples, "seed": o.seed, "level": LEVEL, "interval": "percentiles over photos"},
         "metrics": {name: asdict(e) for name, e in result.metrics.items()},
-        "versions": _versions(),
+        "versions": package_versions(("numpy", "pycocotools", "scipy", "scikit-image")),
     }
     if o.against is not None:
         record["against"] = {
@@ -248,25 +245,10 @@ def _check_folder(options: EvalOptions) -> None:
         place = results and results.resolve()
         if place and (place == out.resolve() or place.is_relative_to((out / PREDICTIONS).resolve())):
             raise SettingsError(f"{name} {results}: is in --out {out}, which is written anew; choose another --out.")
-    present = [name for name in (SCORES, REPORT) if (out / name).exists()]
-    if present:
-        try:
-            program = json.loads((out / SCORES).read_bytes())["program"]
-        except (OSError, ValueError, KeyError, TypeError):
-            program = None
-        if program != PROGRAM:
-            raise SettingsError(
-                f"--out {out}: holds {', '.join(present)} and no {SCORES} of esam-rt, so they may be someone else's; "
-                "choose another folder."
-            )
-        if not (options.resume or options.overwrite):
-            raise SettingsError(f"--out {out}: holds an earlier evaluation; give --overwrite, or another folder.")
-    if options.predictions is not None and earlier_run(out / PREDICTIONS) is not None:
+    folder = OutputFolder(out, (SCORES, REPORT), SCORES, PROGRAM, kind="evaluation", flags="--overwrite to replace it")
+    folder.choose(options.resume, options.overwrite)
+    run = RunFolder(out / PREDICTIONS)
+    if options.predictions is not None and run.earlier() is not None:
         if not options.overwrite:
             raise SettingsError(f"--out {out}: holds a run of its own; give --overwrite, or another folder.")
-        remove_run(out / PREDICTIONS)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("numpy", "pycocotools", "scipy", "scikit-image")
-    return {"python": platform.python_version(), "esam-rt": __version__} | {p: metadata.version(p) for p in packages}
+        run.clear()

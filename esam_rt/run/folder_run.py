@@ -1,238 +1,309 @@
-"""A run: photos in, files out, one journal line a finished photo; what is interrupted can be resumed."""
+"""A run: frames in, files out, one journal line a finished frame. An interrupted run can be resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
-from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError, did_you_mean
-from esam_rt.run.output_folder import (
-    ERRORS,
-    FOLDERS,
-    PHOTOS,
-    PROFILE,
-    RUN,
-    earlier_run,
-    make_folder,
-    remove,
-    remove_halves,
-    remove_run,
-)
+from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError
+from esam_rt.run.output_folder import ERRORS, PROFILE, Place, RunFolder
 from esam_rt.run.overlap import overlapped
-from esam_rt.run.resume import Place, check_photos, check_same
-from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
-from esam_rt.run.trace_writer import Profile
-from esam_rt.sinks.coco_json import write_coco
-from esam_rt.sinks.html_report import write_report, write_report_photo
-from esam_rt.sinks.label_maps import write_labels
-from esam_rt.sinks.output_names import output_stems
-from esam_rt.sinks.overlays import write_overlay
+from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
+from esam_rt.run.trace_writer import TraceWriter
+from esam_rt.segmenter import EntitySegmenter
+from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
 from esam_rt.sinks.photo_record import PhotoRecord
-from esam_rt.sinks.sink_table import WRITERS
-from esam_rt.sources.decode import pixel_count, read_photo
+from esam_rt.sinks.sink import RunInfo, Sink, in_write_order, outputs_of, write_all
+from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
-from esam_rt.sources.photo_files import PhotoFile, find_photos
-from esam_rt.storage.atomic import write_json
-from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
-from esam_rt.storage.locks import kept_from_others
+from esam_rt.sources.photo_files import PhotoFolder
+from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
+from esam_rt.storage.jsonl import append_line
+from esam_rt.storage.provenance import package_versions, utc_now
 from esam_rt.tracing import Trace
 
-# Up to this size one photo is read and another written while a third is segmented; larger ones go alone, which
-# bounds what is held (benchmarks/run_memory.py).
+# Up to this size one frame is read and another one written while a third one is segmented. Larger frames go alone,
+# which bounds the memory (benchmarks/run_memory.py).
 OVERLAPPED_PIXELS = 12_000_000
-PACKAGES = (
-    *("numpy", "numba", "scikit-image", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu"),
-    *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings"),
-)
 
 
 def run_photos(
     options: RunOptions, listener: Listener, make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter
 ) -> RunSummary:
-    """Segment the photos of `options.sources` and write what `options.write` names into `options.out`.
+    """Segment the photos of ``options.sources``, and write the files that ``options.write`` names.
 
-    A photo that cannot be used is listed in errors.jsonl and the others go on. Whatever stops the run early (a full
-    disk, a device out of memory, Ctrl-C) leaves whole files only, and a summary with its exit code.
-    Errors: SettingsError, InputError, OutputError, ModelError … for all that keeps a run from beginning.
+    A photo that cannot be used is listed in ``errors.jsonl``, and the others go on. If a full disk, a device out of
+    memory or Ctrl-C stops the run, all files are whole, and the summary has the exit code.
+
+    Args:
+        options: Options of the run.
+        listener: Follows the progress.
+        make_segmenter: Opens the segmenter, after everything else is checked.
+
+    Returns:
+        The summary.
+
+    Raises:
+        SettingsError: If an option is wrong, or the output folder holds other files.
+        InputError: If there are no photos.
+        OutputError: If the output folder cannot be made.
+        ModelError: If the model cannot be loaded. `EngineError` and `DeviceError` likewise.
     """
-    _check_options(options)
-    photos = _find_photos(options)
-    with kept_from_others(options.out):
-        earlier = earlier_run(options.out)
-        if earlier is not None and not options.resume and not options.overwrite:
-            raise SettingsError(
-                f"--out {options.out}: holds an earlier run; give --resume to go on with it, --overwrite to remove it, "
-                "or another folder."
-            )
-        make_folder(options.out)
+    sinks = make_sinks(options.write)
+    folder = RunFolder(options.out)
+    source = _photos(options, folder.outputs)
+    record = {
+        "method": options.segmenter.method,
+        "settings": options.segmenter.settings.to_dict(),
+        "write": list(options.write),
+        "sources": [str(path.resolve()) for path in options.sources],
+    }
+    plan = _Plan(source, sinks, folder, listener, record, options.limit, options.resume, options.profile)
+    with folder.locked():
+        earlier = folder.choose(options.resume, options.overwrite)
+        folder.make()
         with make_segmenter(options) as segmenter:
-            return _Run(options, photos, listener, segmenter, earlier).go()
+            return _Run(plan, segmenter, earlier).go()
+
+
+def segment_source(
+    source: Source,
+    segmenter: Segmenter,
+    sinks: Sequence[Sink],
+    out: Path,
+    *,
+    listener: Listener | None = None,
+    limit: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    profile: bool = False,
+) -> RunSummary:
+    """Segment the frames of any source, and write them to any sinks. See `run_photos` for failures and interrupts.
+
+    Args:
+        source: Frames. Only a `ListedSource` can be resumed.
+        segmenter: An open segmenter. It stays open.
+        sinks: Sinks, not yet open.
+        out: Folder for the record, the journal and the files of the sinks.
+        listener: Follows the progress.
+        limit: Only the first frames, this many.
+        resume: Continue an earlier run in ``out``.
+        overwrite: Remove an earlier run in ``out``.
+        profile: Also write ``profile.json``.
+
+    Returns:
+        The summary.
+
+    Raises:
+        SettingsError: If an option is wrong, or the folder holds other files.
+        InputError: If two frames of a `ListedSource` have the same name, or a name is no relative path.
+        OutputError: If the folder cannot be made.
+
+    Example:
+        >>> source = ArraySource({"left": left, "right": right})  # doctest: +SKIP
+        >>> with EntitySegmenter("tiny") as segmenter:  # doctest: +SKIP
+        ...     summary = segment_source(source, segmenter, [LabelMaps(), HtmlReport()], Path("out"))
+    """
+    record: dict[str, Any] = {}
+    if isinstance(segmenter, EntitySegmenter):
+        record = {"method": segmenter.method, "settings": segmenter.settings.to_dict()}
+    record |= {"write": [type(sink).__name__ for sink in sinks], "sources": [type(source).__name__]}
+    folder = RunFolder(out, outputs_of(sinks))
+    plan = _Plan(source, sinks, folder, listener or NoListener(), record, limit, resume, profile)
+    with folder.locked():
+        earlier = folder.choose(resume, overwrite)
+        folder.make()
+        return _Run(plan, segmenter, earlier).go()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that a run needs besides its segmenter. ``record`` holds further entries of run.json."""
+
+    source: Source
+    sinks: Sequence[Sink]
+    folder: RunFolder
+    listener: Listener
+    record: Mapping[str, Any]
+    limit: int | None
+    resume: bool
+    profile: bool
 
 
 class _Run:
-    """One run, after everything that could keep it from beginning was checked."""
+    """One run, after the checks of its options."""
 
-    def __init__(
-        self,
-        options: RunOptions,
-        photos: Sequence[PhotoFile],
-        listener: Listener,
-        segmenter: Segmenter,
-        earlier: Mapping[str, Any] | None,
-    ) -> None:
-        self.options, self.out, self.listener, self.segmenter = options, options.out, listener, segmenter
-        self.stems = output_stems([photo.name for photo in photos])
-        self.photos = photos[: options.limit]
-        self.paths = {photo.name: os.path.realpath(photo.path) for photo in photos}
-        self.finished: dict[str, Place] = {}  # by name, of the run that is resumed
+    def __init__(self, plan: _Plan, segmenter: Segmenter, earlier: Mapping[str, Any] | None) -> None:
+        self.plan, self.folder, self.segmenter = plan, plan.folder, segmenter
+        self.sinks = in_write_order(plan.sinks)
+        self.opened: list[Sink] = []
         self.failed = 0
-        self._profile: Profile | None = None
+        self.seen: set[str] = set()  # names of frames that were read
+        self._trace_file: TraceWriter | None = None
         model = segmenter.model_info()
         backend, device = model.pop("backend"), model.pop("device")
         self.header: dict[str, Any] = {
-            "program": "esam-rt",
+            "program": self.folder.program,
             "model": model,
             "backend": backend,
             "device": device,
-            "method": options.segmenter.method,
-            "settings": options.segmenter.settings.to_dict(),
-            "write": list(options.write),
-            "sources": [str(source.resolve()) for source in options.sources],
-            "versions": _versions(),
+            **plan.record,
+            "versions": package_versions(),
             "platform": platform.platform(),
-            "started": _now(),
+            "started": utc_now(),
             "ended": None,
         }
-        if earlier is not None and options.resume:
-            check_same(self.out / RUN, earlier, self.header)
-            self.finished = {record.name: Place(record.stem, record.path) for record in self._records()}
-            check_photos(self.out / PHOTOS, self.finished, {n: Place(self.stems[n], p) for n, p in self.paths.items()})
-            self.header["started"] = earlier["started"]
-            drop_torn_line(self.out / PHOTOS)
-            remove(self.out / ERRORS)  # photos that failed are tried again
-            remove_halves(self.out)
-        elif earlier is not None:
-            remove_run(self.out)
-        write_json(self.out / RUN, self.header)
+        self.stem: Callable[[str], str]
+        self.todo: Iterable[SourceItem]
+        if isinstance(plan.source, ListedSource):
+            self._begin_listed(plan.source.items(), earlier)
+        else:
+            self._begin_unlisted(plan.source, earlier)
+
+    def _begin_listed(self, items: Sequence[SourceItem], earlier: Mapping[str, Any] | None) -> None:
+        names = [item.name for item in items]
+        stems = _checked_stems(names)
+        now = {item.name: Place(stems[item.name], item.path) for item in items} if self.plan.resume else None
+        self.folder.begin(earlier, self.header, now)
+        self.finished = {record.name for record in self.folder.records()}
+        items = items[: self.plan.limit]
+        self.stem, self.todo = stems.__getitem__, [item for item in items if item.name not in self.finished]
+        self.total, self.done_before = len(items), len(items) - len(self.todo)
+
+    def _begin_unlisted(self, source: Source, earlier: Mapping[str, Any] | None) -> None:
+        if self.plan.resume:
+            raise SettingsError(
+                f"{type(source).__name__} does not know its frames in advance, so --resume cannot find the finished "
+                "ones; use --overwrite or another --out."
+            )
+        self.folder.begin(earlier, self.header, None)
+        self.finished = set()
+        self.stem, self.todo = StemMaker(), map(FrameItem, islice(source, self.plan.limit))
+        lengths = [n for n in (source.length, self.plan.limit) if n is not None]
+        self.total, self.done_before = 0 if source.length is None else min(lengths), 0
 
     def go(self) -> RunSummary:
-        """Photo after photo, then what spans all of them."""
-        todo = [photo for photo in self.photos if photo.name not in self.finished]
-        done_before = len(self.photos) - len(todo)
-        self.listener.begun(len(self.photos), done_before)
+        """Process one frame after the other, then write the files that span all frames."""
+        self.plan.listener.begun(self.total, self.done_before)
         stop: BaseException | None = None
         try:
-            with Profile(self.out / PROFILE) if self.options.profile else nullcontext() as self._profile:
+            trace_path = self.folder.path / PROFILE
+            with TraceWriter(trace_path) if self.plan.profile else nullcontext() as self._trace_file:
                 try:
-                    overlapped(todo, self._read, self._segment, self._write, _is_large, self._begin, self._fail)
+                    self._open_sinks()
+                    overlapped(self.todo, self._read, self._segment, self._write, _is_large, self._begin, self._fail)
                 except (EsamError, KeyboardInterrupt) as e:
                     stop = e
-        except OutputError as e:  # of the profile
+        except OutputError as e:  # from the trace file
             stop = stop or e
-        # Counted in the journal: Ctrl-C may come between a photo's line and any counter.
-        finished = {record.name for record in self._records()}
-        done = sum(photo.name in finished for photo in todo)
-        return self._finish(done, done_before, len(todo) - done - self.failed, stop)
+        return self._finish(stop)
 
-    def _begin(self, photo: PhotoFile) -> None:
-        self.listener.photo_begun(photo.name)
+    def _open_sinks(self) -> None:
+        info = RunInfo(self.folder.path, self.stem, self.folder.records)
+        for sink in self.plan.sinks:
+            sink.open(info)
+            self.opened.append(sink)
 
-    def _fail(self, photo: PhotoFile, error: InputError) -> None:
-        """A line on why a photo cannot be used."""
+    def _begin(self, item: SourceItem) -> None:
+        self.plan.listener.photo_begun(item.name)
+
+    def _fail(self, item: SourceItem, error: InputError) -> None:
+        """Write down why a frame cannot be used."""
         self.failed += 1
-        failure = {"name": photo.name, "error": type(error).__name__, "message": str(error)}
-        append_line(self.out / ERRORS, json.dumps(failure))
-        self.listener.photo_failed(str(error))
+        failure = {"name": item.name, "error": type(error).__name__, "message": str(error)}
+        append_line(self.folder.path / ERRORS, json.dumps(failure))
+        self.plan.listener.photo_failed(str(error))
 
-    def _read(self, photo: PhotoFile) -> tuple[Frame, Trace]:
+    def _read(self, item: SourceItem) -> tuple[Frame, Trace]:
+        if item.name in self.seen:
+            raise InputError(f"Two frames are named {item.name!r}. Give each frame a name of its own.")
+        self.seen.add(item.name)
         trace = Trace()
-        with _enough_memory(photo), trace.span("reading"):
-            return read_photo(photo.path, photo.name, self.options.max_pixels), trace
+        with _enough_memory(item), trace.span("reading"):
+            self.stem(item.name)  # checks the name
+            return item.read(), trace
 
-    def _segment(self, photo: PhotoFile, read: tuple[Frame, Trace]) -> tuple[Frame, Trace, EntityMap]:
+    def _segment(self, item: SourceItem, read: tuple[Frame, Trace]) -> tuple[Frame, Trace, EntityMap]:
         frame, trace = read
         start = time.perf_counter()
-        with _enough_memory(photo):
+        with _enough_memory(item):
             result = self.segmenter(frame.image_hwc_rgb)
         return frame, trace, replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
 
-    def _write(self, photo: PhotoFile, made: tuple[Frame, Trace, EntityMap]) -> None:
-        """Its files, then its line of the journal."""
+    def _write(self, item: SourceItem, made: tuple[Frame, Trace, EntityMap]) -> None:
+        """Write the files of a frame, then its line of the journal."""
         frame, trace, result = made
-        stem, write = self.stems[photo.name], self.options.write
-        with _enough_memory(photo), trace.span("writing"):
-            if "labels" in write:
-                write_labels(self.out, stem, result)
-            if "report" in write:
-                write_report_photo(self.out, frame, result, stem)
-            if "overlay" in write:  # last: it is drawn over the photo
-                write_overlay(self.out, frame, result, stem, in_place=True)
-            append_line(self.out / PHOTOS, PhotoRecord.of(photo.name, stem, result, self.paths[photo.name]).to_json())
-        if self._profile is not None:
-            self._profile.add([*trace.spans, *result.spans], photo.name)
-        self.listener.photo_done()
+        with _enough_memory(item), trace.span("writing"):
+            write_all(self.sinks, frame, result)
+            self.folder.append(PhotoRecord.of(item.name, self.stem(item.name), result, item.path).to_json())
+        if self._trace_file is not None:
+            self._trace_file.add([*trace.spans, *result.spans], item.name)
+        self.plan.listener.photo_done()
 
-    def _records(self) -> Iterator[PhotoRecord]:
-        """The first of each photo: two runs that could not know of each other may both have done it."""
-        seen: set[str] = set()
-        for record in map(PhotoRecord.from_json, read_lines(self.out / PHOTOS)):
-            if record.name not in seen:
-                seen.add(record.name)
-                yield record
-
-    def _finish(self, done: int, done_before: int, left: int, stop: BaseException | None) -> RunSummary:
-        """Compose what spans all photos from the journal."""
-        means, entities = _totals(self._records())
-        record = {**self.header, "ended": _now()}
+    def _finish(self, stop: BaseException | None) -> RunSummary:
+        """Close the sinks and write run.json. All totals come from the journal."""
+        names, means, entities = _totals(self.folder.records())
+        # Counted in the journal: Ctrl-C may come between a photo's line and any counter.
+        done = len(names - self.finished)
+        record = {**self.header, "ended": utc_now()}
+        pages = (getattr(sink, "look_at", None) for sink in self.opened)
         summary = RunSummary(
-            out=self.out,
-            look_at=self.out / "report" / "index.html" if "report" in self.options.write else self.out,
+            out=self.folder.path,
+            look_at=next((page for page in pages if page is not None), self.folder.path),
             done=done,
-            done_before=done_before,
+            done_before=self.done_before,
             failed=self.failed,
-            left=left,
+            left=max(0, self.total - self.done_before - done - self.failed),
             entities=entities,
             mean_times_s=means,
             exit_code=_exit_code(stop, self.failed),
             error="interrupted" if isinstance(stop, KeyboardInterrupt) else str(stop or ""),
         )
         try:
-            if "coco" in self.options.write:
-                write_coco(self.out, self._records())
-            if "report" in self.options.write:
-                write_report(self.out, self._records(), record)
-            write_json(self.out / RUN, {**record, "summary": summary.to_json()})
+            _close(self.opened, record)
+            self.folder.write_record({**record, "summary": summary.to_json()})
         except OutputError as e:
-            if stop is None:  # else the first cause is the one to tell
+            if stop is None:  # otherwise the first cause is reported
                 return replace(summary, exit_code=e.exit_code, error=str(e))
         return summary
 
 
-def _is_large(photo: PhotoFile) -> bool:
-    return pixel_count(photo.path) > OVERLAPPED_PIXELS
+def _close(sinks: Iterable[Sink], record: Mapping[str, Any]) -> None:
+    """Close every sink, then raise the first error."""
+    first: OutputError | None = None
+    for sink in sinks:
+        try:
+            sink.close(record)
+        except OutputError as e:
+            first = first or e
+    if first is not None:
+        raise first
+
+
+def _is_large(item: SourceItem) -> bool:
+    return item.pixel_count() > OVERLAPPED_PIXELS
 
 
 @contextmanager
-def _enough_memory(photo: PhotoFile) -> Iterator[None]:
-    """DeviceError where memory ends."""
+def _enough_memory(item: SourceItem) -> Iterator[None]:
+    """Raise DeviceError if the memory is full."""
     try:
         yield
     except MemoryError as e:
-        raise DeviceError(f"{photo.path}: out of memory; use --max-megapixels to leave out photos so large.") from e
+        raise DeviceError(
+            f"{item.path or item.name}: out of memory. Leave out such large photos with --max-megapixels."
+        ) from e
 
 
 def _exit_code(stop: BaseException | None, failed: int) -> int:
@@ -241,53 +312,36 @@ def _exit_code(stop: BaseException | None, failed: int) -> int:
     return INTERRUPTED if stop else int(failed > 0)
 
 
-def _totals(records: Iterator[PhotoRecord]) -> tuple[dict[str, float], int]:
-    """Mean seconds of each stage over the photos that went through it, and the number of entities."""
+def _totals(records: Iterator[PhotoRecord]) -> tuple[set[str], dict[str, float], int]:
+    """Return the names, the mean seconds of each stage over the photos that have it, and the number of entities."""
+    names: set[str] = set()
     times_s: dict[str, list[float]] = defaultdict(list)
     entities = 0
     for record in records:
+        names.add(record.name)
         entities += len(record.entities)
         for stage, seconds in record.times_s.items():
             times_s[stage].append(seconds)
-    return {stage: float(np.mean(values)) for stage, values in times_s.items()}, entities
+    return names, {stage: float(np.mean(values)) for stage, values in times_s.items()}, entities
 
 
-def _check_options(options: RunOptions) -> None:
-    for name in options.write:
-        if name not in WRITERS:
-            raise SettingsError(f"Unknown output {name!r} in --write.{did_you_mean(name, WRITERS)}")
-    if not options.write:
-        raise SettingsError(f"--write names nothing; expected some of {', '.join(WRITERS)}.")
-    if options.resume and options.overwrite:
-        raise SettingsError("--resume goes on with an earlier run and --overwrite removes it; give one of them.")
+def _checked_stems(names: Sequence[str]) -> dict[str, str]:
+    """Choose the stems of names that are known in advance."""
+    for name in names:
+        check_name(name)
+    stems = output_stems(names)
+    if len(stems) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InputError(f"Two frames are named {twice!r}. Give each frame a name of its own.")
+    return stems
 
 
-def _find_photos(options: RunOptions) -> list[PhotoFile]:
-    """The photos, without results of earlier runs where --out lies in a source. SettingsError for a source in --out."""
+def _photos(options: RunOptions, outputs: Sequence[str]) -> PhotoFolder:
+    """Find the photos, without results of earlier runs if ``--out`` lies in a source."""
     out = options.out.resolve()
-    results = [out / folder for folder in FOLDERS]
+    results = [out / name for name in outputs]
     for source in options.sources:
         place = source.resolve()
-        if place == out or any(place.is_relative_to(folder) for folder in results):
-            raise SettingsError(f"--out {options.out}: the photos of {source} are there; choose another folder.")
-    photos = find_photos(options.sources) if options.photos is None else options.photos
-    # os.path's, which a link to itself does not stop: reading it says what is wrong.
-    photos = [p for p in photos if not any(Path(os.path.realpath(p.path)).is_relative_to(f) for f in results)]
-    if not photos:
-        raise InputError(f"No photos but the results of an earlier run in {', '.join(map(str, options.sources))}.")
-    return photos
-
-
-def _versions() -> dict[str, str]:
-    """Of Python, esam-rt and the packages that its numbers depend on, where they are installed."""
-    versions = {"python": platform.python_version(), "esam-rt": __version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        if place == out or any(place.is_relative_to(result) for result in results):
+            raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
+    return PhotoFolder(options.sources, options.max_pixels, results, options.photos)

@@ -1,69 +1,282 @@
-"""The output folder of a run: ownership, and removal of an earlier run."""
+"""The output folder of a run or an evaluation: lock, ownership, record, journal, and the checks before a resume."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from esam_rt.errors import OutputError, SettingsError
-from esam_rt.storage.atomic import TEMPORARY, output_error
+from esam_rt.errors import SettingsError
+from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sinks.sink import outputs_of
+from esam_rt.sinks.sink_table import SINKS
+from esam_rt.storage.atomic import TEMPORARY, make_folder, remove, write_json
+from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
+from esam_rt.storage.locks import kept_from_others
+from esam_rt.storage.nested import flatten
 
 PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
-FOLDERS = ("labels", "overlays", "report")
-# What a run writes into its folder. run.json, which marks the folder as one of esam-rt, is made first and removed last.
-OWNED = (*FOLDERS, PHOTOS, ERRORS, PROFILE, "entities.json", RUN)
+# A resumed run must have these entries of run.json in common with its beginning.
+FIXED = ("model", "backend", "device", "method", "settings", "write")
 
 
-def make_folder(out: Path) -> None:
-    """Make `out` where it is missing; OutputError when it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise output_error(out, e) from e
+class OutputFolder:
+    """A folder that one program writes to, whole or not at all, with files of others beside its own.
 
+    A record file marks the folder as the program's own. It is written first and removed last.
 
-def earlier_run(out: Path) -> dict[str, Any] | None:
-    """run.json of the run in `out`, None where there is none; SettingsError for files of others by the same names."""
-    present = [name for name in OWNED if os.path.exists(out / name)]  # noqa: PTH110 - never raises
-    if not present:
-        return None
-    try:
-        earlier = json.loads((out / RUN).read_bytes())
-    except (OSError, ValueError):
-        earlier = None
-    if not isinstance(earlier, dict) or earlier.get("program") != "esam-rt":
-        raise SettingsError(
-            f"--out {out}: holds {', '.join(present)} and no {RUN} of esam-rt, so they may be someone else's; "
-            "choose another folder."
-        )
-    return earlier
-
-
-def remove_run(out: Path) -> None:
-    """Remove what esam-rt wrote into `out`, and nothing else."""
-    for name in OWNED:
-        remove(out / name)
-    remove_halves(out)
-
-
-def remove_halves(out: Path) -> None:
-    """Remove what a run that was killed left half-written beside its folders: a profile is as large as the run is long.
-
-    Nobody else is writing there, see `kept_from_others`.
+    Args:
+        path: The folder. It may be missing.
+        owned: Names of all files and folders that the program writes there. Nothing else is ever removed.
+        record: Name of the record file, one of ``owned``. It is a JSON object with ``program``.
+        program: Value of ``program`` in the record file.
+        kind: One word for the content, used in messages: ``run``, ``table``, ``evaluation``.
+        flags: Advice if the folder already holds such content, used in messages.
+        journal: Name of the journal, one of ``owned``. Empty if there is no journal.
     """
-    for half in out.glob(f"{TEMPORARY}*"):
-        remove(half)
+
+    def __init__(
+        self,
+        path: Path,
+        owned: Sequence[str],
+        record: str,
+        program: str,
+        kind: str = "run",
+        flags: str = "--resume to continue it, --overwrite to remove it",
+        journal: str = "",
+    ) -> None:
+        self.path = path
+        self.owned = [*(name for name in owned if name != record), record]
+        self.record, self.journal = path / record, path / journal
+        self.program, self.kind, self.flags = program, kind, flags
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder.
+
+        Returns:
+            A context manager. It raises SettingsError if another run writes there.
+        """
+        return kept_from_others(self.path)
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Read the record of earlier content.
+
+        Returns:
+            The record, or None if the folder holds nothing with an owned name.
+
+        Raises:
+            SettingsError: If there are files with owned names, but no record of this program.
+        """
+        present = [name for name in self.owned if os.path.exists(self.path / name)]  # noqa: PTH110 - never raises
+        if not present:
+            return None
+        try:
+            record = json.loads(self.record.read_bytes())
+        except (OSError, ValueError):
+            record = None
+        if not isinstance(record, dict) or record.get("program") != self.program:
+            raise SettingsError(
+                f"--out {self.path}: holds {', '.join(present)} and no {self.record.name} of esam-rt, so they may be "
+                "someone else's. Choose another folder."
+            )
+        return record
+
+    def choose(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """Decide about earlier content. Nothing is changed yet.
+
+        Args:
+            resume: The user wants to continue it.
+            overwrite: The user wants to remove it.
+
+        Returns:
+            The record of the earlier content, or None if there is none.
+
+        Raises:
+            SettingsError: If the user has to decide, decided twice, or the files belong to someone else.
+        """
+        if resume and overwrite:
+            raise SettingsError("--resume continues an earlier run and --overwrite removes it; give one of them.")
+        record = self.earlier()
+        if record is not None and not (resume or overwrite):
+            raise SettingsError(
+                f"--out {self.path}: holds an earlier {self.kind}; give {self.flags}, or another folder."
+            )
+        return record
+
+    def check_same(self, earlier: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str] = FIXED) -> None:
+        """Check that a resumed run has the options that it began with.
+
+        Args:
+            earlier: Record of the earlier content.
+            now: Record of the resumed run.
+            keys: Entries that must be equal.
+
+        Raises:
+            SettingsError: At the first difference.
+        """
+        before, after = (flatten({key: run.get(key) for key in keys}) for run in (earlier, now))
+        for key in before | after:
+            if before.get(key) != after.get(key):
+                raise SettingsError(
+                    f"{self.record}: {key} was {_short(before.get(key))}, now it is {_short(after.get(key))}. Resume "
+                    "with the options that the run began with, or start anew with --overwrite."
+                )
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write the record file. The folder is made if it is missing.
+
+        Args:
+            record: The record, with ``program``.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        write_json(self.record, record)
+
+    def append(self, line: str) -> None:
+        """Append a line to the journal and wait until it is on the disk.
+
+        Args:
+            line: ASCII text without a line feed.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        append_line(self.journal, line)
+
+    def lines(self) -> Iterator[str]:
+        """Read the whole lines of the journal."""
+        return read_lines(self.journal)
+
+    def clear(self) -> None:
+        """Remove everything that the program wrote, and nothing else.
+
+        Raises:
+            OutputError: If something cannot be removed.
+        """
+        for name in self.owned:
+            remove(self.path / name)
+        self._remove_temporary()
+
+    def mend(self) -> None:
+        """Remove what a killed run left half-written: temporary files, and a torn last line of the journal.
+
+        Raises:
+            OutputError: If something cannot be removed.
+        """
+        drop_torn_line(self.journal)
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
+        for path in self.path.glob(f"{TEMPORARY}*"):  # a trace file can be as large as the run is long
+            remove(path)
 
 
-def remove(path: Path) -> None:
-    """Remove a file, link or folder; nothing where there is none. OutputError when it cannot be removed."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as e:
-        raise OutputError(f"{path} cannot be removed: {e.strerror}; remove it or choose another folder") from e
+@dataclass(frozen=True)
+class Place:
+    """Where a finished photo lies.
+
+    Attributes:
+        stem: Path of its files in the output folder, without suffix.
+        path: Path of the photo without links. Empty if it is unknown.
+    """
+
+    stem: str
+    path: str
+
+
+class RunFolder(OutputFolder):
+    """The output folder of a run of photos.
+
+    Args:
+        path: The folder. It may be missing.
+        outputs: Names of files and folders of further sinks. Those of all sinks of the table are known.
+    """
+
+    def __init__(self, path: Path, outputs: Sequence[str] = ()) -> None:
+        known = outputs_of(make() for make in SINKS.values())
+        self.outputs = list(dict.fromkeys([*known, *outputs]))
+        owned = [*self.outputs, PHOTOS, ERRORS, PROFILE, RUN]
+        super().__init__(path, owned, RUN, "esam-rt", journal=PHOTOS)
+
+    def make(self) -> None:
+        """Make the folder if it is missing.
+
+        Raises:
+            OutputError: If it cannot be made.
+        """
+        make_folder(self.path)
+
+    def records(self) -> Iterator[PhotoRecord]:
+        """Read the journal.
+
+        Two runs on different machines may have processed the same photo. The first line of each photo counts.
+
+        Yields:
+            The record of each finished photo.
+
+        Raises:
+            InputError: If a line is no record.
+        """
+        seen: set[str] = set()
+        for record in map(PhotoRecord.from_json, self.lines()):
+            if record.name not in seen:
+                seen.add(record.name)
+                yield record
+
+    def begin(self, earlier: Mapping[str, Any] | None, record: dict[str, Any], now: Mapping[str, Place] | None) -> None:
+        """Continue or remove an earlier run, and write the record of this one.
+
+        Args:
+            earlier: Record of the earlier run, as `choose` returns it.
+            record: Record of this run. A resumed run takes over ``started``.
+            now: The photos by name, to resume the earlier run. None removes the earlier run.
+
+        Raises:
+            SettingsError: If the earlier run cannot be resumed.
+            InputError: If its journal is broken.
+            OutputError: If the folder cannot be changed.
+        """
+        if earlier is not None and now is not None:
+            self.check_same(earlier, record)
+            for done in self.records():
+                self._check_photo(done, now)
+            record["started"] = earlier.get("started", record["started"])
+            remove(self.path / ERRORS)  # photos that failed are tried again
+            self.mend()
+        elif earlier is not None:
+            self.clear()
+        self.write_record(record)
+
+    def _check_photo(self, done: PhotoRecord, now: Mapping[str, Place]) -> None:
+        """Check that a finished photo is found again: the same file, under the same name, with the same output files.
+
+        A photo that was renamed would be processed twice, and its first entities would stay in the results.
+        """
+        name = done.name
+        restart = "start anew with --overwrite or another --out."
+        if name not in now:
+            like = next((other for other in now if PurePosixPath(other).name == PurePosixPath(name).name), None)
+            raise SettingsError(
+                f"{self.journal}: {name} is finished but not among the photos, found {like or f'{len(now)} others'}. "
+                f"Give the photos as before, or {restart}"
+            )
+        if now[name].path != done.path:
+            raise SettingsError(
+                f"{self.journal}: {name} is finished and was {done.path or 'an unknown file'}, now it is "
+                f"{now[name].path or 'an unknown file'}. Give the photos as before, or {restart}"
+            )
+        if now[name].stem != done.stem:
+            raise SettingsError(
+                f"{self.journal}: the files of {name} are named {done.stem}, now they would be named "
+                f"{now[name].stem}. Rename the photo that was added, or {restart}"
+            )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

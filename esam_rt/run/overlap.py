@@ -1,8 +1,8 @@
-"""Reading, working and writing beside each other, in order."""
+"""Reading, working and writing side by side, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ Worked = TypeVar("Worked")
 
 
 def overlapped(
-    items: Sequence[Item],
+    items: Iterable[Item],
     read: Callable[[Item], Read],
     work: Callable[[Item, Read], Worked],
     write: Callable[[Item, Worked], None],
@@ -22,37 +22,60 @@ def overlapped(
     begin: Callable[[Item], None],
     fail: Callable[[Item, InputError], None],
 ) -> None:
-    """Each item is read, worked on and written. While one is worked on, on the caller's thread, the one before is
-    written and the one after is read, each by a thread of its own; while it is the turn of an item that is to be
-    `alone`, nothing else is held.
+    """Read, work on and write each item, three items at a time.
 
-    On the caller's thread, `begin` is told whose turn it is to be worked on, and `fail` of an item whose reading or
-    work raises InputError; the others go on. Whatever else a function raises, or an interrupt, is raised after what was
-    being written is finished.
+    While the caller's thread works on an item, a second thread reads the next one and a third thread writes the one
+    before. While an item is ``alone``, nothing else is held in memory.
+
+    Args:
+        items: The items, taken one by one on the reading thread. Taking an item may block.
+        read: Reads an item, on the reading thread.
+        work: Works on what was read, on the caller's thread.
+        write: Writes the result, on the writing thread.
+        alone: Decides if an item is processed alone, on the reading thread.
+        begin: Called on the caller's thread before an item is worked on.
+        fail: Called on the caller's thread if reading or working raises InputError. The next items go on.
+
+    Raises:
+        BaseException: Any other error of a function, an error of ``items``, or an interrupt. The write in progress is
+            finished first.
     """
+    iterator = iter(items)
     with ThreadPoolExecutor(1, "esam-rt read") as reader, ThreadPoolExecutor(1, "esam-rt write") as writer:
+
+        def take() -> tuple[Item, Future[Read] | None] | None:
+            """Take the next item, and read it next unless it is alone."""
+            for item in iterator:
+                return item, None if alone(item) else reader.submit(read, item)
+            return None
+
         writing: Future[None] | None = None
-        ahead: Future[Read] | None = None
-        for i, item in enumerate(items):
-            is_alone = alone(item)
-            if is_alone and writing is not None:
-                writing.result()
-            later, ahead = ahead or reader.submit(read, item), None
-            if not is_alone and i + 1 < len(items) and not alone(items[i + 1]):
-                ahead = reader.submit(read, items[i + 1])
+        ahead = reader.submit(take)
+        while (taken := ahead.result()) is not None:
+            item, later = taken
+            is_alone = later is None
+            if later is None:
+                if writing is not None:
+                    writing.result()
+                later = reader.submit(read, item)
+            else:
+                ahead = reader.submit(take)
+            del taken  # it leads to what was read
             begin(item)
             try:
                 worked = work(item, later.result())
             except InputError as e:
                 fail(item, e)
-                continue
+            else:
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, item, worked)
+                del worked
+                if is_alone:
+                    writing.result()
             finally:
                 del later  # it holds what was read
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(write, item, worked)
-            del worked
             if is_alone:
-                writing.result()
+                ahead = reader.submit(take)
         if writing is not None:
             writing.result()

@@ -14,56 +14,102 @@ from numpy.typing import NDArray
 from esam_rt.entity_map import EntityMap
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.segmenter import SegmenterConfig
-from esam_rt.sinks.sink_table import WRITERS
+from esam_rt.sinks.sink_table import SINKS
+from esam_rt.sources.decode import MAX_PIXELS
 from esam_rt.sources.photo_files import PhotoFile
 
 
 class Segmenter(AbstractContextManager["Segmenter"], Protocol):
-    """What a run needs of `EntitySegmenter`."""
+    """The part of `EntitySegmenter` that a run needs."""
 
     def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
-        """Entities of a photo uint8 [H, W, 3], RGB, upright."""
+        """Segment a photo.
+
+        Args:
+            image_hwc_rgb: uint8 [H, W, 3], RGB, upright.
+
+        Returns:
+            Its entities.
+        """
         ...
 
     def model_info(self) -> dict[str, Any]:
-        """Name and hash of the model, backend and device."""
+        """Return name and hash of the model, ``backend`` and ``device``."""
         ...
 
 
 class Listener(Protocol):
-    """Told how a run goes; every photo that begins is then done or failed, in that order, unless the run stops.
-    `photo_done` comes from the thread that writes, when the next photo may have begun."""
+    """Follows the progress of a run. Each photo begins, and is then done or failed, unless the run stops."""
 
     def begun(self, total: int, done: int) -> None:
-        """There are `total` photos, of which `done` were done before."""
+        """Called once, before the first photo.
+
+        Args:
+            total: Number of photos. 0 if it is unknown.
+            done: Number of photos that an earlier run finished.
+        """
         ...
 
     def photo_begun(self, name: str) -> None:
-        """A photo's turn has come to be segmented."""
+        """Called before a photo is segmented.
+
+        Args:
+            name: Name of the photo.
+        """
         ...
 
     def photo_done(self) -> None:
-        """Its files are whole."""
+        """Called when the files of a photo are whole, on the writing thread. The next photo may have begun."""
         ...
 
     def photo_failed(self, message: str) -> None:
-        """It cannot be used, and why."""
+        """Called if a photo cannot be used.
+
+        Args:
+            message: The reason.
+        """
         ...
+
+
+class NoListener:
+    """`Listener` that does nothing."""
+
+    def begun(self, total: int, done: int) -> None:
+        """Do nothing."""
+
+    def photo_begun(self, name: str) -> None:
+        """Do nothing."""
+
+    def photo_done(self) -> None:
+        """Do nothing."""
+
+    def photo_failed(self, message: str) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """sources: photos and folders. photos: those to segment, where they are not all that `find_photos` finds in
-    `sources`. out: folder for the results. write: names of `WRITERS`. limit: first so many photos.
-    max_pixels: larger photos are refused. resume, overwrite: what to do with an earlier run in `out`. profile: also
-    write a trace of what ran when."""
+    """Options of a run of photos.
+
+    Attributes:
+        sources: Photos and folders of photos.
+        out: Folder for the results.
+        segmenter: Model, method and settings.
+        write: Names of `sink_table.SINKS`.
+        limit: Only the first photos, this many.
+        max_pixels: Larger photos are refused.
+        resume: Continue an earlier run in ``out``.
+        overwrite: Remove an earlier run in ``out``.
+        profile: Also write ``profile.json``, the time of each step by thread.
+        photos: The photos to segment, if they are not all photos in ``sources``.
+    """
 
     sources: Sequence[Path]
     out: Path
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
-    write: Sequence[str] = WRITERS
+    write: Sequence[str] = tuple(SINKS)
     limit: int | None = None
-    max_pixels: int = 200_000_000
+    max_pixels: int = MAX_PIXELS
     resume: bool = False
     overwrite: bool = False
     profile: bool = False
@@ -72,8 +118,20 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """done, failed: photos of this run; done_before: of the run that it resumed; left: not looked at. entities,
-    mean_times_s (seconds a photo, by stage): of all photos done. error: why the run stopped early, else empty."""
+    """Result of a run.
+
+    Attributes:
+        out: Folder of the results.
+        look_at: File or folder that a user should open first.
+        done: Photos that this run finished.
+        done_before: Photos that the resumed run had finished.
+        failed: Photos that cannot be used, listed in ``errors.jsonl``.
+        left: Photos that were not processed.
+        entities: Entities of all finished photos.
+        mean_times_s: Mean seconds a photo by stage, of all finished photos.
+        exit_code: Exit code of the command line.
+        error: Why the run stopped early. Empty if it did not.
+    """
 
     out: Path
     look_at: Path
@@ -87,10 +145,18 @@ class RunSummary:
     error: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict for `--json`."""
+        """Return a plain dict for ``--json``."""
         return asdict(self) | {"out": str(self.out), "look_at": str(self.look_at)}
 
 
 def open_segmenter(options: RunOptions, on_event: OnEvent = ignore) -> Segmenter:
-    """The product's own segmenter; `on_event` is called while its model is fetched and exported."""
+    """Load the model and open the segmenter of a run.
+
+    Args:
+        options: The run.
+        on_event: Called while the model is fetched, exported and built.
+
+    Returns:
+        The segmenter.
+    """
     return options.segmenter.open(on_event)

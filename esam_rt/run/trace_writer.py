@@ -1,4 +1,4 @@
-"""A file of spans in Chrome's trace format."""
+"""TraceWriter: a file of spans in Chrome's trace format."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from esam_rt.storage.atomic import atomic_path, output_error
 from esam_rt.tracing import Span
 
 
-class Profile:
-    """A file of spans in Chrome's trace format, as an array of events: ui.perfetto.dev and chrome://tracing open it.
+class TraceWriter:
+    """A context manager that writes spans in Chrome's trace format, for ui.perfetto.dev and chrome://tracing.
 
-    Written as it goes, so that a long run holds none of it. A context manager; the file appears at its end.
-    Errors: OutputError.
+    Spans are written as they come, so a long run holds none of them. The file appears when the context ends.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OutputError: If it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +31,7 @@ class Profile:
         self._named: set[int] = set()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:  # atomic_path is told of what fails here too
+        with ExitStack() as stack:  # atomic_path sees what fails here, too
             temporary = stack.enter_context(atomic_path(self._path))
             self._file = stack.enter_context(temporary.open("w", encoding="ascii"))
             process = {"ph": "M", "pid": os.getpid(), "tid": 0, "name": "process_name", "args": {"name": "esam-rt"}}
@@ -35,7 +40,15 @@ class Profile:
         return self
 
     def add(self, spans: Iterable[Span], photo: str) -> None:
-        """Write the spans of a photo."""
+        """Write the spans of a photo.
+
+        Args:
+            spans: The spans.
+            photo: Name of the photo.
+
+        Raises:
+            OutputError: If they cannot be written.
+        """
         for span in spans:
             where = {"pid": os.getpid(), "tid": span.thread}
             if span.thread not in self._named:
@@ -52,5 +65,5 @@ class Profile:
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if t is None:
-            self._open.callback(self._file.write, "\n]\n")  # first of all that the stack does
+            self._open.callback(self._file.write, "\n]\n")  # the stack runs this first
         self._open.__exit__(t, e, tb)

@@ -1,1 +1,32 @@
-"""Sinks: where entities go. Each file appears whole or not at all."""
+"""Sinks: where entities go. Each public name is imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esam_rt.sinks.coco_json import CocoJson
+    from esam_rt.sinks.file_sink import FileSink
+    from esam_rt.sinks.html_report import HtmlReport
+    from esam_rt.sinks.label_maps import LabelMaps
+    from esam_rt.sinks.overlays import Overlays
+    from esam_rt.sinks.sink import RunInfo, Sink
+
+__all__ = ["CocoJson", "FileSink", "HtmlReport", "LabelMaps", "Overlays", "RunInfo", "Sink"]
+
+_MODULES = {
+    "CocoJson": "coco_json",
+    "FileSink": "file_sink",
+    "HtmlReport": "html_report",
+    "LabelMaps": "label_maps",
+    "Overlays": "overlays",
+    "RunInfo": "sink",
+    "Sink": "sink",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

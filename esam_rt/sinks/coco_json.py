@@ -1,33 +1,65 @@
-"""All entities of a run as one COCO file."""
+"""CocoJson: all entities of a run as one COCO file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from esam_rt._version import __version__
-from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.entity_map import EntityMap
+from esam_rt.sinks.file_sink import FileSink
+from esam_rt.sources.frame import Frame
 from esam_rt.storage.atomic import atomic_path
 
+FILE = "entities.json"
 
-def write_coco(out: Path, records: Iterable[PhotoRecord]) -> Path:
-    """Write `entities.json`: images (id, file_name, width, height) and annotations (compressed RLE, bbox, area, score)
-    of the one category "entity". Ids count from 1 in the order of `records`, which are taken one at a time: memory
-    holds the annotations of one photo and the names of all."""
-    path = out / "entities.json"
-    images: list[dict[str, Any]] = []
-    annotation_id = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
-        info = {"description": "Entities found by esam-rt", "version": __version__}
-        file.write(f'{{"info": {json.dumps(info)},\n"categories": [{{"id": 1, "name": "entity"}}],\n"annotations": [')
-        for record in records:
-            image = {"id": len(images) + 1, "file_name": record.name, "width": record.width, "height": record.height}
-            images.append(image)
-            for entity in record.entities:
-                separator = ",\n" if annotation_id else "\n"
-                annotation_id += 1
-                file.write(separator + json.dumps({**entity, "id": annotation_id, "image_id": image["id"]}))
-        file.write("],\n" + f'"images": {json.dumps(images)}}}\n')
-    return path
+
+class CocoJson(FileSink):
+    """Write ``entities.json`` when the run ends: images, and annotations of the one category ``entity``.
+
+    Images have id, file_name, width and height. Annotations have a compressed RLE, bbox, area and score. Ids count from
+    1 in the order of the frames. Memory holds the annotations of one frame and the names of all.
+
+    Args:
+        folder: Folder for the file. Default: the folder of the run.
+
+    Example:
+        >>> with CocoJson("out") as sink:  # doctest: +SKIP
+        ...     for frame in PhotoFolder("photos"):
+        ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
+    """
+
+    outputs = (FILE,)
+
+    def write(self, frame: Frame, entities: EntityMap) -> None:
+        """Keep the annotations of a frame, if no run keeps them.
+
+        Args:
+            frame: The photo.
+            entities: Its entities.
+        """
+        self.remember(frame, entities)
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        """Write the file.
+
+        Args:
+            summary: Not used.
+
+        Raises:
+            OutputError: If the file cannot be written.
+        """
+        images: list[dict[str, Any]] = []
+        annotation_id = 0
+        with atomic_path(self.folder / FILE) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+            info = json.dumps({"description": "Entities found by esam-rt", "version": __version__})
+            file.write(f'{{"info": {info},\n"categories": [{{"id": 1, "name": "entity"}}],\n"annotations": [')
+            for r in self.run.records():
+                image = {"id": len(images) + 1, "file_name": r.name, "width": r.width, "height": r.height}
+                images.append(image)
+                for entity in r.entities:
+                    separator = ",\n" if annotation_id else "\n"
+                    annotation_id += 1
+                    file.write(separator + json.dumps({**entity, "id": annotation_id, "image_id": image["id"]}))
+            file.write("],\n" + f'"images": {json.dumps(images)}}}\n')

@@ -8,14 +8,20 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 
-_ADJACENCY_SIDE = 1024  # colors are chosen on a map of this size: neighbors that do not show there need no contrast
-_GAP = 3  # pixels of that map that may lie between neighbors
+_ADJACENCY_SIDE = 1024  # colors are chosen on a map of this size: smaller contacts do not show on a screen
+_GAP = 3  # neighbors may be this many pixels of that map apart
 
 
 def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
-    """uint8 RGB [N + 1, 3], row i for label i (row 0 is black), clearly different for entities that touch or nearly do.
+    """Choose a color for each entity, clearly different for entities that touch or nearly touch.
 
-    Entities are coloured in order, each with the least used of the hues that differ enough from its neighbors'.
+    Each entity takes the least used of the hues that differ enough from the colors of its neighbors.
+
+    Args:
+        result: Entities of one photo.
+
+    Returns:
+        uint8 RGB [N + 1, 3], row i for label i. Row 0 is black.
     """
     chosen = np.full(len(result) + 1, -1)
     used = np.zeros(len(_HUES))
@@ -31,20 +37,8 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
     return colors
 
 
-def _outlines(labels: NDArray[np.uint16], thickness: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """bool [H, W] twice: lines along the borders of entities and, beside them, their rims; both inside entities."""
-    inside = labels > 0
-    # Larger than a neighbor: one side of every border, and never the side without an entity.
-    line = (labels > np.asarray(cv2.erode(labels, _CROSS))).view(np.uint8)
-    if thickness > 1:
-        line[:] = cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness)))
-    rim_size = 2 * max(1, thickness // 2) + 1
-    rim = np.asarray(cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim_size, rim_size))))
-    return (line > 0) & inside, (rim > line) & inside
-
-
 def _neighbors(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]:
-    """For each label from 0 to `count`, the labels that touch it or are at most `_GAP` sampled pixels away."""
+    """For each label from 0 to ``count``, find the labels at most ``_GAP`` sampled pixels away."""
     step = -(-max(labels.shape) // _ADJACENCY_SIDE)
     sampled = labels[::step, ::step].astype(np.int64)
     pairs = [np.zeros(0, np.int64)]
@@ -59,7 +53,7 @@ def _neighbors(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]
 
 
 def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Vivid colors, uint8 RGB [K, 3], and the CIELAB distance of each two [K, K]."""
+    """Return vivid colors, uint8 RGB [K, 3], and the CIELAB distances between them [K, K]."""
     hue = np.arange(18) * 0.618034 % 1 * 360
     hsv = np.stack([hue, np.tile([0.8, 0.55, 0.95], 6), np.tile([1, 1, 0.8], 6)], axis=1).astype(np.float32)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)
@@ -68,6 +62,5 @@ def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return np.round(rgb[0] * 255).astype(np.uint8), difference.astype(np.float32)
 
 
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _HUES, _DIFFERENCE = _hues()
-_CLEAR = 45.0  # CIELAB units: red and orange are 60 apart, neighbouring greens 20
+_CLEAR = 45.0  # CIELAB units: red and orange are 60 apart, neighboring greens 20

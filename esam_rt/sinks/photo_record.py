@@ -1,51 +1,104 @@
-"""One line of the journal: what a finished photo gave."""
+"""PhotoRecord: one line of the journal, written when a photo is finished."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError
-from esam_rt.sinks.output_names import output_stems
 
 
 @dataclass(frozen=True)
 class PhotoRecord:
-    """name: the frame's. width, height: pixels. entities: COCO annotations as `EntityMap.to_coco` makes them, their ids
-    left to `write_coco`. times_s: seconds a stage. stem: of the photo's files (`output_stems`), by default the name
-    without its suffix. path: of the photo, without links; empty where it is not known."""
+    """Result of one photo, without its pixels.
+
+    Attributes:
+        name: Name of the frame.
+        width: Width of the photo, pixels.
+        height: Height of the photo, pixels.
+        entities: COCO annotations from `EntityMap.to_coco`. `CocoJson` renumbers them.
+        times_s: Seconds by stage, as in `EntityMap.times_s`, and ``total``.
+        stem: Path of the photo's files, relative and without suffix (`output_stems`).
+        path: Path of the photo without links. Empty if it is unknown.
+    """
 
     name: str
     width: int
     height: int
     entities: list[dict[str, Any]]
     times_s: dict[str, float]
-    stem: str = ""
+    stem: str
     path: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.stem:
-            object.__setattr__(self, "stem", output_stems([self.name])[self.name])
 
     @classmethod
     def of(cls, name: str, stem: str, result: EntityMap, path: str = "") -> PhotoRecord:
-        """The record of a result."""
+        """Make the record of a result.
+
+        Args:
+            name: Name of the frame.
+            stem: Path of the photo's files, without suffix.
+            result: Entities of the photo.
+            path: Path of the photo without links.
+
+        Returns:
+            The record.
+        """
         height, width = result.labels.shape
         return cls(name, width, height, result.to_coco(), dict(result.times_s), stem, path)
 
     def to_json(self) -> str:
-        """One line of ASCII JSON, without a line end."""
+        """Return one line of ASCII JSON, without a line end."""
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> PhotoRecord:
-        """The record that `to_json` wrote; `InputError` for any other text."""
+        """Read a line that `to_json` wrote.
+
+        Args:
+            line: The line.
+
+        Returns:
+            The record.
+
+        Raises:
+            InputError: If the line is something else.
+        """
         try:
             return cls(**json.loads(line))
         except (ValueError, TypeError) as e:
             found = line if len(line) <= 40 else line[:40] + "…"
             raise InputError(
-                f"{found!r} is not a line of a run's journal; remove it and run again with --resume"
+                f"{found!r} is not a line of a run's journal. Remove the line and run again with --resume."
             ) from e
+
+
+class RecordSpool:
+    """Records in a temporary file, for a sink without a run. Memory holds one record at a time."""
+
+    def __init__(self) -> None:
+        self._file: IO[str] | None = None
+
+    def add(self, record: PhotoRecord) -> None:
+        """Append a record.
+
+        Args:
+            record: The record.
+        """
+        if self._file is None:
+            self._file = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - open until close()
+        self._file.write(record.to_json() + "\n")
+
+    def records(self) -> Iterator[PhotoRecord]:
+        """Read the records from the first one on."""
+        if self._file is not None:
+            self._file.seek(0)
+            yield from map(PhotoRecord.from_json, self._file)
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()

@@ -1,5 +1,40 @@
-"""The names that `--write` takes."""
+"""The table of sinks that ``--write`` picks from. A new sink of files is one row here."""
 
 from __future__ import annotations
 
-WRITERS = ("labels", "coco", "overlay", "report")
+from collections.abc import Callable, Iterable, Mapping
+
+from esam_rt.errors import SettingsError, did_you_mean
+from esam_rt.sinks.coco_json import CocoJson
+from esam_rt.sinks.html_report import HtmlReport
+from esam_rt.sinks.label_maps import LabelMaps
+from esam_rt.sinks.overlays import Overlays
+from esam_rt.sinks.sink import Sink
+
+SINKS: Mapping[str, Callable[[], Sink]] = {
+    "labels": LabelMaps,
+    "coco": CocoJson,
+    "overlay": Overlays,
+    "report": HtmlReport,
+}
+
+
+def make_sinks(names: Iterable[str]) -> list[Sink]:
+    """Make the sinks that ``--write`` names.
+
+    Args:
+        names: Names of `SINKS`.
+
+    Returns:
+        A new sink for each name, in the order of the table.
+
+    Raises:
+        SettingsError: If a name is unknown, or there is no name.
+    """
+    names = list(names)
+    for name in names:
+        if name not in SINKS:
+            raise SettingsError(f"Unknown output {name!r} in --write.{did_you_mean(name, SINKS)}")
+    if not names:
+        raise SettingsError(f"--write names nothing; expected some of {', '.join(SINKS)}.")
+    return [make() for name, make in SINKS.items() if name in names]

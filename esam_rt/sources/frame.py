@@ -1,8 +1,9 @@
-"""Frame: one photo on its way through the pipeline."""
+"""Frame: one image on its way from a source to the sinks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """image_hwc_rgb: uint8 [H, W, 3], upright. name: path relative to the source's root, with forward slashes.
-    stamp_ns: time of the exposure in nanoseconds since the epoch, where the source knows it."""
+    """One image of a source.
+
+    Attributes:
+        image_hwc_rgb: uint8 [H, W, 3], RGB, upright.
+        name: Name of the frame, unique in its source. It is a relative path with forward slashes, such as
+            ``sub/a.jpg``; output files are named after it.
+        stamp_ns: Time of the exposure in nanoseconds since the epoch, or None if it is unknown.
+        frame_id: Coordinate frame of the camera, as in ROS. Empty if it is unknown.
+        header: Header of the source's own message, such as a ROS header. None if there is no header.
+        disposable: True if nobody reads the image after the last sink. A sink may then draw on it without a copy.
+    """
 
     image_hwc_rgb: NDArray[np.uint8]
     name: str
     stamp_ns: int | None = None
+    frame_id: str = ""
+    header: Any = None
+    disposable: bool = False

@@ -1,1 +1,1 @@
-"""Files and folders: atomic writes, hashes, locks, permissions, manifests. Knows nothing of SAM."""
+"""Files and folders: atomic writes, hashes, locks, permissions, manifests. This wing knows nothing of SAM."""

@@ -9,6 +9,6 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """`ESAM_RT_CACHE`, else the platform's cache folder of the user. It need not exist yet."""
+    """Return the folder in ``ESAM_RT_CACHE``, or the user's cache folder of this platform. It may not exist yet."""
     override = os.environ.get("ESAM_RT_CACHE")
     return Path(override) if override else Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))

@@ -16,13 +16,17 @@ _DIGEST = 32  # bytes of SHA-256, before the content
 
 
 class ChecksummedFile:
-    """Bytes of a library in a file, with their hash: what is damaged never reaches the library."""
+    """Bytes of a library, with their checksum: damaged bytes never reach the library.
+
+    Args:
+        path: The file. It may be missing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> bytes:
-        """The content; empty where there is none, and where it is damaged, with a warning."""
+        """Return the content. It is empty if the file is missing, or, with a warning, unreadable or damaged."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -32,13 +36,16 @@ class ChecksummedFile:
             return b""
         content = data[_DIGEST:]
         if hashlib.sha256(content).digest() != data[:_DIGEST]:
-            _log.warning("%s: differs from its hash; going on without it, and making it anew.", self.path)
+            _log.warning("%s: differs from its hash; going on without it. It will be written again.", self.path)
             return b""
         return content
 
     def update(self, changed: Callable[[bytes], bytes]) -> None:
-        """Put what `changed` makes of the content in its place, whole or not at all, with no other process between; a
-        warning where that cannot be."""
+        """Replace the content, whole or not at all. Other processes wait. A failure is logged as a warning.
+
+        Args:
+            changed: Returns the new content from the old one.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock")):

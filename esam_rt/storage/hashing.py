@@ -13,11 +13,21 @@ from esam_rt.errors import ModelError, OutputError
 from esam_rt.storage.atomic import write_json
 from esam_rt.storage.cache_dir import cache_folder
 
-REMEMBERED_BYTES = 64 << 20  # larger files are not hashed anew at every start
+REMEMBERED_BYTES = 64 << 20  # hashes of larger files are remembered between runs
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a model file, hex; ModelError where it cannot be read."""
+    """Hash a model file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        SHA-256, hex.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
     try:
         with path.open("rb") as f:
             return hashlib.file_digest(f, "sha256").hexdigest()
@@ -26,14 +36,25 @@ def sha256_of(path: Path) -> str:
 
 
 def remembered_sha256(path: Path) -> str:
-    """SHA-256 of a model file, which is read anew only when its size, times or inode have changed: hashing ViT-H takes
-    seconds. ModelError where it cannot be read or is no regular file: a pipe could make us wait for ever."""
+    """Hash a model file, or return the remembered hash if its size, times and inode are unchanged.
+
+    Hashing ViT-H takes seconds.
+
+    Args:
+        path: The file.
+
+    Returns:
+        SHA-256, hex.
+
+    Raises:
+        ModelError: If it cannot be read or is no regular file. Reading a pipe could wait for ever.
+    """
     try:
         state = path.stat()
     except OSError as e:
         raise _unreadable(path, e) from e
     if not stat.S_ISREG(state.st_mode):
-        raise ModelError(f"{path}: found a folder, pipe or device, expected a model file.")
+        raise ModelError(f"{path}: found a folder, pipe or device, expected a model file. Check the path.")
     if state.st_size < REMEMBERED_BYTES:
         return sha256_of(path)
     note = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
@@ -43,13 +64,13 @@ def remembered_sha256(path: Path) -> str:
         "ctime_ns": state.st_ctime_ns,
         "inode": state.st_ino,
     }
-    # Never noted, or the note is broken: it is written anew.
+    # A missing or broken note is written again.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         remembered = json.loads(note.read_text())
         if {key: remembered[key] for key in mark} == mark:
             return str(remembered["sha256"])
     digest = sha256_of(path)
-    with contextlib.suppress(OutputError):  # a cache that cannot be written costs the seconds again, no more
+    with contextlib.suppress(OutputError):  # without a writable cache the file is hashed again next time
         write_json(note, mark | {"sha256": digest})
     return digest
 

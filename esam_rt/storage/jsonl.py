@@ -1,4 +1,4 @@
-"""Files of lines that survive an interrupt: a line counts once its line feed is on the disk."""
+"""Files of lines that survive an interrupt. A line counts when its line feed is on the disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from esam_rt.storage.atomic import output_error
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line of ASCII and wait until it is on the disk; OutputError when it cannot be written."""
+    """Append a line and wait until it is on the disk.
+
+    Args:
+        path: The file. It is made if it is missing.
+        line: ASCII text without a line feed.
+
+    Raises:
+        OutputError: If the line cannot be written.
+    """
     try:
         with path.open("ab") as f:
             f.write(line.encode("ascii") + b"\n")
@@ -21,14 +29,28 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The whole lines without line feeds; a torn last one is left out, a missing file has none."""
+    """Read the whole lines of a file. A torn last line is left out.
+
+    Args:
+        path: The file. A missing file has no lines.
+
+    Yields:
+        Each line without its line feed.
+    """
     if path.exists():
         with path.open("rb") as f:
             yield from (line[:-1].decode("ascii", "replace") for line in f if line.endswith(b"\n"))
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line feed, so that the next line begins on its own."""
+    """Cut off everything after the last line feed, so that the next line begins on its own.
+
+    Args:
+        path: The file. It may be missing.
+
+    Raises:
+        OutputError: If the file cannot be changed.
+    """
     if not path.exists():
         return
     try:

@@ -16,21 +16,27 @@ from esam_rt.storage.cache_dir import cache_folder
 
 @contextmanager
 def kept_from_others(out: Path) -> Iterator[None]:
-    """No other run of this user may write into `out` meanwhile: SettingsError where one does already.
+    """Keep other runs of this user out of an output folder.
 
-    The lock lies in the cache: results stay clean, and network folders, which may know no locks, are locked too, from
-    one machine. Without a cache that can be written nothing is locked.
+    The lock lies in the cache, so the results stay clean. It works for network folders without locks too, between
+    processes of one machine. If the cache cannot be written, nothing is locked.
+
+    Args:
+        out: The output folder. It may be missing.
+
+    Raises:
+        SettingsError: If another run writes there.
     """
     lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(os.path.realpath(out))).hexdigest()[:16]}.lock"
     with ExitStack() as stack:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(lock, timeout=0))
-            # Before it is let go. Who had opened it by then finds it gone, since filelock 3.21, and does not hold it.
+            # Removed before it is released. Since filelock 3.21, a process that opened it earlier notices and retries.
             stack.callback(_unlink, lock)
         except Timeout as e:
             raise SettingsError(
-                f"--out {out}: another run is writing there; wait for its end, or choose another folder."
+                f"--out {out}: another run is writing there. Wait for its end, or choose another folder."
             ) from e
         except (OSError, NotImplementedError):
             pass

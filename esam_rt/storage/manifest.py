@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from esam_rt.errors import EsamError
-from esam_rt.storage.atomic import TEMPORARY, output_error, write_json
+from esam_rt.storage.atomic import TEMPORARY, output_error, sync_file, write_json
 from esam_rt.storage.hashing import sha256_of
 
 MANIFEST = "esam-rt.json"
@@ -20,11 +19,19 @@ MANIFEST = "esam-rt.json"
 
 @contextmanager
 def written_together(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside `folder`, which is made if need be; when the body succeeds, the files written there
-    move to `folder`, with a manifest.
+    """Write files that belong together. Their manifest is written last.
 
-    An earlier manifest is removed first and the new one comes last, so that what an interrupt leaves is not taken for
-    whole. Files of other names stay. OutputError where nothing can be written.
+    When the body succeeds, the files move into ``folder``. An older manifest is removed first, so an interrupted move
+    never looks complete. Files with other names stay.
+
+    Args:
+        folder: Folder for the files. It is made if it is missing.
+
+    Yields:
+        A temporary folder inside ``folder``. Write the files there.
+
+    Raises:
+        OutputError: If the files cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +40,7 @@ def written_together(folder: Path) -> Iterator[Path]:
             yield temporary
             files = sorted(temporary.iterdir())
             for file in files:
-                _sync(file)
+                sync_file(file)
             listed = {file.name: _entry(file) for file in files}
             (folder / MANIFEST).unlink(missing_ok=True)
             for file in files:
@@ -44,13 +51,25 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in `folder`, which nobody else is writing to."""
+    """Remove temporary folders of killed processes.
+
+    Args:
+        folder: A folder that no other process writes to.
+    """
     for leftover in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def listed_files(folder: Path, needed: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The manifest's entries by file; empty where there is no manifest, or one that lacks a needed file."""
+    """Read the manifest of a folder.
+
+    Args:
+        folder: The folder.
+        needed: Names of files that the manifest must list.
+
+    Returns:
+        Entries by file name. Empty if the manifest is missing or broken, or lacks a needed file.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -61,8 +80,18 @@ def listed_files(folder: Path, needed: Collection[str]) -> dict[str, dict[str, A
 
 
 def is_whole(folder: Path, needed: Collection[str]) -> bool:
-    """Whether every file is there as it was written. One of the same size and time is not hashed: gigabytes take
-    seconds, and what this guards against, files cut off or overwritten, changes them."""
+    """Check that every listed file is as it was written.
+
+    A file with the same size and time is not hashed: gigabytes take seconds, and the faults that this check finds
+    (files cut off or overwritten) change size or time.
+
+    Args:
+        folder: The folder.
+        needed: Names of files that the manifest must list.
+
+    Returns:
+        True if the manifest and all files are in order.
+    """
     entries = listed_files(folder, needed)
     return bool(entries) and all(_is_as_written(folder / name, entry) for name, entry in entries.items())
 
@@ -76,12 +105,3 @@ def _is_as_written(file: Path, entry: dict[str, Any]) -> bool:
     if not file.is_file() or file.is_symlink() or file.stat().st_size != entry.get("size_bytes"):
         return False
     return file.stat().st_mtime_ns == entry.get("mtime_ns") or sha256_of(file) == entry.get("sha256")
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

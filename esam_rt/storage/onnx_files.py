@@ -1,4 +1,4 @@
-"""ONNX files are hostile until checked: where do their weights lie, and are they all there?"""
+"""Checks of ONNX files from elsewhere: their weights must lie beside them, and be whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from google.protobuf.message import DecodeError
 
 from esam_rt.errors import ModelError
 
-CHUNK = 1 << 24
+CHUNK = 1 << 24  # bytes read at a time
 
 
 @dataclass(frozen=True)
 class ExternalTensor:
-    """A tensor of an ONNX file whose bytes are in another file."""
+    """A tensor of an ONNX file whose bytes are in another file.
+
+    Attributes:
+        name: Name of the tensor.
+        file: File with the bytes.
+        offset: First byte.
+        length: Number of bytes.
+    """
 
     name: str
     file: Path
@@ -25,7 +32,7 @@ class ExternalTensor:
     length: int
 
     def crc32(self) -> int:
-        """Checksum of its bytes."""
+        """Return the CRC-32 of the bytes."""
         checksum, left = 0, self.length
         with self.file.open("rb") as f:
             f.seek(self.offset)
@@ -36,19 +43,30 @@ class ExternalTensor:
 
 
 def check_graph_file(path: Path) -> list[ExternalTensor]:
-    """The tensors that an ONNX file keeps outside itself; its own are not looked at.
+    """Check an ONNX file, and list the tensors that it keeps in other files.
 
-    ModelError unless the file is a whole ONNX model and each of these tensors lies in a plain file beside it, named
-    without a path, and within that file's length: a model from elsewhere must not make a runtime read other files.
+    Each of these tensors must lie in a plain file beside the model, named without a path, and inside that file's
+    length: a model from elsewhere must not make a runtime read other files. Tensors inside the file are not checked.
+
+    Args:
+        path: The ONNX file.
+
+    Returns:
+        The tensors in other files.
+
+    Raises:
+        ModelError: If the file is no whole ONNX model, or a tensor lies elsewhere.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: found no such file, expected an exported ONNX model.")
+        raise ModelError(f"{path}: found no such file, expected an exported ONNX model. Check the path.")
     try:
         model = onnx.load_model(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as e:
-        raise ModelError(f"{path}: expected a whole ONNX model, found a file that cannot be read as one ({e}).") from e
+        raise ModelError(
+            f"{path}: expected a whole ONNX model, found a file that cannot be read as one ({e}). Export it again."
+        ) from e
     if not model.HasField("graph") or not model.graph.node:
-        raise ModelError(f"{path}: expected a whole ONNX model, found one without a graph.")
+        raise ModelError(f"{path}: expected a whole ONNX model, found one without a graph. Export it again.")
     return [
         _located(path, tensor)
         for tensor in _tensors_of_model(model)
@@ -57,7 +75,7 @@ def check_graph_file(path: Path) -> list[ExternalTensor]:
 
 
 def _located(path: Path, tensor: onnx.TensorProto) -> ExternalTensor:
-    """Where a tensor lies, checked."""
+    """Find the bytes of a tensor, and check the place."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     where = f"{path}: tensor {tensor.name}"
@@ -69,13 +87,13 @@ def _located(path: Path, tensor: onnx.TensorProto) -> ExternalTensor:
     file = path.parent / location
     if file.is_symlink() or not file.is_file():
         found = "a link" if file.is_symlink() else "no such file"
-        raise ModelError(f"{where}: found {found} at {file}, expected a plain file with its data; export it again.")
+        raise ModelError(f"{where}: found {found} at {file}, expected a plain file with its data. Export it again.")
     size = file.stat().st_size
     try:
         offset = int(entries.get("offset", "0"))
         length = int(entries.get("length", str(size - offset)))
     except ValueError as e:
-        raise ModelError(f"{where}: found an offset or length that is no number ({e}); export it again.") from e
+        raise ModelError(f"{where}: found an offset or length that is no number ({e}). Export it again.") from e
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelError(
             f"{where}: found {size} bytes in {file}, expected at least {offset + length}; the file is cut off or "
@@ -85,7 +103,7 @@ def _located(path: Path, tensor: onnx.TensorProto) -> ExternalTensor:
 
 
 def _tensors_of_model(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model, also those of nodes, sub-graphs and functions."""
+    """Yield every tensor of a model, also those of nodes, sub-graphs and functions."""
     yield from _tensors_of_graph(model.graph)
     for function in model.functions:
         for node in function.node:

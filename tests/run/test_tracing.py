@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from esam_rt.errors import OutputError
-from esam_rt.run.trace_writer import Profile
+from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.tracing import Span, Trace
 
 
@@ -54,9 +54,9 @@ def test_spans_are_recorded_by_thread_even_when_they_fail() -> None:
 
 def test_a_profile_is_a_whole_trace_of_all_threads(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    with Profile(path) as profile:
-        profile.add([span("encoder", 1_000, 3_500), span("superpixels", 500, 4_000, thread=2)], "a.jpg")
-        profile.add([span("encoder", 5_000, 6_000)], 'b "ü".jpg')
+    with TraceWriter(path) as trace_file:
+        trace_file.add([span("encoder", 1_000, 3_500), span("superpixels", 500, 4_000, thread=2)], "a.jpg")
+        trace_file.add([span("encoder", 5_000, 6_000)], 'b "ü".jpg')
         assert not path.exists(), "it appears whole"
     events = json.loads(path.read_text())
     assert {e["pid"] for e in events} == {os.getpid()}
@@ -72,12 +72,15 @@ def test_a_profile_is_a_whole_trace_of_all_threads(tmp_path: Path) -> None:
 
 def test_a_profile_that_fails_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    with pytest.raises(KeyError), Profile(path) as profile:
-        profile.add([span("encoder", 0, 1)], "a.jpg")
+    with pytest.raises(KeyError), TraceWriter(path) as trace_file:
+        trace_file.add([span("encoder", 0, 1)], "a.jpg")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"profile\.json cannot be written"), Profile(tmp_path / "file/profile.json"):
+    with (
+        pytest.raises(OutputError, match=r"profile\.json cannot be written"),
+        TraceWriter(tmp_path / "file/profile.json"),
+    ):
         pass
 
 
@@ -87,7 +90,7 @@ def test_a_profile_that_cannot_be_opened_is_an_output_error(tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(OutputError, match=r"profile\.json cannot be written: no permission"):
-        Profile(tmp_path / "profile.json").__enter__()
+        TraceWriter(tmp_path / "profile.json").__enter__()
 
 
 def test_a_profile_that_cannot_be_begun_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +106,6 @@ def test_a_profile_that_cannot_be_begun_leaves_nothing_open(tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(OutputError, match=r"profile\.json cannot be written: the disk or quota is full"):
-        Profile(tmp_path / "profile.json").__enter__()
+        TraceWriter(tmp_path / "profile.json").__enter__()
     assert file.closed
     assert list(tmp_path.iterdir()) == []

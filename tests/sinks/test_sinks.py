@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,12 +22,12 @@ from pycocotools.coco import COCO
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError, OutputError
-from esam_rt.sinks.coco_json import write_coco
-from esam_rt.sinks.html_report import write_report, write_report_photo
-from esam_rt.sinks.label_maps import write_labels
-from esam_rt.sinks.output_names import SUFFIXES, output_stems
-from esam_rt.sinks.overlays import draw_overlay, write_overlay
+from esam_rt.sinks import CocoJson, FileSink, HtmlReport, LabelMaps, Overlays, RunInfo, Sink
+from esam_rt.sinks.output_names import SUFFIXES, StemMaker, check_name, output_stems
+from esam_rt.sinks.overlays import draw_overlay
 from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sinks.sink import in_write_order, outputs_of, write_all
+from esam_rt.sinks.sink_table import SINKS, make_sinks
 from esam_rt.sources.frame import Frame
 
 TIMES = {"encoder": 0.25, "decoder": 1.5, "mmg": 0.0625}
@@ -65,14 +65,44 @@ def photo(result: EntityMap, level: int = 128) -> NDArray[np.uint8]:
     return np.clip(level + noise, 0, 255).astype(np.uint8)
 
 
+def opened(sink: Sink, folder: Path, stem: str = "x", records: Iterable[PhotoRecord] = ()) -> Any:
+    """The sink in a run whose photos all have one stem."""
+    sink.open(RunInfo(folder, lambda name: stem, lambda: records))
+    return sink
+
+
+def write_labels(folder: Path, stem: str, result: EntityMap) -> Path:
+    opened(LabelMaps(), folder, stem).write(Frame(photo(result), "x.jpg"), result)
+    return folder / "labels" / f"{stem}.png"
+
+
+def write_overlay(folder: Path, frame: Frame, result: EntityMap, stem: str) -> Path:
+    opened(Overlays(), folder, stem).write(frame, result)
+    return folder / "overlays" / f"{stem}.jpg"
+
+
+def write_report_photo(folder: Path, frame: Frame, result: EntityMap, stem: str) -> None:
+    opened(HtmlReport(), folder, stem).write(frame, result)
+
+
+def write_report(folder: Path, records: Iterable[PhotoRecord], run: dict[str, Any]) -> Path:
+    sink = opened(HtmlReport(), folder, records=records)
+    sink.close(run)
+    assert isinstance(sink.look_at, Path)
+    return sink.look_at
+
+
+def write_coco(folder: Path, records: Iterable[PhotoRecord]) -> Path:
+    opened(CocoJson(), folder, records=records).close({})
+    return folder / "entities.json"
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
 def test_label_maps_keep_more_than_255_entities(tmp_path: Path) -> None:
     result = blocks(30, 30, 3, gap=1)
-    path = write_labels(tmp_path, "sub/photo", result)
-    assert path == tmp_path / "labels" / "sub" / "photo.png"
-    read = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    read = cv2.imread(str(write_labels(tmp_path, "sub/photo", result)), cv2.IMREAD_UNCHANGED)
     assert read.dtype == np.uint16
     assert read.max() == 900
     np.testing.assert_array_equal(read, result.labels)
@@ -187,6 +217,34 @@ def test_no_file_of_a_photo_is_in_the_way_of_another(tmp_path: Path) -> None:
     assert {path.suffix for path in made} == set(SUFFIXES)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpg", "a.png", "A.webp", "a.jpg.png"],
+        ["a.jpg", "a.png/b.jpg"],
+        ["a.png/b.jpg", "a.jpg"],
+        ["a.png/b.jpg", "a.jpg", "a.png", "a.jpg.png/c.jpg"],
+        ["x" * 251 + ".jpg", "x" * 251 + ".png"],
+    ],
+)
+def test_names_that_are_not_known_in_advance_do_not_meet_either(tmp_path: Path, names: list[str]) -> None:
+    stem = StemMaker()
+    stems = [stem(name) for name in names]
+    assert [stem(name) for name in names] == stems
+    result = blocks(1, 2)
+    for name in stems:
+        write_labels(tmp_path, name, result)
+        write_overlay(tmp_path, Frame(photo(result), "x"), result, name)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2 * len(names)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/x.jpg", "../x.jpg", "a/../../x.jpg", "a//b.jpg", ".", "a/.", "a\0b"])
+def test_names_that_lead_out_of_the_folder_are_refused(name: str) -> None:
+    for check in (check_name, StemMaker()):
+        with pytest.raises(InputError, match="expected a relative path"):
+            check(name)
+
+
 # --- the journal -----------------------------------------------------------------------------------------------------
 
 
@@ -200,13 +258,9 @@ def test_a_record_goes_through_one_line_of_json(name: str) -> None:
     assert PhotoRecord.from_json(line) == record
 
 
-def test_the_stem_of_a_record_is_its_name_unless_given() -> None:
-    assert PhotoRecord("sub/a.b.jpg", 1, 1, [], {}).stem == "sub/a.b"
-
-
 @pytest.mark.parametrize("line", ["", "{", "[1, 2]", '{"name": "a.jpg"}', "3", '{"name": "a", "other": 1}'])
 def test_other_lines_are_refused(line: str) -> None:
-    with pytest.raises(InputError, match="not a line of a run's journal; remove it"):
+    with pytest.raises(InputError, match=r"not a line of a run's journal\. Remove the line"):
         PhotoRecord.from_json(line)
 
 
@@ -221,7 +275,6 @@ def test_the_coco_file_loads_and_gives_the_masks_back(tmp_path: Path) -> None:
         return (PhotoRecord.of(name, name, result) for name, result in results.items())
 
     path = write_coco(tmp_path, records())
-    assert path == tmp_path / "entities.json"
     coco = COCO(str(path))
     assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == list(results)
     assert coco.loadCats(coco.getCatIds()) == [{"id": 1, "name": "entity"}]
@@ -335,9 +388,9 @@ def test_the_overlay_of_no_entities_is_the_photo() -> None:
 
 def test_overlay_files(tmp_path: Path) -> None:
     result = blocks(3, 4, 30)
-    path = write_overlay(tmp_path, Frame(photo(result), "x.jpg"), result, "a/b.c")
-    assert path == tmp_path / "overlays" / "a" / "b.c.jpg"
-    read = cv2.imread(str(path))[..., ::-1].astype(int)
+    read = cv2.imread(str(write_overlay(tmp_path, Frame(photo(result), "x.jpg"), result, "a/b.c")))[..., ::-1].astype(
+        int
+    )
     assert read.shape == (90, 120, 3)
     assert np.abs(read - draw_overlay(photo(result), result)).mean() < 12
 
@@ -440,7 +493,7 @@ def test_the_head_of_the_report(tmp_path: Path) -> None:
 
 
 def test_a_total_that_the_caller_measured_counts(tmp_path: Path) -> None:
-    record = PhotoRecord("a.jpg", 1, 1, [], {"encoder": 1.0, "total": 4.5})
+    record = PhotoRecord("a.jpg", 1, 1, [], {"encoder": 1.0, "total": 4.5}, "a")
     text = write_report(tmp_path, [record], {}).read_text()
     assert "0 entities &middot; 4.50 s" in text
 
@@ -479,3 +532,87 @@ def test_large_photos_are_shown_smaller(tmp_path: Path) -> None:
         with Image.open(tmp_path / "report" / folder / "a.jpg") as picture:
             assert picture.size == size
     assert (data["width"], data["height"], data["entities"][0][1]) == (2400, 1200, 1_440_000)
+
+
+# --- sinks -----------------------------------------------------------------------------------------------------------
+
+
+def test_sinks_write_without_a_run(tmp_path: Path) -> None:
+    """With records of their own, in any names, and the same files as in a run."""
+    result = blocks(2, 3, 20)
+    for sink in (LabelMaps(tmp_path), Overlays(str(tmp_path)), CocoJson(tmp_path), HtmlReport(tmp_path)):
+        with sink:
+            for name in ("b.jpg", "a/b.png", "b.png"):
+                sink.write(Frame(photo(result), name), result)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png")} == {
+        "labels/b.png",
+        "labels/a/b.png",
+        "labels/b.png.png",
+    }
+    assert len(list((tmp_path / "overlays").rglob("*.jpg"))) == 3
+    coco = json.loads((tmp_path / "entities.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["b.jpg", "a/b.png", "b.png"]
+    assert len(coco["annotations"]) == 18
+    assert "<b>3</b><span>photos</span>" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_sink_without_a_folder_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Pass one: LabelMaps\('out'\)"), LabelMaps():
+        pass
+    with pytest.raises(ValueError, match="is not open"):
+        LabelMaps().write(Frame(np.zeros((1, 1, 3), np.uint8), "x"), nothing(1, 1))
+
+
+def test_the_table_makes_the_named_sinks() -> None:
+    assert [type(sink) for sink in make_sinks(["overlay", "labels", "labels"])] == [LabelMaps, Overlays]
+    assert outputs_of(make_sinks(SINKS)) == ["labels", "entities.json", "overlays", "report"]
+    assert outputs_of([LabelMaps(), Plain()]) == ["labels"]
+
+
+class Plain:
+    """The least that a sink must have."""
+
+    def __init__(self) -> None:
+        self.images: list[NDArray[np.uint8]] = []
+
+    def open(self, run: RunInfo) -> None:
+        pass
+
+    def write(self, frame: Frame, entities: EntityMap) -> None:
+        assert not frame.disposable
+        self.images.append(frame.image_hwc_rgb.copy())
+
+    def close(self, summary: object) -> None:
+        pass
+
+
+class Scribble(FileSink):
+    """Draws on the frame, if it may."""
+
+    draws_on_image = True
+
+    def write(self, frame: Frame, entities: EntityMap) -> None:
+        if frame.disposable:
+            frame.image_hwc_rgb[:] = 0
+
+
+@pytest.mark.parametrize("disposable", [False, True])
+def test_only_the_last_sink_draws_on_a_disposable_frame(tmp_path: Path, disposable: bool) -> None:
+    result = blocks(1, 2)
+    frame = Frame(photo(result), "x", disposable=disposable)
+    before = frame.image_hwc_rgb.copy()
+    seen = Plain()
+    sinks = in_write_order([Scribble(), opened(Overlays(), tmp_path), seen])
+    assert sinks[0] is seen
+    write_all(sinks, frame, result)
+    np.testing.assert_array_equal(seen.images[0], before)
+    alone = write_overlay(tmp_path, Frame(before, "x"), result, "alone").read_bytes()
+    assert (tmp_path / "overlays/x.jpg").read_bytes() == alone
+    assert np.array_equal(frame.image_hwc_rgb, before) == (not disposable)
+
+
+def test_a_frame_that_cannot_be_written_is_copied(tmp_path: Path) -> None:
+    result = blocks(1, 2)
+    image = photo(result)
+    image.flags.writeable = False
+    assert write_overlay(tmp_path, Frame(image, "x", disposable=True), result, "x").is_file()

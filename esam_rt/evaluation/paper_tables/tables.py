@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from esam_rt._version import __version__
-from esam_rt.errors import SettingsError
 from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
 from esam_rt.evaluation.paper_tables.table_journal import append_photo, read_photos
 from esam_rt.evaluation.paper_tables.table_rows import PAPER_SECONDS, Row, paper_figures
@@ -20,13 +18,12 @@ from esam_rt.evaluation.paper_tables.table_scores import TableResult, score_tabl
 from esam_rt.evaluation.paper_tables.table_text import markdown, plot
 from esam_rt.evaluation.plan import Plan
 from esam_rt.evaluation.truth.true_photo import TruePhoto
-from esam_rt.run.output_folder import remove
-from esam_rt.run.resume import check_same
+from esam_rt.run.output_folder import OutputFolder
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import EntitySegmenter
 from esam_rt.sources.decode import read_photo
 from esam_rt.storage.atomic import write_json, write_text
-from esam_rt.storage.jsonl import drop_torn_line
+from esam_rt.storage.provenance import utc_now
 
 TABLE, MARKDOWN, PLOT, JOURNAL = "table.json", "table.md", "table.svg", "rows.jsonl"
 OWNED = (JOURNAL, MARKDOWN, PLOT, TABLE)
@@ -133,34 +130,22 @@ def _photo_list_sha256(plan: Plan) -> str:
 
 def _begin(plan: Plan, header: Mapping[str, Any]) -> None:
     """An earlier table in the folder is gone on with, removed or refused."""
-    out, o = plan.options.out, plan.options
-    present = [name for name in OWNED if (out / name).exists()]
-    if present:
-        try:
-            earlier = json.loads((out / TABLE).read_bytes())
-        except (OSError, ValueError):
-            earlier = None
-        if not isinstance(earlier, dict) or earlier.get("program") != PROGRAM:
-            raise SettingsError(
-                f"--out {out}: holds {', '.join(present)} and no {TABLE} of esam-rt, so they may be someone else's; "
-                "choose another folder."
-            )
-        if not (o.resume or o.overwrite):
-            raise SettingsError(f"--out {out}: holds an earlier table; give --resume, --overwrite or another folder.")
-        if o.overwrite:
-            for name in OWNED:
-                remove(out / name)
-        else:
-            check_same(out / TABLE, earlier, header, FIXED)
-            drop_torn_line(out / JOURNAL)
-    write_json(out / TABLE, header)
+    o = plan.options
+    folder = OutputFolder(o.out, OWNED, record=TABLE, program=PROGRAM, kind="table", journal=JOURNAL)
+    earlier = folder.choose(o.resume, o.overwrite)
+    if earlier is not None and o.overwrite:
+        folder.clear()
+    elif earlier is not None:
+        folder.check_same(earlier, header, FIXED)
+        folder.mend()
+    folder.write_record(header)
 
 
 def _write(result: TableResult, header: Mapping[str, Any]) -> None:
     out, model = result.plan.options.out, header["model"]["name"]
     record = {
         **header,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": utc_now(),
         "bootstrap": {"resamples": result.plan.options.resamples, "seed": result.plan.options.seed, "level": 0.95},
         "results": {
             row.name: {
