@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -36,13 +37,22 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
-# Packages of one backend or one framework. A machine that builds the documentation needs none of them.
-autodoc_mock_imports = ["tensorrt", "tensorrt_rtx", "cuda", "supervision"]
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+
+PUBLIC = ("", ".sources", ".sinks", ".run", ".evaluation", ".export", ".loading", ".integrations")
+
+
+def load_public_names() -> None:
+    """Import the names that the public packages import at first use: autodoc documents names that are there."""
+    for name in PUBLIC:
+        module = importlib.import_module(f"esam_rt{name}")
+        for member in getattr(module, "__all__", ()):
+            setattr(module, member, getattr(module, member))
 
 
 def settings_table() -> str:
@@ -61,6 +71,8 @@ def settings_table() -> str:
 
 def setup(app: Any) -> None:
     """Replace the marker in settings.md when Sphinx reads the page."""
+
+    load_public_names()
 
     def insert(_app: Any, docname: str, source: list[str]) -> None:
         if docname == "settings":
