@@ -8,9 +8,8 @@ Run it again after an interruption: it continues where it stopped.
 import sys
 from pathlib import Path
 
-from esam_rt import Settings
+from esam_rt import SegmenterConfig, Settings
 from esam_rt.run import RunOptions, run_photos
-from esam_rt.segmenter import SegmenterConfig
 
 
 def main(photos: str, out: str) -> None:

@@ -9,7 +9,6 @@ beside itself.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +24,7 @@ from esam_rt.method.gallery import Gallery
 from esam_rt.method.mmg import multi_level_masks
 from esam_rt.method.superpixels import superpixels
 from esam_rt.method.usr import fill_gaps, new_prompts
+from esam_rt.sam.models import get_model
 from esam_rt.sam.point_grids import point_grid
 
 Image = NDArray[np.uint8]
@@ -105,14 +105,14 @@ def draw(photo: Image, point_norm_xy: tuple[float, float] = (0.5, 0.5)) -> dict[
         The figures ``levels``, ``mmg``, ``emr`` and ``usr``.
     """
     sam = load_sam("tiny")
-    settings = Settings().with_model_defaults(sam.row.default_thresholds())
+    settings = Settings().with_model_defaults(get_model("tiny").default_thresholds())
     filters, min_area = settings.filters, settings.filters.min_area
     canvas = Canvas(photo)
     encoded = sam.encode(photo)
     grid = point_grid(settings.prompts.coarse_side)
 
     # 1: three masks of one prompt, largest first, without filters.
-    everything = replace(filters, score_min=0.0, stability_min=0.0)
+    everything = settings.with_overrides({"filters.score_min": 0.0, "filters.stability_min": 0.0}).filters
     one = sam.decode(encoded, np.array([point_norm_xy], np.float32), 0, everything)
     point = np.array([point_norm_xy], np.float32)
     levels = {"photo and grid of prompts": canvas.points(canvas.photo, grid, 0.8)}
@@ -143,7 +143,7 @@ def draw(photo: Image, point_norm_xy: tuple[float, float] = (0.5, 0.5)) -> dict[
         encoded.geometry,
         lambda points: sam.decode(encoded, points, 0, filters, (Level.OBJECT,)),
     )
-    no_merge = replace(settings.emr, similarity_min=100.0)
+    no_merge = settings.with_overrides({"emr.similarity_min": 100.0}).emr
     split = refine_entities(kept.object, gallery, encoded, pixels, no_merge, min_area)
     merged = refine_entities(kept.object, gallery, encoded, pixels, settings.emr, min_area)
     overlap = kept.object.to_bool().sum(axis=0) > 1

@@ -61,8 +61,8 @@ def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.
     assert json.loads((tmp_path / "result" / "entities.json").read_text())["images"]
 
 
-def test_arrays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run(monkeypatch, "arrays.py")
+def test_array_frames(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "array_frames.py")
     out = capsys.readouterr().out
     assert "frame 2: " in out
     assert "labels (96, 128)" in out

@@ -1,6 +1,6 @@
 """Segment arrays, such as frames of a camera, and read masks, boxes and COCO annotations.
 
-python examples/arrays.py
+python examples/array_frames.py
 """
 
 import numpy as np
