@@ -35,3 +35,13 @@ def test_modules_are_short() -> None:
     package = [path for path in files() if path.suffix == ".py" and "benchmarks" not in path.parts]
     lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in package}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_architecture_names_every_wing() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    names = [
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in (ROOT / "esam_rt").iterdir()
+        if not path.name.startswith(("_", ".")) and path.name not in ("py.typed", "weights")
+    ]
+    assert [name for name in names if f"`{name}`" not in page] == []
