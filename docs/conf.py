@@ -55,6 +55,14 @@ def load_public_names() -> None:
             setattr(module, member, getattr(module, member))
 
 
+def skip_repeated(app: Any, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
+    """Leave out names of a public package that the page of ``esam_rt`` documents."""
+    import esam_rt
+
+    is_repeated = what == "module" and name in esam_rt.__all__ and obj is getattr(esam_rt, name)
+    return True if is_repeated and app.env.docname != "api/esam_rt" else None
+
+
 def settings_table() -> str:
     """Make one Markdown table for each group of settings, from the fields of ``Settings``."""
     from esam_rt import settings
@@ -79,3 +87,4 @@ def setup(app: Any) -> None:
             source[0] = source[0].replace("<!-- settings -->", settings_table())
 
     app.connect("source-read", insert)
+    app.connect("autodoc-skip-member", skip_repeated)
