@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -36,6 +37,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
 autodoc_class_signature = "mixed"
 
 napoleon_google_docstring = True
@@ -53,6 +55,22 @@ def load_public_names() -> None:
         module = importlib.import_module(f"esam_rt{name}")
         for member in getattr(module, "__all__", ()):
             setattr(module, member, getattr(module, member))
+
+
+_NDARRAY = re.compile(
+    r"~?(?:numpy\.)?ndarray\[tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[~?(?:numpy\.)?(\w+)\]\]"
+)
+
+
+def shorten_signature(
+    app: Any, what: str, name: str, obj: object, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write ``NDArray[float32]`` as in the source, and defaults that are made for each object as ``...``."""
+
+    def short(text: str | None) -> str | None:
+        return text and _NDARRAY.sub(r"NDArray[\1]", text).replace("<factory>", "...")
+
+    return short(signature), short(returns)
 
 
 def skip_repeated(app: Any, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
@@ -88,3 +106,4 @@ def setup(app: Any) -> None:
 
     app.connect("source-read", insert)
     app.connect("autodoc-skip-member", skip_repeated)
+    app.connect("autodoc-process-signature", shorten_signature)
