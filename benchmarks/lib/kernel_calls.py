@@ -23,7 +23,7 @@ from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.set_cover import greedy_cover
-from esam_rt.kernels.similarity import cosine_similarity, most_similar, pair_similarity, touching_pairs
+from esam_rt.kernels.similarity import most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import guidance_votes
@@ -175,7 +175,7 @@ def rows(recording: Recording, most: int, seed: int = 0) -> list[Row]:
         Row(
             "most_similar",
             lambda: most_similar(features, s.emr.top_k),
-            {NUMPY: lambda: oracles.dense_top_k(cosine_similarity(features), s.emr.top_k)},
+            {NUMPY: lambda: oracles.dense_top_k(oracles.cosine_similarity(features), s.emr.top_k)},
         ),
         Row(
             "touching_pairs",
