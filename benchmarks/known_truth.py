@@ -1,4 +1,4 @@
-"""What do MMG, EMR and USR recover if the truth is known: E-SAM's Table 3 with a simulated promptable model?
+"""How much do MMG, EMR and USR recover of a known truth: E-SAM's Table 3 with a simulated promptable model?
 
     python -m benchmarks.known_truth bsds500/val --every 5 --json known_truth.json
 

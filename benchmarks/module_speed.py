@@ -23,6 +23,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import INSTALL
 from benchmarks.lib.command_line import note, parser_of
 from benchmarks.lib.growth import busier, denser
 from benchmarks.lib.kernel_calls import rows
@@ -297,6 +299,10 @@ def main() -> None:
     a = parser.parse_args()
     if a.plot and not {"growth", "kernels"} <= set(a.parts):
         parser.error("--plot needs the parts growth and kernels")
+    if a.plot and find_spec("matplotlib") is None:
+        parser.error(f"--plot needs matplotlib. Install it: {INSTALL}")
+    if "kernels" in a.parts and find_spec("torchvision") is None:
+        note(f"torchvision is not installed and is left out. To add it: {INSTALL}")
     cv2.setNumThreads(1)
     sam = load_sam("tiny", ExecutionConfig(threads=1))
     found = list(photos(a.photos).items())[:: a.every]

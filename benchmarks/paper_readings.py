@@ -1,4 +1,4 @@
-"""What do other readings of the paper change in the scores, at points that the paper leaves open?
+"""How do other readings of the paper change the scores, at points that the paper leaves open?
 
     python -m benchmarks.paper_readings --gt entities.json --images images/ --out folder/
     python -m benchmarks.paper_readings --gt BSDS500/val --out folder/

@@ -1,4 +1,4 @@
-"""What do 8 bits cost in masks: `tiny` quantized by NVIDIA's ModelOpt after training, compared with float32?
+"""How much do 8 bits change the masks: `tiny` quantized by NVIDIA's ModelOpt after training, and float32?
 
     pip install 'nvidia-modelopt[onnx]'
     python -m benchmarks.quantization PHOTOS --json quantization.json

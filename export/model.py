@@ -99,7 +99,7 @@ def build_graphs(
 
     Args:
         name: A model that the exporter knows.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
         attention: How a ViT adds relative positions. Default: ``bias``.
 

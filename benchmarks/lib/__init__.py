@@ -1,1 +1,1 @@
-"""What the benchmarks share: measuring, recorded masks, SAM in PyTorch, packages for machines without network."""
+"""Shared by the benchmarks: measuring, recorded masks, SAM in PyTorch, packages for machines without network."""

@@ -13,7 +13,7 @@ def write_checkpoint(model: str, path: Path) -> int:
         path: The file.
 
     Returns:
-        Its size in bytes.
+        The size in bytes.
     """
     from benchmarks.lib.torch_sam import random_sam
     from esam_rt.export.model import VITS

@@ -44,8 +44,8 @@ class Recording:
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        photo: Its enlarged embedding.
-        pixels: Its superpixels.
+        photo: The enlarged embedding.
+        pixels: The superpixels.
         coarse: Masks of the coarse grid's prompts.
         fine: Masks of the fine grid's prompts.
         additional: The best mask of each prompt of USR.

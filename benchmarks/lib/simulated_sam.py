@@ -27,7 +27,7 @@ FIELDS = 64  # noise fields that move boundaries
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the model lacks compared with the truth.
+    """The faults of the simulated model.
 
     Attributes:
         waver_cells: Standard deviation of boundaries, cells.

@@ -36,11 +36,11 @@ PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
 @dataclass(frozen=True)
 class Job:
-    """What all rows have in common.
+    """The options that all rows share.
 
     Attributes:
         model: One of SAM's ViTs.
-        checkpoint: Its weights. None: random weights.
+        checkpoint: Weights of the model. None: random weights.
         folder: Folder of files that rows share.
         rounds: Number of rounds. The median counts.
     """

@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         kind: The function that measures.
-        side: Its arguments: backend, device, precision, variant.
+        side: Arguments of the function: backend, device, precision, variant.
     """
 
     kind: str

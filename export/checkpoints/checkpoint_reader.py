@@ -23,11 +23,11 @@ ONNX_FIELDS = {b"\x12", b"\x3a", b"\x42"}  # tags after the version: producer, g
 
 
 def read_checkpoint(path: Path) -> Weights:
-    """Open the checkpoint of a model. Its tensors are read when they are taken.
+    """Open the checkpoint of a model. The tensors are read when they are taken.
 
     Args:
         path: A ``.pth`` file of ``torch.save``, a safetensors file, or a folder of Hugging Face's
-            ``save_pretrained``. Its tensors are float16, bfloat16 or float32. Their names are those of SAM, of Hugging
+            ``save_pretrained``. The tensors are float16, bfloat16 or float32. Their names are those of SAM, of Hugging
             Face's SamModel, or the exporter's own.
 
     Returns:

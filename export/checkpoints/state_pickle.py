@@ -60,9 +60,9 @@ class StorageRef:
     """The storage of a tensor's elements.
 
     Attributes:
-        key: Its entry within the archive.
-        dtype: Its NumPy dtype, by name.
-        numel: Its number of elements as the pickle states it. It is not checked yet.
+        key: The entry within the archive.
+        dtype: The name of the NumPy dtype.
+        numel: The number of elements as the pickle states it, not checked yet.
     """
 
     key: str

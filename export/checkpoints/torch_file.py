@@ -67,7 +67,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 class _Archive:
-    """The zip archive. Its entries are not compressed, so they are ranges of the file."""
+    """The zip archive. The entries are not compressed, so they are ranges of the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -22,7 +22,7 @@ class StoredTensor:
     """A tensor that is not in memory.
 
     Attributes:
-        shape: Its shape.
+        shape: The shape of the tensor.
         read: Returns a new array, float16, bfloat16 or float32. No part of the file stays mapped.
     """
 

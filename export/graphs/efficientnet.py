@@ -53,7 +53,7 @@ def build_encoder(dims: TinyDims, weights: Weights, precision: Precision = Preci
 
     Args:
         dims: The network's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
 
     Returns:

@@ -74,9 +74,9 @@ class Graph:
         """Add an input.
 
         Args:
-            name: Its name.
-            dtype: Its NumPy dtype.
-            shape: Its shape. A string names a dynamic dimension.
+            name: Name of the input.
+            dtype: NumPy dtype of the input.
+            shape: Shape of the input. A string names a dynamic dimension.
 
         Returns:
             The input's value.
@@ -108,8 +108,9 @@ class Graph:
 
         Args:
             op_type: An ONNX operator.
-            *operands: Its inputs. Arrays and numbers become constants: floats in the graph's precision, others int64.
-            **attributes: Its attributes.
+            *operands: Inputs of the node. Arrays and numbers become constants: floats in the graph's precision,
+                others int64.
+            **attributes: Attributes of the node.
 
         Returns:
             The node's output.
@@ -121,9 +122,9 @@ class Graph:
 
         Args:
             op_type: An ONNX operator.
-            *operands: Its inputs, as in ``op``.
+            *operands: Inputs of the node, as in ``op``.
             num_outputs: How many outputs it has.
-            **attributes: Its attributes.
+            **attributes: Attributes of the node.
 
         Returns:
             The node's outputs.

@@ -35,7 +35,7 @@ def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> N
     Args:
         encoder: A graph with the output ``embedding``.
         dims: The decoder's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
 
     Raises:
         ModelError: A tensor is missing or has another shape.
@@ -72,7 +72,7 @@ def build_decoder(dims: DecoderDims, weights: Weights, precision: Precision = Pr
 
     Args:
         dims: The decoder's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
 
     Returns:
@@ -108,7 +108,7 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
 
     Args:
         dims: The decoder's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
 
     Returns:
@@ -146,7 +146,7 @@ def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Pre
 
     Args:
         dims: The decoder's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
 
     Returns:
@@ -314,8 +314,8 @@ class _Masks:
     def logits(self, images: ir.Value, hyper: ir.Value, quarters: int | ir.Value, masks: int) -> ir.Value:
         """Compute mask logits.
 
-        A transposed convolution with kernel = stride = 2 is a product with [in, 4 · out]. Its output is rearranged to
-        rows and columns only after the channels are reduced to masks. Order: cell, its 4 quarters, their 4 quarters,
+        A transposed convolution with kernel = stride = 2 is a product with [in, 4 · out]. The output is rearranged
+        to rows and columns only after the channels are reduced to masks. Order: cell, its 4 quarters, their 4 quarters,
         masks.
 
         Args:

@@ -1,6 +1,6 @@
 """Threshold and pack masks inside the graph: stability, area, box and bits.
 
-A packed mask has 2 KB. Its logits would have 64 KB.
+A packed mask has 2 KB, its logits would have 64 KB.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def build_tinyvit_encoder(dims: TinyVitDims, weights: Weights, precision: Precis
 
     Args:
         dims: The network's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
 
     Returns:

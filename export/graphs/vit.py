@@ -34,7 +34,7 @@ class AttentionForm(StrEnum):
 
     Attributes:
         CONCAT: One product of [q, rows, columns] with [k, one-hot row, one-hot column], in plain operators.
-        FUSED: The same product in ONNX's operator Attention. Its values are as wide as its keys, which TensorRT needs.
+        FUSED: The same product in ONNX's operator Attention. The values are as wide as the keys, as TensorRT needs.
         BIAS: For CPUs. Global blocks add the terms of rows and columns, head by head. All but windowed attention runs
             on 512 positions at a time, so that the next operator finds its input in the CPU's cache.
     """
@@ -58,7 +58,7 @@ def build_vit_encoder(
 
     Args:
         dims: The network's sizes.
-        weights: Its tensors.
+        weights: The tensors of the network.
         precision: Type of weights and activations.
         attention: How relative positions are added.
 
@@ -189,7 +189,7 @@ class _Encoder:
         if self.form is not AttentionForm.FUSED:
             return g.op("MatMul", g.softmax(g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))), v)
         v = g.op("Pad", v, ints(0, 0, 0, 0, 0, 0, 0, 2 * w))
-        # TensorRT's parser refuses softmax_precision. Its fused attention sums in float32 anyway.
+        # No softmax_precision: TensorRT's parser refuses it, and TensorRT's fused attention sums in float32 anyway.
         return g.op("Slice", g.op("Attention", q, k, v, scale=1.0), ints(0), ints(self.head), ints(3))
 
     def attend_in_chunks(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import carry
+from benchmarks.lib import carry
 
 ROOT = Path(__file__).parents[2]
 

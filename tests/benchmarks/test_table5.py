@@ -1,4 +1,4 @@
-"""What benchmarks/table5.py does around its measurements: rows, failures, time, files, the table."""
+"""benchmarks/table5.py around its measurements: rows, failures, time, files, the table."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 
 
 def test_rows_of_a_gpu() -> None:
-    """What the comparison needs comes first; ONNX Runtime has no kernels in bf16."""
+    """Rows that the comparison needs come first. ONNX Runtime has no kernels in bf16."""
     assert [row.name for row in rows_of(BACKENDS, has_gpu=True, has_provider=True)] == [
         "modules",
         "parity onnxruntime cuda fp16",
@@ -144,7 +144,7 @@ def test_a_process_of_its_own(command: list[str], entry: dict[str, Any]) -> None
 
 
 def runs(pid: int) -> bool:
-    """Whether a process does, and is not only waited for."""
+    """Return True while the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -229,7 +229,7 @@ def test_random_weights_give_smooth_masks_and_are_not_zero_in_fp16() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Job:
-    """What measures a few prompts of that SAM, in this process."""
+    """A job that measures a few prompts of that SAM, in this process."""
     monkeypatch.setitem(VITS, "vit_b", SMALL)
     monkeypatch.setattr(table5_measure, "in_fresh_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(table5_measure, "gpu_memory_mb", lambda: 50.0)

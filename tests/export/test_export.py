@@ -114,7 +114,7 @@ def run(graph: Graph, feed: Arrays) -> Arrays:
 def image_features(
     dims: DecoderDims, weights: Weights, embedding: NDArray[np.float32], precision: Precision = Precision.FP32
 ) -> Arrays:
-    """What `add_image_features` makes of an embedding that stands in for an encoder."""
+    """The outputs of `add_image_features` for an embedding that stands in for an encoder."""
     g = Graph("encoder", precision)
     g.output(g.op("Identity", g.input("given", np.float32, embedding.shape)), "embedding", np.float32, embedding.shape)
     add_image_features(g, dims, weights)
@@ -147,7 +147,7 @@ def prompts(side: Arrays, points: NDArray[np.float32], padding: int = 0) -> Arra
 
 
 def upscaling(valid_hw: tuple[int, int], grid: int, index: NDArray[np.integer], offset: float = 1.0) -> Arrays:
-    """What the masks are asked for, beside the decoder's outputs."""
+    """The inputs of the mask head besides the decoder's outputs."""
     cells = np.arange((grid // 4) ** 2).reshape(grid // 4, -1)
     return {
         "index": index,

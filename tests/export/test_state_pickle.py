@@ -76,7 +76,7 @@ RUNNING = {
 
 
 class Permissive(pickle.Unpickler):
-    """What a loader without care does."""
+    """A loader without care."""
 
     def persistent_load(self, pid: object) -> object:
         untyped = torch.zeros(6).untyped_storage()
@@ -120,7 +120,7 @@ def test_operations_that_torch_does_not_write(operation: str) -> None:
 
 
 def test_all_operations_are_known() -> None:
-    """So that a new version of Python brings no operation that nobody has thought of."""
+    """A new version of Python must not add an operation that nobody has considered."""
     refused = set(REFUSED_OPERATIONS.split())
     assert refused | ALLOWED == set(CODES)
     assert not refused & ALLOWED
@@ -254,7 +254,7 @@ SLOW = {
 
 @pytest.mark.parametrize("kind", SLOW)
 def test_every_pickle_comes_to_an_end(tmp_path: Path, kind: str) -> None:
-    """Those that grow or nest without bounds, and those that hash alike, are refused before they take hours."""
+    """Pickles that grow or nest without bounds, or whose keys hash alike, are refused before they take hours."""
     refusal(write(tmp_path / "x", PROTO + SLOW[kind] + b"."))
 
 

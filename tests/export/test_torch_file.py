@@ -30,7 +30,7 @@ def saved(path: Path, value: Any) -> dict[str, FileTensor]:
 
 
 def views() -> dict[str, Tensor]:
-    """Of one storage, and alone: transposed, shifted, stepped, overlapping, of every shape."""
+    """Views of one storage, and tensors of their own: transposed, shifted, stepped, overlapping, of every shape."""
     base = torch.arange(120, dtype=torch.float32).reshape(4, 5, 6)
     return {
         "base": base,
