@@ -56,7 +56,7 @@ class SegmenterConfig:
         checkpoint: Weights in place of the model's own.
         method: A name of ``METHODS``.
         settings: Numbers of the method.
-        execution: What runs the networks, and where. A stream cannot be pickled.
+        execution: Backend and device of the networks. A stream cannot be pickled.
     """
 
     model: str = "tiny"
@@ -92,7 +92,7 @@ class EntitySegmenter:
         model: A name that ``esam-rt models`` lists, or a loaded model. A loaded model is not closed by ``close``.
         settings: Numbers of the method. Default: the preset ``paper``.
         method: A name of ``METHODS``.
-        execution: What runs the networks, and where. It does not move a loaded model.
+        execution: Backend and device of the networks. It does not move a loaded model.
         checkpoint: Weights in place of the model's own.
         on_event: Called while the model is fetched, exported and built. That happens once.
         superpixels: Replaces ``esam_rt.method.superpixels.superpixels``, to share the superpixels of an image.
@@ -273,6 +273,11 @@ class EntitySegmenter:
             "device": self.execution.device,
             "precision": self.execution.precision,
         }
+
+    @property
+    def sam(self) -> Promptable:
+        """The model."""
+        return self._sam
 
     @property
     def is_closed(self) -> bool:

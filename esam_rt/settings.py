@@ -21,8 +21,8 @@ from pydantic.fields import FieldInfo
 from esam_rt.errors import SettingsError, did_you_mean
 
 Value = bool | int | float | str | None
-MODELS_OWN = -1  # files of earlier versions hold this number where ``None`` stands now
-NONE_WORDS = ("none", "null")  # a TOML file and the command line have no None
+MODELS_OWN = -1  # files of earlier versions hold this number in place of None
+NONE_WORDS = ("none", "null")  # TOML files and the command line cannot write None
 
 
 def _switch(default: bool, source: str, meaning: str) -> Any:
@@ -248,7 +248,11 @@ class Settings(BaseModel):
         return self.with_overrides({name: value for name, value in own.items() if self.value(name) is None})
 
     def value(self, name: str) -> Value:
-        """Return the value of a full name, such as ``emr.delta``."""
+        """Return the value of a setting.
+
+        Args:
+            name: Full name, such as ``emr.delta``.
+        """
         group, _, field = name.partition(".")
         value: Value = getattr(getattr(self, group), field)
         return value
@@ -289,7 +293,12 @@ class SettingInfo:
 
     @classmethod
     def of(cls, name: str, field: FieldInfo) -> SettingInfo:
-        """Describe a field of a group."""
+        """Describe a field of a group.
+
+        Args:
+            name: Full name.
+            field: The field.
+        """
         limits = {type(limit).__name__: limit for limit in field.metadata}
         kinds = get_args(field.annotation)
         choices = kinds if kinds and type(None) not in kinds else ()
@@ -315,6 +324,9 @@ class SettingInfo:
     def read(self, value: object) -> object:
         """Read text as the setting's type; return other values unchanged.
 
+        Args:
+            value: Text from the command line or a file, or any other value.
+
         Raises:
             SettingsError: The text is not of that type.
         """
@@ -332,7 +344,11 @@ class SettingInfo:
             raise SettingsError(self.refuse(value)) from None
 
     def refuse(self, value: object) -> str:
-        """Say what is wrong with a value: found and expected, in one line."""
+        """Return one line that says what was found and what was expected.
+
+        Args:
+            value: A value that is not accepted.
+        """
         expected = "true or false" if self.kind is bool else f"one of {self.range}" if self.choices else "a number"
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
         if self.kind is int and is_number and value != int(value):  # type: ignore[call-overload]

@@ -36,7 +36,7 @@ def object_masks(masks: MaskSet, iou_max: float, min_area: int) -> GridEntities:
 
 
 def region_entities(regions_hw: NDArray[np.int32], orig_hw: tuple[int, int]) -> EntityMap:
-    """Make an entity of each superpixel. Its score is its share of the image.
+    """Make an entity of each superpixel. The score is the superpixel's share of the image.
 
     Args:
         regions_hw: Superpixels of the reduced image, int32 [h, w], numbered from 0.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from typer.testing import CliRunner, Result
 from esam_rt import Settings
 from esam_rt.cli import app, output
 from esam_rt.settings import all_settings
+
+ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: str | Path) -> Result:
@@ -49,3 +53,9 @@ def test_a_bad_setting_is_2() -> None:
     result = call("--set", "emr.detla=1")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Did you mean emr.delta" in result.stderr
+
+
+def test_help_does_not_wait_for_pydantic() -> None:
+    code = "import sys; from esam_rt.cli import app; assert 'esam_rt.settings' not in sys.modules; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "pydantic" not in done.stdout.split()

@@ -325,7 +325,7 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
     with EntitySegmenter("tiny", settings=settings, execution=given) as segment:
         np.testing.assert_array_equal(segment(photo).labels, expected.labels)
         graph = next((cache / "onnx").glob("tiny*/encoder.onnx"))
-        encoder: Any = segment._sam.engines.encoder
+        encoder: Any = segment.sam.engines.encoder
         assert encoder.engine_bytes > graph.stat().st_size, "the weights count"
     content, state = graph.read_bytes(), graph.stat()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -1,4 +1,4 @@
-"""SAM ViT-B and MobileSAM from a checkpoint to entities, at their real size, where PyTorch is not to be had."""
+"""SAM ViT-B and MobileSAM from a checkpoint to entities, at their real size, in a process without PyTorch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def esam_rt(cache: Path, *arguments: str | Path) -> str:
-    """What the command line prints in a process without PyTorch; warnings are errors."""
+    """Run the command line in a process without PyTorch and return what it prints; warnings are errors."""
     command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={"PATH": "", "ESAM_RT_CACHE": str(cache)}

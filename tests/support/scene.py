@@ -1,4 +1,4 @@
-"""A promptable model that knows the truth: engines that answer from label maps in place of networks."""
+"""A promptable model that knows the truth: its engines answer from label maps."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ class FakeEngine:
 class Scene:
     """Answers for the cell under each prompt.
 
-    masks: bool [3, C, SIDE, SIDE], three masks a cell of the input's grid (C = SIDE²); score: float32 [C, 3];
-    margin: the absolute logit of each cell, float32 [SIDE, SIDE].
+    Args:
+        masks: bool [3, C, SIDE, SIDE], three masks for each of the C = SIDE² cells.
+        score: float32 [C, 3].
+        margin: The absolute logit of every cell.
     """
 
     def __init__(self, masks: NDArray[np.bool_], score: NDArray[np.float32], margin: float = 4.0) -> None:
@@ -56,7 +58,7 @@ class Scene:
 
     @classmethod
     def of_label_maps(cls, maps: NDArray[np.integer], score: tuple[float, float, float] = (0.95, 0.94, 0.93)) -> Scene:
-        """maps: int [3, SIDE, SIDE], object, part, sub-part; where a map is 0 the prompt's score is 0.1."""
+        """Make a scene of label maps int [3, SIDE, SIDE]: object, part, sub-part. Label 0 scores 0.1."""
         masks = np.stack([[m == m[y, x] for y in range(SIDE) for x in range(SIDE)] for m in maps])
         scores = np.where(maps.reshape(3, -1).T > 0, np.float32(score), np.float32(0.1))
         return cls(masks, scores.astype(np.float32))
@@ -79,7 +81,7 @@ class Scene:
         return y * SIDE + x
 
     def decode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The tokens are the cells of the prompts."""
+        """Return the cells of the prompts as tokens."""
         cells = self._cells(feed["points_xy_px"])
         return {"predicted_iou": self.score[cells], "tokens": cells, "prompt_image_embeddings": np.zeros(1)}
 
@@ -118,7 +120,7 @@ class Scene:
 
 
 def photo_of(labels: NDArray[np.integer], scale: int = 4, seed: int = 0) -> NDArray[np.uint8]:
-    """A photo uint8 [H·scale, W·scale, 3] with one color a label and a little noise."""
+    """Paint labels [H, W] with one color each and a little noise: uint8 [H * scale, W * scale, 3]."""
     rng = np.random.default_rng(seed)
     colors = rng.integers(0, 256, (int(labels.max()) + 1, 3))
     image = colors[labels].repeat(scale, 0).repeat(scale, 1) + rng.integers(
@@ -128,7 +130,7 @@ def photo_of(labels: NDArray[np.integer], scale: int = 4, seed: int = 0) -> NDAr
 
 
 def quadrants() -> NDArray[np.int64]:
-    """[3, SIDE, SIDE]: four objects; the first has two parts, one of them two sub-parts."""
+    """Return [3, SIDE, SIDE]: four objects. The first has two parts, and one of these has two sub-parts."""
     half, quarter = SIDE // 2, SIDE // 4
     objects = np.ones((SIDE, SIDE), np.int64)
     objects[:half, half:], objects[half:, :half], objects[half:, half:] = 2, 3, 4
