@@ -1,8 +1,8 @@
 """Graph-based segmentation of a photo (Felzenszwalb and Huttenlocher, IJCV 2004).
 
 The photo is smoothed. Each pixel has edges to its 8 neighbors; the cost of an edge is the distance of the two colors.
-Edges are taken in order of cost c, the lowest first. An edge joins two regions if c < bound of both, with
-bound(R) = highest cost inside R + scale / 255 / |R|. A second round joins regions smaller than ``min_size``.
+Edges are taken in order of cost c, the lowest first. An edge joins two regions if c is below the bound of both, with
+``bound(R) = highest cost inside R + scale / 255 / |R|``. A second round joins regions smaller than ``min_size``.
 
 Cost and edge share one int64, so that sorting the words sorts the edges::
 

@@ -1,8 +1,9 @@
 """Interpolated precision at given recalls, as pycocotools computes it.
 
-With the detections in order of score, the d-th has recall(d) = right(d) / positives and
-precision(d) = right(d) / (right(d) + wrong(d)), with counts up to d. Then P(r) = max of precision(d) over all d with
-recall(d) >= r, or 0 if no detection reaches r. Photos have weights: a photo with weight 2 counts as two copies.
+Detections are taken in order of score, and right(d) and wrong(d) are counts up to the d-th. Then
+``recall(d) = right(d) / positives`` and ``precision(d) = right(d) / (right(d) + wrong(d))``. The interpolated precision
+at recall r is the highest precision(d) of all d with ``recall(d) >= r``, or 0 if no detection reaches r. Photos have
+weights: a photo with weight 2 counts as two copies.
 """
 
 from __future__ import annotations

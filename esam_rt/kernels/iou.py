@@ -1,4 +1,4 @@
-"""Intersections and IoU of packed masks: IoU(a, b) = |a and b| / (|a| + |b| - |a and b|).
+"""Intersections and IoU of packed masks: ``IoU(a, b) = |a and b| / (|a| + |b| - |a and b|)``.
 
 Cheap upper bounds of the intersection come first. Cells are counted only in the rows that both boxes touch.
 """

@@ -6,8 +6,8 @@ How to add a kernel:
    cache would not notice a change in any other file.
 2. Decorate the loop with ``@kernel(...)`` and the exact types of its arguments, such as ``@kernel(BITS, BOXES)``. Use
    ``array`` for arrays that the kernel only reads, and ``types.int32[::1]`` for arrays that it writes.
-3. Write a public function around it: it allocates the results and calls ``np.ascontiguousarray`` where callers may
-   pass other layouts. Its docstring names shapes and dtypes.
+3. Write a public function around it: it allocates the results and calls ``np.ascontiguousarray`` if callers may
+   pass other layouts. The docstring names shapes and dtypes.
 4. Name the file in ``warmup.PHOTO_MODULES`` or ``ALL_MODULES``, and in ``METHOD_MODULES`` for methods that use it.
 5. Write an oracle in plain NumPy in ``tests/kernels/oracles.py``, a test against it, and a call in
    ``tests/kernels/test_threads.py``.

@@ -1,4 +1,4 @@
-"""Means of a map under masks: mean(k) = sum of the values in mask k / its number of cells.
+"""Means of a map under masks: ``mean(m) = sum of the values in m / |m|``.
 
 A row of a mask is a few runs. With prefix sums along each row, a run costs two reads, whatever its length.
 """

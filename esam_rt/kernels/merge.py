@@ -1,7 +1,7 @@
 """Finds gallery masks that show a pair of entities as one (E-SAM eq. 8).
 
-Gallery mask g encompasses the pair (a, b) if |a and g| >= encompass |a|, |b and g| >= encompass |b|, and
-|a or b| >= fill |g|. Areas and boxes rule out most gallery masks before cells are counted.
+Gallery mask g encompasses the pair (a, b) if ``|a and g| >= encompass |a|``, ``|b and g| >= encompass |b|`` and
+``|a or b| >= fill |g|``. Areas and boxes rule out most gallery masks before cells are counted.
 """
 
 from __future__ import annotations

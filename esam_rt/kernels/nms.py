@@ -1,6 +1,6 @@
 """Non-maximum suppression on mask IoU, with one threshold or one for each mask (E-SAM section 3.2, eq. 4).
 
-Masks are taken best first. Mask m is kept if IoU(m, k) <= iou_max(m) for every mask k that was kept before.
+Masks are taken best first. Mask m is kept if ``IoU(m, k) <= iou_max(m)`` for every mask k that was kept before.
 """
 
 from __future__ import annotations

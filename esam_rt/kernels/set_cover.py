@@ -1,7 +1,7 @@
 """Greedy set cover (E-SAM section 3.4): few masks that cover many uncovered cells.
 
-Each step takes the mask with the highest gain, gain(m) = |m and not covered|, and adds it to the covered cells. Gains
-only shrink, so an old gain is an upper bound: a mask is counted again only if its old gain could win.
+Each step takes the mask with the highest gain, ``gain(m) = |m and not covered|``, and adds it to the covered cells.
+Gains only shrink, so an old gain is an upper bound: a mask is counted again only if its old gain could win.
 """
 
 from __future__ import annotations

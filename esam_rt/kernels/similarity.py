@@ -1,7 +1,7 @@
 """Similarity of superpixels, and of the masks that contain them (E-SAM section 3.3, eq. 7).
 
-S_C(i, j) is the cosine of the features of superpixels i and j. Top_k(i) holds the k superpixels most similar to i.
-S_M(a, b) is the mean over the superpixels i in mask a of the number of Top_k(i) that lie in mask b.
+``S_C(i, j)`` is the cosine of the features of superpixels i and j. ``Top_k(i)`` holds the k superpixels most similar to
+i. ``S_M(a, b)`` is the mean, over the superpixels i in mask a, of the number of ``Top_k(i)`` that lie in mask b.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BLOCK = 1024  # rows of similarities at a time: a noisy photo may have tens of t
 
 
 def most_similar(features: NDArray[np.float32], k: int) -> NDArray[np.int32]:
-    """Find the superpixels with the highest cosine similarity to each superpixel (Top_k of E-SAM eq. 7).
+    """Find the superpixels with the highest cosine similarity to each superpixel (``Top_k`` of E-SAM eq. 7).
 
     A vector of zeros has similarity 0 with all others.
 
@@ -76,7 +76,7 @@ def _top_k(similarity: NDArray[np.float32], first: int, top: NDArray[np.int32]) 
 def pair_similarity(
     top: NDArray[np.int32], owner: NDArray[np.integer], pairs: NDArray[np.integer], count: int
 ) -> NDArray[np.float32]:
-    """Compute S_M(a, b) and S_M(b, a) for pairs of masks (E-SAM eq. 7).
+    """Compute ``S_M(a, b)`` and ``S_M(b, a)`` for pairs of masks (E-SAM eq. 7).
 
     Args:
         top: Most similar superpixels, int32 [K, k]; see ``top_k``.

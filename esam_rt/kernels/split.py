@@ -1,13 +1,13 @@
 """Splits masks that overlap into disjoint masks (E-SAM eq. 5 and 6).
 
-For each pair (p, q) with overlap o = p and q, p with the higher score:
+For each pair (p, q) with overlap o, p with the higher score:
 
-- |o| < delta max(|p|, |q|): the larger mask loses the overlap (eq. 5).
-- Else a vote chooses the guide g: each prompt inside o votes for its gallery mask. Three outcomes (eq. 6):
+- If ``|o| < delta max(|p|, |q|)``, the larger mask loses the overlap (eq. 5).
+- Else a vote chooses the guide g: each prompt inside o votes for its gallery mask (eq. 6).
 
-  - |p and g| >= cover |p| and |q and g| >= cover |q|: p absorbs q.
+  - If no prompt votes, q loses the overlap.
+  - If ``|p and g| >= cover |p|`` and ``|q and g| >= cover |q|``, p absorbs q.
   - Else the mask with the lower IoU with g loses the overlap.
-  - No prompt votes: q, the mask with the lower score, loses the overlap.
 """
 
 from __future__ import annotations

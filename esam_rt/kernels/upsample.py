@@ -1,8 +1,8 @@
 """Paints the label map at the photo's resolution from logits on the working grid.
 
-Pixel (x, y) lies at ((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5) on the grid, moved onto the nearest cell center
-if it lies beyond them. Logits are interpolated bilinearly, and the highest logit wins:
-label = argmax over e of L_e(x, y), or 0 if the logit of "no entity" is at least as high.
+Pixel (x, y) lies at ``((x + 0.5) scale_x - 0.5, (y + 0.5) scale_y - 0.5)`` on the grid, moved onto the nearest cell
+center if it lies beyond them. Logits are interpolated bilinearly, and the entity with the highest logit wins. The label
+is 0 if the logit of "no entity" is at least as high.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def covering(shared: NDArray[np.int64]) -> float:
     """Return the covering of ``a`` by ``b``, 0 to 1: the best IoU of each segment of ``a``, weighted by its area.
 
     Args:
-        shared: ``contingency(a, b)``. Its transpose gives the covering of ``b`` by ``a``.
+        shared: ``contingency(a, b)``. The transpose gives the covering of ``b`` by ``a``.
     """
     area_a, area_b = shared.sum(axis=1), shared.sum(axis=0)
     iou = shared / (area_a[:, None] + area_b - shared)

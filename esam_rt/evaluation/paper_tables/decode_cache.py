@@ -27,7 +27,7 @@ class CachingSam(Sam):
     Call ``clear`` before each new photo. Not for use from several threads.
 
     Args:
-        sam: The model to ask for missing results. Its owner closes it.
+        sam: The model to ask for missing results. Whoever loaded it closes it.
     """
 
     def __init__(self, sam: Sam) -> None:

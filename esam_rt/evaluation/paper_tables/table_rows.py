@@ -110,7 +110,7 @@ PAPER_METRICS = ("AP", "AP50", "AP75")
 
 
 def paper_figures(row: Row, model: str) -> dict[str, float]:
-    """Return the metrics in percent that the paper reports for a row; empty if it reports none.
+    """Return the metrics in percent that the paper reports for a row; empty if there are no figures.
 
     Args:
         row: A row of a table.

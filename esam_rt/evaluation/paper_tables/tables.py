@@ -96,7 +96,7 @@ def run_table(
 
 
 def _header(plan: Plan, rows: Sequence[Row], sam: Sam, title: str, timed: bool) -> dict[str, Any]:
-    """What table.json says before there are results."""
+    """Content of table.json before there are results."""
     o, execution = plan.options, plan.options.run.segmenter.execution
     return {
         "program": PROGRAM,
