@@ -1,8 +1,8 @@
 """Finds the smallest mask that contains a region (E-SAM eq. 9).
 
-Mask m contains region R if the cells that m and R share are at least a given number, such as ``0.9 |R|``. Masks are
-tried from the smallest to the largest; the first one that contains the region is its result. One pass over a mask
-counts its cells in all regions at once.
+Mask m contains region R if they share at least a given number of cells, such as ``0.9 |R|``. Masks are tried from the
+smallest to the largest, and the first one that contains the region wins. One pass over a mask counts its cells in all
+regions at once.
 """
 
 from __future__ import annotations

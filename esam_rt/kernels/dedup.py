@@ -1,8 +1,8 @@
 """Groups masks that are nearly equal.
 
-Masks are taken in a given order. A mask joins the first earlier leader L with ``IoU(mask, L) >= iou_min``; without one
-it becomes a leader itself. Three cheap upper bounds of the intersection (areas, boxes, counts in blocks) rule out most
-leaders before cells are counted.
+Masks are taken in a given order. A mask joins the first earlier leader L with ``IoU(mask, L) >= iou_min``. If there is
+no such leader, it becomes a leader itself. Three cheap upper bounds of the intersection (areas, boxes, counts in
+blocks) rule out most leaders before cells are counted.
 """
 
 from __future__ import annotations
