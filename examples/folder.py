@@ -8,19 +8,19 @@ Run it again after an interruption: it continues where it stopped.
 import sys
 from pathlib import Path
 
-from esam_rt import SegmenterConfig, Settings
-from esam_rt.run import RunOptions, run_photos
+from esam_rt import EntitySegmenter, Settings
+from esam_rt.run import segment_source
+from esam_rt.sinks import CocoJson, HtmlReport, LabelMaps, Overlays
+from esam_rt.sources import PhotoFolder
 
 
 def main(photos: str, out: str) -> None:
     """Segment `photos` into the folder `out`."""
-    options = RunOptions(
-        sources=(Path(photos),),
-        out=Path(out),
-        segmenter=SegmenterConfig(model="tiny", settings=Settings.preset("fast")),
-        resume=(Path(out) / "run.json").exists(),
-    )
-    summary = run_photos(options)
+    source = PhotoFolder(photos)
+    sinks = [LabelMaps(), CocoJson(), Overlays(), HtmlReport()]
+    resume = (Path(out) / "run.json").exists()
+    with EntitySegmenter("tiny", settings=Settings.preset("fast")) as segment:
+        summary = segment_source(source, segment, sinks, Path(out), resume=resume)
     print(f"{summary.done} photos segmented, {summary.failed} failed, {summary.entities} entities")
     sys.exit(summary.exit_code)
 
