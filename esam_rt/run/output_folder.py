@@ -194,7 +194,7 @@ class RunFolder(OutputFolder):
 
     Args:
         path: The folder. It may be missing.
-        outputs: Names of files and folders of further sinks. Those of all sinks of the table are known.
+        outputs: Names of files and folders of sinks that are not in the table of sinks.
     """
 
     def __init__(self, path: Path, outputs: Sequence[str] = ()) -> None:

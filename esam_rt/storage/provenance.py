@@ -20,7 +20,7 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Collect versions.
 
     Args:
-        packages: Names of packages. Those that are not installed are left out.
+        packages: Names of packages. Missing packages are left out.
 
     Returns:
         Versions of Python, esam-rt and the packages, by name.
