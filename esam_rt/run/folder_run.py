@@ -21,7 +21,7 @@ from esam_rt.run.output_folder import ERRORS, PROFILE, Place, RunFolder
 from esam_rt.run.overlap import overlapped
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.trace_writer import TraceWriter
-from esam_rt.segmenter import EntitySegmenter
+from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sinks.sink import RunInfo, Sink, in_write_order, outputs_of, write_all
@@ -116,8 +116,9 @@ def segment_source(
         ...     summary = segment_source(source, segmenter, [LabelMaps(), HtmlReport()], Path("out"))
     """
     record: dict[str, Any] = {}
-    if isinstance(segmenter, EntitySegmenter):
-        record = {"method": segmenter.method, "settings": segmenter.settings.to_dict()}
+    settings = getattr(segmenter, "settings", None)
+    if isinstance(settings, Settings):
+        record = {"method": getattr(segmenter, "method", None), "settings": settings.to_dict()}
     record |= {"write": [type(sink).__name__ for sink in sinks], "sources": [type(source).__name__]}
     folder = RunFolder(out, outputs_of(sinks))
     plan = _Plan(source, sinks, folder, listener or NoListener(), record, limit, resume, profile)

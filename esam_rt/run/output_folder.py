@@ -123,7 +123,7 @@ class OutputFolder:
             if before.get(key) != after.get(key):
                 raise SettingsError(
                     f"{self.record}: {key} was {_short(before.get(key))}, now it is {_short(after.get(key))}. Resume "
-                    "with the options that the run began with, or start anew with --overwrite."
+                    "with the options that the run began with, or start again with --overwrite."
                 )
 
     def write_record(self, record: Mapping[str, Any]) -> None:
@@ -178,7 +178,7 @@ class OutputFolder:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a finished photo lies.
+    """Place of a photo and of its output files.
 
     Attributes:
         stem: Path of its files in the output folder, without suffix.
@@ -258,7 +258,7 @@ class RunFolder(OutputFolder):
         A photo that was renamed would be processed twice, and its first entities would stay in the results.
         """
         name = done.name
-        restart = "start anew with --overwrite or another --out."
+        restart = "start again with --overwrite or another --out."
         if name not in now:
             like = next((other for other in now if PurePosixPath(other).name == PurePosixPath(name).name), None)
             raise SettingsError(

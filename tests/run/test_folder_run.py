@@ -638,7 +638,7 @@ def test_what_a_killed_run_left_half_written_is_removed(photos: Path, out: Path,
 
 
 def test_interrupt_while_a_photo_is_segmented_keeps_the_one_before(photos: Path, out: Path) -> None:
-    """Its files and its line are finished first."""
+    """The files and the journal line of the photo before are finished first."""
     summary = run(photos, out, FakeSegmenter(raise_at(1, KeyboardInterrupt())), profile=True)
     assert (summary.exit_code, summary.done, summary.left) == (130, 1, 2)
     assert [photo["name"] for photo in lines(out / "photos.jsonl")] == ["a.png"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -39,9 +39,9 @@ class Steps:
         assert worked == item * 100
         self.call("write", item)
 
-    def run(self, count: int = 4) -> list[str]:
+    def run(self, items: int | Iterable[int] = 4) -> list[str]:
         overlapped(
-            range(count),
+            range(items) if isinstance(items, int) else items,
             self.read,
             self.work,
             self.write,
@@ -171,3 +171,40 @@ def test_nothing_is_held_longer_than_needed() -> None:
 
 def test_nothing_to_do() -> None:
     assert Steps().run(0) == []
+
+
+def test_items_are_taken_one_by_one_on_the_reading_thread() -> None:
+    taken: list[int] = []
+    threads: set[str] = set()
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            threads.add(threading.current_thread().name)
+            taken.append(item)
+            yield item
+
+    steps = Steps(work=lambda item: ahead.append(len(taken) - item))
+    ahead: list[int] = []
+    steps.run(items())
+    assert steps.of("write") == list(range(6))
+    assert max(ahead) <= 2, "this item and the next one"
+    assert len(threads) == 1 and next(iter(threads)).startswith("esam-rt read")
+
+
+def test_no_item_is_taken_while_one_is_alone() -> None:
+    taken: list[int] = []
+    steps = Steps(alone=(1,), write=lambda item: seen.append((item, list(taken))) if item == 1 else None)
+    seen: list[tuple[int, list[int]]] = []
+    steps.run(item for item in range(4) if not taken.append(item))  # type: ignore[func-returns-value]
+    assert seen == [(1, [0, 1])]
+
+
+def test_items_that_fail_end_it_after_those_before() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise InputError("the cable is cut")
+
+    steps = Steps()
+    with pytest.raises(InputError, match="cable"):
+        steps.run(items())
+    assert (steps.of("write"), steps.of("fail")) == ([0], [])

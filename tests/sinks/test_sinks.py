@@ -1,4 +1,4 @@
-"""What a run writes: label maps, overlays, the COCO file and the report."""
+"""The files of a run: label maps, overlays, the COCO file and the report."""
 
 from __future__ import annotations
 

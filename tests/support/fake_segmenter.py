@@ -1,4 +1,4 @@
-"""A segmenter without networks. It finds two entities: the left and the right half of a photo."""
+"""A segmenter without networks. It finds two entities: the left and the right half of the photo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ STAGES = ("encoder", "decoder", "superpixels", "mmg", "emr", "usr", "upsampling"
 
 
 class FakeSegmenter:
-    """A stand-in for `EntitySegmenter`. before: called with the number of the photo, from 0. It may raise an error."""
+    """A segmenter without networks.
+
+    Args:
+        before: Called with the number of the photo, from 0, before the result. It may raise.
+        sha256: Hash of the model, for the record of a run.
+    """
 
     def __init__(self, before: Callable[[int], None] = lambda number: None, sha256: str = "00") -> None:
         self.before, self.sha256 = before, sha256
