@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from esam_rt.evaluation.evaluate import prepare
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -24,6 +23,7 @@ from esam_rt import EntityMap, EntitySegmenter, Settings
 from esam_rt.evaluation.paper_tables.table_rows import Row
 from esam_rt.evaluation.paper_tables.tables import MARKDOWN, run_table
 from esam_rt.evaluation.plan import EvalOptions
+from esam_rt.evaluation.run_evaluation import prepare
 from esam_rt.loading.loader import load_sam
 from esam_rt.run.run_options import RunOptions
 from esam_rt.segmenter import SegmenterConfig

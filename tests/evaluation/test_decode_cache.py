@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
+from esam_rt.masks import Level, MaskSet
 from esam_rt.sam.predictor import Sam
 from esam_rt.segmenter import METHODS
+from esam_rt.settings import Filters
 from tests.support.scene import ROW
 from tests.test_segmenter import noisy_scene
 
@@ -81,6 +84,29 @@ def test_a_second_run_decodes_nothing() -> None:
         engine._function = None  # type: ignore[attr-defined]
     again = EntitySegmenter(sam, settings=settings_of({}))(photo)
     np.testing.assert_array_equal(first.labels, again.labels)
+
+
+def test_any_prompts_levels_and_filters_give_what_the_model_gives() -> None:
+    scene, photo = noisy_scene(5)
+    plain, cached = scene.sam(), CachingSam(scene.sam())
+    image, image_again = plain.encode(photo), cached.encode(photo)
+    rng = np.random.default_rng(0)
+    known = rng.random((12, 2)).astype(np.float32)
+    for first_point in range(6):
+        points = known[rng.integers(0, len(known), first_point * 4)]  # some twice, some new, at first none
+        filters = Filters(
+            score_min=(0.5, 0.8)[first_point % 2], stability_min=rng.random(), stability_offset=1.0, min_area=40
+        )
+        levels = tuple(Level)[:first_point]
+        expected = plain.decode(image, points, first_point, filters, levels)
+        found = cached.decode(image_again, points, first_point, filters, levels)
+        for field in fields(MaskSet):
+            a, b = getattr(found, field.name), getattr(expected, field.name)
+            np.testing.assert_array_equal(a, b)
+            assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+        output = rng.integers(0, 3, len(points)).astype(np.uint8)
+        logits = cached.logits(image_again, points, output)
+        np.testing.assert_array_equal(logits, plain.logits(image, points, output))
 
 
 def settings_of(change: Mapping[str, object]) -> Settings:
