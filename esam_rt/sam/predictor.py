@@ -82,8 +82,8 @@ class Sam:
             return HostImage(from_dlpack(image_hwc_rgb))
         if self._gpu_images is None:
             raise InputError(
-                "Photo: found an array on a GPU, expected one on the host, because the model runs there. Copy it, "
-                "or use device cuda."
+                "Photo: found an array on a GPU, expected one on the host, because the model runs there. "
+                "Copy it there, or use device cuda."
             )
         return self._gpu_images.photo(image_hwc_rgb)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import tracemalloc
 from typing import cast
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from esam_rt import EntityMap, Settings
-from esam_rt.errors import InputError
+from esam_rt import Settings
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import guidance_votes, refine_entities
 from esam_rt.method.gallery import Gallery
@@ -50,49 +47,6 @@ def pixel_strips(edges: list[int]) -> SuperpixelMap:
     centres = [((a + b) / 2 / GRID[1], 0.5) for a, b in itertools.pairwise(edges)]
     area = np.diff(edges) / GRID[1]
     return SuperpixelMap(np.tile(labels.astype(np.int32), (GRID[0], 1)), area, np.array(centres, np.float32))
-
-
-def test_point_grid_is_centred_and_row_by_row() -> None:
-    points = point_grid(4)
-    assert points.shape == (16, 2)
-    np.testing.assert_allclose(
-        points[:5], [[0.125, 0.125], [0.375, 0.125], [0.625, 0.125], [0.875, 0.125], [0.125, 0.375]]
-    )
-    coarse, fine = ({tuple(p) for p in point_grid(n)} for n in (32, 64))
-    assert not coarse & fine
-
-
-@pytest.mark.parametrize(
-    ("orig_hw", "resized_hw", "grid_hw"),
-    [
-        ((480, 640), (384, 512), (96, 128)),
-        ((640, 480), (512, 384), (128, 96)),
-        ((100, 100), (512, 512), (128, 128)),
-        ((1, 5000), (1, 512), (1, 128)),
-        ((333, 1000), (170, 512), (43, 128)),
-        ((1, 1), (512, 512), (128, 128)),
-    ],
-)
-def test_geometry(orig_hw: tuple[int, int], resized_hw: tuple[int, int], grid_hw: tuple[int, int]) -> None:
-    g = Geometry.of(orig_hw, 512)
-    assert (g.resized_hw, g.grid_hw) == (resized_hw, grid_hw)
-    cells = g.to_cell_yx(np.array([[0, 0], [1, 1], [0.5, 0.5]], np.float32))
-    assert cells[0].tolist() == [0, 0]
-    assert (cells[1] < grid_hw).all()
-    centre = np.array([[grid_hw[1] // 2, grid_hw[0] // 2]])
-    assert g.to_cell_yx(g.from_cell_xy(centre))[0].tolist() == centre[0, ::-1].tolist()
-
-
-def test_features_are_sampled_bilinearly() -> None:
-    embedding = np.random.default_rng(0).normal(size=(1, 5, 16, 16)).astype(np.float32)
-    photo = EncodedImage(embedding, Geometry.of((192, 256), 256))
-    points = np.array([[0.5, 0.5], [0, 0], [1, 1], [(3 + 0.5) / 16, (2 + 0.5) / 12]], np.float32)
-    got = photo.features_at(points)
-    e = embedding[0]
-    np.testing.assert_allclose(got[3], e[:, 2, 3], atol=1e-5)
-    np.testing.assert_allclose(got[0], e[:, 5:7, 7:9].mean((1, 2)), atol=1e-5)
-    np.testing.assert_allclose(got[1], e[:, 0, 0], atol=1e-5)
-    np.testing.assert_allclose(got[2], (e[:, 11, 15] + e[:, 12, 15]) / 2, atol=1e-5)
 
 
 def test_decoding_sorts_levels_by_area_and_filters() -> None:
@@ -321,96 +275,6 @@ def test_gaps_are_filled_by_few_masks() -> None:
     assert filled.stage.tolist() == [Stage.EMR, Stage.USR]
     assert filled.sources == (((0, 0), (5, 0)), ((6, 0),))
     assert filled.score.tolist() == pytest.approx([1.0, 0.8])
-
-
-def test_entity_map_measures_and_orders() -> None:
-    labels = np.zeros((6, 10), np.int64)
-    labels[0:2, 0:3], labels[3, 4:8], labels[5, 9] = 1, 3, 4
-    result = EntityMap.from_labels(labels, np.array([0.5, 0.99, 0.9, 0.5]), np.array([1, 1, 2, 1]))
-    assert result.score.tolist() == pytest.approx([0.9, 0.5, 0.5])  # label 2 is empty
-    assert result.area.tolist() == [4, 6, 1]
-    assert result.box_xyxy.tolist() == [[4, 3, 8, 4], [0, 0, 3, 2], [9, 5, 10, 6]]
-    np.testing.assert_allclose(result.centroid_xy[0], [5.5, 3])
-    assert result.labels[3, 5] == 1 and result.labels[5, 9] == 3
-    assert [int(m.sum()) for m in result.masks()] == [4, 6, 1]
-    with pytest.raises(IndexError):
-        result.mask(3)
-    rgb, segments = result.to_panoptic()
-    assert rgb[3, 5].tolist() == [1, 0, 0]
-    assert [s["area"] for s in segments] == [4, 6, 1]
-    coco = result.to_coco(image_id=7, first_id=3)
-    assert [a["id"] for a in coco] == [3, 4, 5]
-    assert coco[0]["bbox"] == [4, 3, 4, 1]
-
-
-def test_entities_of_one_score_are_ordered_by_area_then_by_label() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.repeat(rng.permutation(40) + 1, rng.integers(1, 4, 40))[None]
-    score = rng.integers(0, 3, 40) / 2
-    area = np.bincount(labels[0], minlength=41)[1:]
-    expected = sorted(range(40), key=lambda i: (-score[i], -area[i], i))
-    result = EntityMap.from_labels(labels, score, np.zeros(40, int))
-    assert [int(labels[result.mask(k)][0]) - 1 for k in range(40)] == expected
-
-
-@pytest.mark.parametrize(("label", "dtype"), [(4, np.uint16), (4, np.int64), (70_000, np.int32), (-1, np.int32)])
-def test_labels_without_a_score_are_refused(label: int, dtype: type[np.integer]) -> None:
-    labels = np.zeros((70, 3), dtype)
-    labels[64:] = label
-    with pytest.raises(InputError, match=f"found label {label}, expected 0 to 3"):
-        EntityMap.from_labels(labels, np.ones(3), np.zeros(3, int))
-
-
-@pytest.mark.parametrize("count", [65_535, 65_536])
-def test_more_entities_than_labels_are_refused(count: int) -> None:
-    labels, score = np.arange(1, count + 1).reshape(1, -1), np.ones(70_000)  # the others are empty
-    if count > 65_535:
-        with pytest.raises(InputError, match="found 65536 entities, expected at most 65535"):
-            EntityMap.from_labels(labels, score, np.zeros(70_000, int))
-    else:
-        assert len(EntityMap.from_labels(labels, score, np.zeros(70_000, int))) == count
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (1, 300), (300, 1), (64, 9), (65, 70), (131, 40)])
-def test_entity_map_measures_as_label_by_label(shape: tuple[int, int], dtype: type[np.integer]) -> None:
-    rng, count = np.random.default_rng(0), 7
-    noise = rng.integers(0, count + 1, shape)
-    stripes = np.indices(shape).sum(0) // 5 % count  # the last label is empty
-    for labels in (noise, stripes, np.zeros(shape, int), np.full(shape, count)):
-        result = EntityMap.from_labels(labels.astype(dtype), np.linspace(1, 0.5, count), np.zeros(count, int))
-        present = [label for label in range(1, count + 1) if (labels == label).any()]
-        assert len(result) == len(present)
-        for i, label in enumerate(present):
-            ys, xs = np.nonzero(labels == label)
-            assert (result.mask(i) == (labels == label)).all()
-            assert result.area[i] == len(ys)
-            assert result.box_xyxy[i].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-            assert result.centroid_xy[i].tolist() == np.float32([xs.sum() / len(xs), ys.sum() / len(ys)]).tolist()
-
-
-def test_entity_map_of_many_entities_needs_little_memory() -> None:
-    side, count = 1024, 16_384
-    cell = np.arange(side) // 8
-    labels = (cell[:, None] * (side // 8) + cell + 1).astype(np.uint16)
-    tracemalloc.start()
-    try:
-        result = EntityMap.from_labels(labels, np.ones(count), np.zeros(count, int), in_place=True)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(result) == count and (result.area == 64).all()
-    assert peak < 400 * count  # with rows and columns of each label, 16,000 bytes
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (37, 23)])
-def test_run_lengths_are_those_of_pycocotools(shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    for labels in (rng.integers(0, 4, shape), np.ones(shape, int), rng.integers(0, 4, shape).cumsum(0) // 9 % 4):
-        result = EntityMap.from_labels(labels, np.array([0.9, 0.8, 0.7]), np.zeros(3, int))
-        for i, annotation in enumerate(result.to_coco()):
-            rle = coco_mask.encode(np.asfortranarray(result.mask(i), np.uint8))
-            assert annotation["segmentation"] == {"size": list(shape), "counts": rle["counts"].decode()}
 
 
 @pytest.mark.parametrize("seed", range(4))
