@@ -64,7 +64,7 @@ def test_shell_line_names_commands_and_options_that_exist(line: str) -> None:
         known = command.commands
         assert words[0] in known, f"esam-rt has no command {words[0]}"
         command = known[words.pop(0)]
-    options = {option for parameter in command.params for option in parameter.opts}
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.partition("=")[0] for word in words if word.startswith("--")}
     assert used <= options | {"--help"}
 
