@@ -64,7 +64,7 @@ def path(name: str, value: str) -> Path:
         SettingsError: ``value`` is empty, usually an unset shell variable. It would mean the current folder.
     """
     if not value:
-        raise SettingsError(f"{name} is empty; expected a path. Is a variable not set?")
+        raise SettingsError(f"{name} is empty, expected a path. Is a shell variable not set?")
     return Path(value)
 
 

@@ -37,7 +37,7 @@ def fetch_checkpoint(row: ModelSpec, folder: Path, on_event: OnEvent = ignore) -
     """
     remote = row.remote
     if remote is None:
-        raise ModelError(f"Model {row.name}: no checkpoint given; expected --checkpoint FILE.")
+        raise ModelError(f"Model {row.name}: it has no published checkpoint. Give --checkpoint FILE.")
     path = folder / remote.file_name
     try:
         if _is_published(path, remote):

@@ -99,13 +99,13 @@ def build_engines(
     elif model is not None:
         row, form = get_model(model), precision or ("fp32" if backend == "onnxruntime" else "fp16")
     else:
-        raise SettingsError("Found no MODEL, expected a name that esam-rt models lists, or --onnx FOLDER.")
+        raise SettingsError("MODEL is missing. Give a name that esam-rt models lists, or --onnx FOLDER.")
     execution = ExecutionConfig(backend, precision=form, gpu=gpu)  # type: ignore[arg-type]
     if backend == "onnxruntime":
         if out is not None or options is not None or not fusion or force:
             raise SettingsError(
-                "ONNX Runtime runs graphs: esam-rt export has --out and --attention; --target, --max-batch, "
-                "--workspace, --no-fusion, --version-compatible, --strip-weights and --force are for TensorRT."
+                "ONNX Runtime runs graphs: --target, --max-batch, --workspace, --no-fusion, --version-compatible, "
+                "--strip-weights, --force and --out are for TensorRT. esam-rt export has --out and --attention."
             )
         files = onnx_model(row, checkpoint, form, None, on_event).files
         return BuiltEngines(backend, files[0].parent)
@@ -146,17 +146,19 @@ def _given(
 ) -> GivenGraphs:
     """The graphs of ``folder``, if they are those that the other options want."""
     if backend == "onnxruntime":
-        raise SettingsError(f"--onnx {folder}: ONNX Runtime runs graphs themselves, expected a backend of TensorRT.")
+        raise SettingsError(f"--onnx {folder}: ONNX Runtime runs the graphs themselves. Use a backend of TensorRT.")
     if not fusion:
-        raise SettingsError(f"--onnx {folder}: found --no-fusion, expected esam-rt export --attention concat before.")
+        raise SettingsError(
+            f"--onnx {folder}: --no-fusion changes the graphs. Export them with --attention concat instead."
+        )
     given = given_graphs(folder)
     for option, wanted, found in (("MODEL", model, given.row.name), ("--precision", precision, given.precision)):
         if wanted not in (None, found):
-            raise SettingsError(f"{option} {wanted}: the graphs of {folder} are of {found}; leave {option} out.")
+            raise SettingsError(f"{option} {wanted}: the graphs of {folder} are of {found}. Leave {option} out.")
     if checkpoint is not None and (digest := checkpoint_sha256(checkpoint)) != given.onnx.checkpoint_sha256:
         raise ModelError(
-            f"--checkpoint {checkpoint}: found SHA-256 {digest[:12]}…, expected {given.onnx.checkpoint_sha256[:12]}…, "
-            f"of which the graphs of {folder} were made."
+            f"--checkpoint {checkpoint}: found SHA-256 {digest[:12]}…, expected {given.onnx.checkpoint_sha256[:12]}…: "
+            f"the graphs of {folder} were made from another checkpoint. Name that one, or export again."
         )
     return given
 

@@ -118,8 +118,8 @@ def engine_set(
     library, options = load_library(spec.backend), spec.options or BuildOptions()
     if spec.gpu is None and not options.targets:
         raise SettingsError(
-            f"Backend {spec.backend}: found no GPU here that cuda-python reaches, expected --target with those "
-            "that will run the engines, such as --target sm_86,sm_89."
+            f"Backend {spec.backend}: cuda-python finds no GPU here. Name the GPUs that will run the engines, such as "
+            "--target sm_86,sm_89."
         )
     graphs = graphs or onnx_model(row, checkpoint, spec.precision, spec.attention(row, library), on_event)
     recipe = recipe_of(row, spec, graphs, library)
@@ -174,8 +174,8 @@ def given_engines(
     if not engines.record.runs_on(spec.gpu):
         content = engines.record.to_json()
         raise ModelError(
-            f"{folder / RECORD}: targets: found {brief(content['targets'] or content['gpu'])}, expected {spec.gpu}; "
-            "build the engines for this GPU."
+            f"{folder / RECORD}: targets: found {brief(content['targets'] or content['gpu'])}, expected {spec.gpu}. "
+            "Build the engines for this GPU."
         )
     return engines
 
@@ -195,7 +195,7 @@ def stored() -> list[Path]:
         return []
     except OSError as e:
         raise OutputError(
-            f"{store_folder()}: cannot be read ({e.strerror}); set ESAM_RT_CACHE to a folder of your own."
+            f"{store_folder()}: cannot be read ({e.strerror}). Set ESAM_RT_CACHE to a folder of your own."
         ) from e
 
 
@@ -267,7 +267,7 @@ def remove(folder: Path) -> int | None:
     except Timeout:
         return None
     except OSError as e:
-        raise OutputError(f"{folder}: cannot be removed ({e.strerror}); check its permissions.") from e
+        raise OutputError(f"{folder}: cannot be removed ({e.strerror}). Check its permissions.") from e
 
 
 def _build(

@@ -130,7 +130,9 @@ def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda
         scores.append(1.0 if i is None else abs(float(candidate.predicted_iou[i]) - float(baseline.predicted_iou[j])))
     ious += [0.0] * len(unmatched)
     if not ious:
-        raise EngineError("Self-test: found no masks to compare; the weights answer nothing on the test photo.")
+        raise EngineError(
+            "Self-test: found no masks to compare: the weights give no mask on the test photo. Check the checkpoint."
+        )
     return SelfTest(len(ious), float(np.mean(ious)), max(scores, default=1.0), cuda_graphs)
 
 

@@ -22,7 +22,7 @@ from esam_rt.storage.manifest import listed_files
 
 RECORD = "engine.json"
 FORMAT = 2  # of the record, and of the build settings that this code gives to the libraries
-REBUILD = "build the engines again"
+REBUILD = "Build the engines again: esam-rt build-engine."
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,12 @@ class EngineSet:
         try:
             content = path.read_bytes()
         except OSError as e:
-            raise ModelError(f"{path}: cannot be read ({e.strerror}); expected an engine. Build it again.") from e
+            raise ModelError(f"{path}: the engine cannot be read ({e.strerror}). {REBUILD}") from e
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise ModelError(
-                f"{path}: found SHA-256 {found[:12]}…, expected {expected[:12]}… of {RECORD}; the file is "
-                "damaged or of another build. Build it again."
+                f"{path}: found SHA-256 {found[:12]}…, expected {expected[:12]}… of {RECORD}: the file is "
+                f"damaged or of another build. {REBUILD}"
             )
         return content
 
@@ -238,17 +238,16 @@ def checked(folder: Path, wanted: Mapping[str, Any] | None = None) -> EngineSet:
     for name, expected in (wanted or {}).items():
         if found.get(name) != expected and not (name == "backend_version" and record.runs_with(expected)):
             raise ModelError(
-                f"{folder / RECORD}: {name}: found {brief(found.get(name))}, expected {brief(expected)}; {REBUILD}: "
-                "esam-rt build-engine."
+                f"{folder / RECORD}: {name}: found {brief(found.get(name))}, expected {brief(expected)}. {REBUILD}"
             )
     for name in ENGINE_FILES:
         path, size = folder / name, record.engines[name].size_bytes
         if not path.is_file() or path.is_symlink():
-            raise ModelError(f"{path}: found no such file, expected an engine; {REBUILD}.")
+            raise ModelError(f"{path}: found no such file, expected an engine. {REBUILD}")
         if path.stat().st_size != size:
             raise ModelError(
-                f"{path}: found {path.stat().st_size} bytes, expected {size}; the file is cut off or of another build. "
-                "Build the engines again."
+                f"{path}: found {path.stat().st_size} bytes, expected {size}: the file is cut off or of another build. "
+                f"{REBUILD}"
             )
     if failed := (record.self_test or {}).get("failed"):
         raise EngineError(f"{folder}: {failed} To build these again: esam-rt build-engine --force.")
@@ -282,14 +281,16 @@ def read_record(path: Path) -> EngineRecord:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as e:
-        raise ModelError(f"{path}: found no such file, expected engines of esam-rt build-engine.") from e
+        raise ModelError(
+            f"{path}: found no such file, expected a folder of engines. Make one: esam-rt build-engine."
+        ) from e
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path}: cannot be read as JSON ({e}); {REBUILD}.") from e
+        raise ModelError(f"{path}: cannot be read as JSON ({e}). {REBUILD}") from e
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: found no table, expected one; {REBUILD}.")
+        raise ModelError(f"{path}: found no table, expected one. {REBUILD}")
     for name, is_valid in _FIELDS.items():
         if not is_valid(content.get(name)):
-            raise ModelError(f"{path}: {name}: found {brief(content.get(name))}, expected another value; {REBUILD}.")
+            raise ModelError(f"{path}: {name}: found {brief(content.get(name))}, expected another value. {REBUILD}")
     values = {name: content.get(name) for name in _FIELDS}
     return EngineRecord(
         **values
@@ -304,13 +305,11 @@ def read_record(path: Path) -> EngineRecord:
 def _engine_file(path: Path, name: str, entry: Any) -> EngineFile:
     """One engine of a record, checked."""
     if not isinstance(entry, dict):
-        raise ModelError(f"{path}: found no entry {name}, expected one; {REBUILD}.")
+        raise ModelError(f"{path}: found no entry {name}, expected one. {REBUILD}")
     known = {key: entry[key] for key in _ENGINE_FIELDS if key in entry}
     for key, is_valid in _ENGINE_FIELDS.items():
         if (key in known or key in ("sha256", "size_bytes")) and not is_valid(known.get(key)):
-            raise ModelError(
-                f"{path}: {name}: {key}: found {brief(known.get(key))}, expected another value; {REBUILD}."
-            )
+            raise ModelError(f"{path}: {name}: {key}: found {brief(known.get(key))}, expected another value. {REBUILD}")
     return EngineFile(**known)
 
 

@@ -52,7 +52,7 @@ class EngineSpec:
             check_rtx((self.options and self.options.targets) or at_hand, self.precision)
             if self.options and self.options.version_compatible:
                 raise SettingsError(
-                    "--version-compatible: TensorRT-RTX runs only what its own version has built; use --backend "
+                    "--version-compatible: TensorRT-RTX runs only what its own version has built. Use --backend "
                     "tensorrt, or build again after an update."
                 )
 

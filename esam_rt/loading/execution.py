@@ -84,15 +84,15 @@ class ExecutionConfig:
             raise SettingsError("Engines are for the backends tensorrt and tensorrt-rtx, found backend onnxruntime.")
         if self.precision == "bf16" and self.device != "tensorrt":
             raise SettingsError(
-                f"Precision bf16: found backend onnxruntime on device {self.device}, which lacks kernels for it; "
-                "expected fp32 or fp16, or a backend of TensorRT."
+                f"Precision bf16: ONNX Runtime has no kernels for it on device {self.device}. Use fp32 or fp16, or a "
+                "backend of TensorRT."
             )
         if self.memory_mb is not None and self.device == "tensorrt":
-            raise SettingsError("Memory: found device tensorrt, whose memory has no limit; use backend tensorrt.")
+            raise SettingsError("Memory: device tensorrt has no memory limit. Use backend tensorrt.")
         if self.memory_mb is not None and self.cuda_graphs:
             raise SettingsError(
-                "Memory: found CUDA graphs of ONNX Runtime, which keep memory beside the limit; leave out one of "
-                "them, or use backend tensorrt."
+                "Memory: CUDA graphs of ONNX Runtime keep memory beside the limit. Leave out one of them, or use "
+                "backend tensorrt."
             )
 
     def _check_gpu(self) -> None:

@@ -60,9 +60,7 @@ def given_graphs(folder: Path) -> GivenGraphs:
     entries = listed_files(folder, GRAPHS)
     if not entries:
         found = "no list of these graphs" if (folder / MANIFEST).exists() else "no such file"
-        raise ModelError(
-            f"{folder / MANIFEST}: found {found}, expected {', '.join(GRAPHS)} there, as of esam-rt export --out."
-        )
+        raise ModelError(f"{folder / MANIFEST}: found {found}, expected {', '.join(GRAPHS)} there. {AGAIN}")
     files: list[Path] = []
     for name in GRAPHS:
         _check_sha256(folder / name, entries)
@@ -108,6 +106,6 @@ def _check_sha256(file: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     found, expected = sha256_of(file), str(entries.get(file.name, {}).get("sha256"))
     if found != expected:
         raise ModelError(
-            f"{file}: found SHA-256 {found[:12]}…, expected {expected[:12]}… of {MANIFEST}; the file is damaged or of "
+            f"{file}: found SHA-256 {found[:12]}…, expected {expected[:12]}… of {MANIFEST}: the file is damaged or of "
             f"another export. {AGAIN}"
         )

@@ -82,8 +82,8 @@ def provider_cache(version: str, graph: Path, max_batch: int, made_for: Sequence
     is_own = os.name != "posix" or (state.st_uid == os.getuid() and not state.st_mode & 0o077)
     if not stat.S_ISDIR(state.st_mode) or not is_own:
         raise OutputError(
-            f"{folder}: expected a folder that nobody else can write to or read, because TensorRT runs its files. "
-            "Remove it; it is made again."
+            f"{folder}: expected a folder that nobody else can write to or read: TensorRT runs its files. "
+            "Remove it. It is made again."
         )
     return folder
 
@@ -111,7 +111,7 @@ def prune(everything: bool, dry_run: bool) -> list[tuple[Path, int]]:
                 try:
                     shutil.rmtree(folder)
                 except OSError as e:
-                    raise OutputError(f"{folder}: cannot be removed ({e.strerror}); check its permissions.") from e
+                    raise OutputError(f"{folder}: cannot be removed ({e.strerror}). Check its permissions.") from e
     return found
 
 

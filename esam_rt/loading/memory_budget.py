@@ -41,7 +41,7 @@ def onnxruntime_need(row: ModelSpec, precision: str) -> Need:
     """
     footprint = row.footprint
     if footprint is None:
-        raise SettingsError(f"Memory: the memory of model {row.name} was not measured; run it without a limit.")
+        raise SettingsError(f"Memory: the memory of model {row.name} was not measured. Run it without a limit.")
     factor = HALF_ON_CPU if precision != "fp32" else 1
 
     def need(batch: int) -> int:
@@ -115,7 +115,7 @@ def batch_within(memory_mb: int, need: Need, most: int, who: str) -> int:
     batch = largest_batch(need, memory_mb * MB, most)
     if batch == 0:
         raise SettingsError(
-            f"Memory: found {memory_mb} MB, expected at least {math.ceil(need(1) / MB)} MB, which {who} needs with one "
-            "prompt a call; give it more, or use a smaller model."
+            f"Memory: found {memory_mb} MB, expected at least {math.ceil(need(1) / MB)} MB: {who} needs that with one "
+            "prompt a call. Allow more memory, or use a smaller model."
         )
     return batch

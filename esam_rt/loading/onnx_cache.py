@@ -94,7 +94,7 @@ def onnx_model(
             if isinstance(e, OutputError):
                 raise
             raise OutputError(
-                f"{folder}: cannot be made ({e.strerror}); expected a writable cache folder. Set ESAM_RT_CACHE to one."
+                f"{folder}: the cache folder cannot be made ({e.strerror}). Set ESAM_RT_CACHE to a writable folder."
             ) from e
     written = listed_files(folder, GRAPHS)
     files = tuple(folder / name for graph in GRAPHS for name in (graph, f"{graph}.data") if name in written)

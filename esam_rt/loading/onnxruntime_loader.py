@@ -123,6 +123,6 @@ def _provider_cache(
     cache = provider_cache(library.__version__, graph, batch, made_for)
     if not any(cache.glob("*.engine")):
         if not execution.build:
-            raise ModelError(f"{cache}: found no engine of {graph.name}, expected one; run without --no-build.")
+            raise ModelError(f"{cache}: found no engine of {graph.name}, expected one. Run without --no-build.")
         on_event(Building(f"{graph.stem}.engine"))
     return cache

@@ -10,7 +10,7 @@ from esam_rt.engines.tensorrt.builder import load_library
 from esam_rt.engines.tensorrt.loaded_engine import Weights
 from esam_rt.errors import ModelError
 from esam_rt.loading.checkpoints import expected_sha256
-from esam_rt.loading.engine_record import RECORD, EngineSet, brief
+from esam_rt.loading.engine_record import REBUILD, RECORD, EngineSet, brief
 from esam_rt.loading.engine_spec import EngineSpec
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.onnx_cache import onnx_model
@@ -48,8 +48,8 @@ def weights_of(
     if found != expected:
         raise ModelError(
             f"{path}: checkpoint_sha256: found {found[:12]}…, expected {expected[:12]}… of "
-            f"{checkpoint or row.name}; these engines take their weights from the checkpoint that they were made of: "
-            "give it, --checkpoint."
+            f"{checkpoint or row.name}. These engines take their weights from the checkpoint that they were made from: "
+            "name it with --checkpoint."
         )
     first = spec.attention(row, load_library(spec.backend))
     for attention in dict.fromkeys((first, *ATTENTION)) if first else (None,):
@@ -61,8 +61,8 @@ def weights_of(
                     _check_sha256(file, str(record.onnx_sha256.get(file.name)))
             return {name: Weights(graph, _size(graph, files)) for name, graph in zip(ENGINE_FILES, graphs, strict=True)}
     raise ModelError(
-        f"{path}: onnx_sha256: found {brief(record.onnx_sha256)}, expected those of the graphs of {row.name}, "
-        "whose weights these engines lack; build them again."
+        f"{path}: onnx_sha256: found {brief(record.onnx_sha256)}, expected the hashes of the graphs of "
+        f"{row.name}. {REBUILD}"
     )
 
 
@@ -71,8 +71,8 @@ def _check_sha256(file: Path, expected: str) -> None:
     found = remembered_sha256(file)
     if found != expected:
         raise ModelError(
-            f"{file}: found SHA-256 {found[:12]}…, expected {expected[:12]}…; the file is damaged. Remove its "
-            "folder, it is made again."
+            f"{file}: found SHA-256 {found[:12]}…, expected {expected[:12]}…: the file is damaged. Remove its "
+            "folder. It is made again."
         )
 
 

@@ -742,7 +742,7 @@ def test_folders_of_other_versions_are_pruned(path: Path, tmp_path: Path, monkey
 
 def test_building_is_told(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelError, match=r"found no engine of encoder\.onnx, expected one; run without --no-build"):
+    with pytest.raises(ModelError, match=r"found no engine of encoder\.onnx, expected one. Run without --no-build"):
         load_sam("tiny", ExecutionConfig(device="tensorrt", build=False))
     for expected_steps in (["encoder.engine", "decoder.engine", "mask_head.engine", "logits.engine"], []):
         told = Events()

@@ -166,7 +166,7 @@ def test_damage_is_named_and_mended(engines: EngineSet, damage: Callable[[Path],
 )
 def test_foreign_engines_name_the_field(engines: EngineSet, field: str, value: object) -> None:
     change(engines.folder, **{field: value})
-    with pytest.raises(ModelError, match=rf"engine\.json: {field}: found .*, expected .*build the engines again"):
+    with pytest.raises(ModelError, match=rf"engine\.json: {field}: found .*, expected .*Build the engines again"):
         engine_set(TINY, SPEC, build=False)
     told = Events()
     engine_set(TINY, SPEC, on_event=told)
@@ -195,7 +195,7 @@ def test_engines_in_a_folder_that_is_named(engines: EngineSet) -> None:
     with pytest.raises(ModelError, match='model: found "tiny", expected "vit_b"'):
         given_engines(engines.folder, MODELS["vit_b"], spec, rtx)
     with pytest.raises(
-        ModelError, match=r"targets: found .*sm_86.*, expected .*sm_121.*; build the engines for this GPU"
+        ModelError, match=r"targets: found .*sm_86.*, expected .*sm_121.*Build the engines for this GPU"
     ):
         given_engines(engines.folder, TINY, replace(spec, gpu=Gpu("sm_121", "NVIDIA GB10")), rtx)
     change(engines.folder, targets=[], gpu={"capability": "sm_80", "name": "NVIDIA A30"})
@@ -373,7 +373,7 @@ def test_two_processes_build_once(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (EngineSpec("tensorrt-rtx"), "found no GPU here that cuda-python reaches, expected --target"),
+        (EngineSpec("tensorrt-rtx"), "cuda-python finds no GPU here. Name the GPUs .* --target sm_86"),
         (EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_99",))), "--target sm_99: .* knows sm_75, sm_80"),
         (EngineSpec("tensorrt-rtx", options=BuildOptions(("86",))), "--target 86: .* knows sm_75"),
     ],

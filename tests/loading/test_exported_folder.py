@@ -206,10 +206,10 @@ def test_engines_of_given_graphs_are_those_of_the_model(folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, ("no MODEL", "--onnx FOLDER")),
+        ((), 2, ("MODEL is missing", "--onnx FOLDER")),
         (("vit_b", "--onnx", "mine"), 2, ("MODEL vit_b: the graphs of mine are of tiny",)),
         (("--onnx", "mine", "--precision", "fp32"), 2, ("--precision fp32: the graphs of mine are of fp16",)),
-        (("--onnx", "mine", "--backend", "onnxruntime"), 2, ("--onnx mine", "ONNX Runtime runs graphs")),
+        (("--onnx", "mine", "--backend", "onnxruntime"), 2, ("--onnx mine", "ONNX Runtime runs the graphs")),
         (("--onnx", "mine", "--no-fusion"), 2, ("--no-fusion", "--attention concat")),
         (
             ("--onnx", "mine", "--checkpoint", "mine/mask_head.onnx"),

@@ -69,13 +69,13 @@ def test_defaults_follow_the_backend() -> None:
         ({"stream": 0}, "Stream: found one with device cpu, expected device cuda"),
         (
             {"precision": "bf16"},
-            "bf16: found backend onnxruntime on device cpu, which lacks kernels for it",
+            "bf16: ONNX Runtime has no kernels for it on device cpu",
         ),
-        ({"precision": "bf16", "device": "cuda"}, "bf16: found backend onnxruntime on device cuda"),
-        ({"memory_mb": 100, "device": "tensorrt"}, "Memory: found device tensorrt, whose memory has no limit"),
+        ({"precision": "bf16", "device": "cuda"}, "bf16: ONNX Runtime has no kernels for it on device cuda"),
+        ({"memory_mb": 100, "device": "tensorrt"}, "Memory: device tensorrt has no memory limit. Use backend tensorrt"),
         (
             {"memory_mb": 100, "device": "cuda", "cuda_graphs": True},
-            "Memory: found CUDA graphs of ONNX Runtime, which keep memory beside the limit",
+            "Memory: CUDA graphs of ONNX Runtime keep memory beside the limit. Leave out one",
         ),
         (
             {"cuda_graphs": True, "device": "tensorrt"},
@@ -330,14 +330,14 @@ def test_engines_without_weights(library: FakeTensorRTBuilder, cache: Path, tmp_
     content, state = graph.read_bytes(), graph.stat()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(graph, ns=(state.st_atime_ns, state.st_mtime_ns))
-    with pytest.raises(ModelError, match=r"encoder\.onnx: found SHA-256 .*; the file is damaged\. Remove its folder"):
+    with pytest.raises(ModelError, match=r"encoder\.onnx: found SHA-256 .*: the file is damaged\. Remove its folder"):
         EntitySegmenter("tiny", execution=given)
     graph.write_bytes(content)
     sidecar = json.loads((tmp_path / "mine" / "engine.json").read_text())
     assert sidecar["options"]["strip_weights"] is True
     for field, value, words in (
-        ("onnx_sha256", {"encoder.onnx": "0" * 64}, "expected those of the graphs of tiny, whose weights"),
-        ("checkpoint_sha256", "1" * 64, "…, expected .* of tiny; these engines take their weights"),
+        ("onnx_sha256", {"encoder.onnx": "0" * 64}, "expected the hashes of the graphs of tiny"),
+        ("checkpoint_sha256", "1" * 64, "…, expected .* of tiny. These engines take their weights"),
     ):
         (tmp_path / "mine" / "engine.json").write_text(json.dumps({**sidecar, field: value}))
         with pytest.raises(ModelError, match=f"{field}: found .*{words}"):
@@ -353,7 +353,7 @@ def test_engines_without_weights_of_a_model_to_download(cache: Path, tmp_path: P
         built="",
     )
     engines = EngineSet(tmp_path, record)
-    with pytest.raises(ModelError, match=r"expected [0-9a-f]{12}… of vit_h; .*give it, --checkpoint"):
+    with pytest.raises(ModelError, match=r"expected [0-9a-f]{12}… of vit_h\. .*name it with --checkpoint"):
         weights_of(engines, MODELS["vit_h"], EngineSpec("tensorrt"), None)
     assert not cache.exists()
 
@@ -506,5 +506,5 @@ def test_a_budget_on_a_gpu(built: list[str], monkeypatch: pytest.MonkeyPatch) ->
         assert batch <= sam.model.decode_batch <= batch + 1
         sam.close()
     least = -(-need(1) // MB)
-    with pytest.raises(SettingsError, match=rf"expected at least {least} MB, which tiny in these engines of tensorrt"):
+    with pytest.raises(SettingsError, match=rf"expected at least {least} MB: tiny in these engines of tensorrt"):
         load_sam("tiny", ExecutionConfig("tensorrt", precision="fp32", memory_mb=least - 1))

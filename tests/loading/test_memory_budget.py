@@ -43,8 +43,8 @@ def test_a_budget_that_is_too_small() -> None:
     with pytest.raises(SettingsError) as caught:
         batch_within(9, lambda batch: 9 * MB + batch, 64, "tiny on Mars")
     assert str(caught.value) == (
-        "Memory: found 9 MB, expected at least 10 MB, which tiny on Mars needs with one prompt a call; give it more, "
-        "or use a smaller model."
+        "Memory: found 9 MB, expected at least 10 MB: tiny on Mars needs that with one prompt a call. Allow more "
+        "memory, or use a smaller model."
     )
     assert batch_within(10, lambda batch: 9 * MB + batch, 64, "tiny on Mars") == 64
 
@@ -85,7 +85,7 @@ def test_a_budget_changes_no_mask(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"")
     result = call("run", tmp_path / "photo.png", "--out", tmp_path / "out", "--memory", "149")
     assert result.exit_code == 2
-    assert_one_error_line(result, "found 149 MB, expected at least 150 MB, which tiny on ONNX Runtime needs")
+    assert_one_error_line(result, "found 149 MB, expected at least 150 MB: tiny on ONNX Runtime needs")
 
 
 def test_no_memory_at_all() -> None:
