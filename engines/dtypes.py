@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 
 
-class DtypeNames(NamedTuple):
+@dataclass(frozen=True)
+class DtypeNames:
     """One dtype and its names.
 
     Attributes:

@@ -11,17 +11,16 @@ from esam_rt.errors import ModelError
 
 
 class ShapeRange(NamedTuple):
-    """The shapes of one input that an engine accepts.
-
-    Attributes:
-        min: Smallest shape.
-        opt: Most common shape. The builder optimizes for it.
-        max: Largest shape.
-    """
+    """The shapes of one input that an engine accepts."""
 
     min: tuple[int, ...]
+    """Smallest shape."""
+
     opt: tuple[int, ...]
+    """Most common shape. The builder optimizes for it."""
+
     max: tuple[int, ...]
+    """Largest shape."""
 
 
 def shape_ranges(path: Path, inputs: Mapping[str, Sequence[int | str]], max_batch: int) -> dict[str, ShapeRange]:
