@@ -532,9 +532,7 @@ def test_engines_without_weights_take_a_gpu(cache: Path, tmp_path: Path) -> None
     if result.exit_code == 0:
         pytest.skip("has a GPU, or a library that builds them without")
     assert result.exit_code == 3
-    assert_one_error_line(
-        result, "could not build an engine", "Building without weights needs a GPU."
-    )
+    assert_one_error_line(result, "could not build an engine", "Building without weights needs a GPU.")
     assert not (tmp_path / "mine").exists()
 
 
