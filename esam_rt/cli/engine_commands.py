@@ -16,7 +16,7 @@ from esam_rt.errors import ModelError
 from esam_rt.loading.execution import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
-    from esam_rt.loading.engine_builds import BuiltEngines
+    from esam_rt.loading.engine_building import BuiltEngines
     from esam_rt.loading.engine_record import EngineRecord
 
 engines_app = typer.Typer(help="List, verify and remove the engines in the cache.", no_args_is_help=True)
@@ -63,7 +63,7 @@ def build_engine(
     """Build the TensorRT engines of a model. It builds the encoder, decoder, mask head and logits, and tests them."""
     from esam_rt.cli import progress
     from esam_rt.engines.tensorrt.builder import BuildOptions
-    from esam_rt.loading.engine_builds import build_engines
+    from esam_rt.loading.engine_building import build_engines
 
     option_types.check_choice("--backend", backend, BACKENDS)
     if precision is not None:

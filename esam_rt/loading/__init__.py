@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esam_rt.engines.tensorrt.builder import BuildOptions
-    from esam_rt.loading.engine_builds import BuiltEngines, build_engines
+    from esam_rt.loading.engine_building import BuiltEngines, build_engines
     from esam_rt.loading.events import Building, Downloading, Event, Reading, SelfTesting, Writing
     from esam_rt.loading.execution import ExecutionConfig
     from esam_rt.loading.loader import load_sam
 
 _HOMES = {
     "BuildOptions": "engines.tensorrt.builder",
-    "BuiltEngines": "loading.engine_builds",
+    "BuiltEngines": "loading.engine_building",
     "ExecutionConfig": "loading.execution",
-    "build_engines": "loading.engine_builds",
+    "build_engines": "loading.engine_building",
     "load_sam": "loading.loader",
     **dict.fromkeys(("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing"), "loading.events"),
 }
