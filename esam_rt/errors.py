@@ -73,7 +73,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         known: All valid names.
 
     Returns:
-        `` Did you mean a, b?``, or all names if none is near. It begins with a space.
+        Text such as ``Did you mean a, b?``, or all names if none is near. It begins with a space.
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -117,8 +117,10 @@ def _expanded(
                     inspect.Parameter(name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
                 )
         else:
-            # Annotations are strings. The replaced one may name a class that only type checkers import.
-            annotation = eval(parameter.annotation, command.__globals__)
+            # Not typing.get_type_hints: the replaced parameter may name a class that only type checkers import.
+            annotation = parameter.annotation
+            if isinstance(annotation, str):
+                annotation = eval(annotation, command.__globals__)
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=annotation))
 
     def expanded(**values: Any) -> Any:

@@ -51,7 +51,7 @@ class StoredEngines:
 
 @dataclass(frozen=True)
 class PrunedFolder:
-    """A folder that was removed, or would be in a dry run.
+    """A folder that was removed, would be in a dry run, or was kept because it is in use.
 
     Attributes:
         folder: The folder.
@@ -106,7 +106,7 @@ def prune_engines(everything: bool = False, dry_run: bool = False) -> Iterator[P
         why = "removing all" if everything else outdated(folder) or verify(folder)
         if why:
             size = 0 if dry_run else remove(folder)
-            yield PrunedFolder(folder, f"{why}; kept, a build is running there" if size is None else why, size or 0)
+            yield PrunedFolder(folder, "kept, it is being built" if size is None else why, size or 0)
     why = "removing all" if everything else "its library version is not installed"
     for folder, size in library_caches.prune(everything, dry_run):
         yield PrunedFolder(folder, why, 0 if dry_run else size)

@@ -20,7 +20,7 @@ EXPECTED = ExecutionConfig(device="cuda", gpu=2, build=False, memory_mb=700, pre
 
 
 def invoke(command: Any, *arguments: str) -> Any:
-    app = typer.Typer()
+    app = typer.Typer(rich_markup_mode=None)
     app.command()(command)
     return CliRunner().invoke(app, arguments)
 
