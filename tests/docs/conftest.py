@@ -14,7 +14,7 @@ import skimage.data
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder as a reader of the documentation has it: photo.jpg, photos/ and video.avi."""
     folder = tmp_path_factory.mktemp("user")

@@ -1,0 +1,24 @@
+"""The script that draws the figures of the method still works."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+
+from tests.docs.conftest import ROOT
+
+FOLDER = ROOT / "docs" / "figures"
+
+
+def test_it_draws_all_figures(user_folder: Path) -> None:
+    script = runpy.run_path(str(FOLDER / "draw_method.py"), run_name="draw_method")
+    photo = np.ascontiguousarray(skimage.data.astronaut()[::4, ::4])
+    figures = script["draw"](photo, (0.1, 0.5))
+    assert {f"method_{name}.jpg" for name in figures} == {path.name for path in FOLDER.glob("*.jpg")}
+    for image in figures.values():
+        assert image.dtype == np.uint8
+        assert image.shape[1:] == (2 * script["WIDTH_PX"] + script["GAP_PX"], 3)
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100  # not one flat color
