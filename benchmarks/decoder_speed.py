@@ -135,9 +135,8 @@ class Ours:
         xy[:, 0] = points
         labels = np.full(xy.shape[:2], -1)
         labels[:, 0] = 1
-        prompts = self._decoder.infer(
-            {**self._features, "points_xy_px": xy, "labels": labels}, outputs_on_device=PROMPT_FEATURES
-        )
+        feed = {**self._features, "points_xy_px": xy, "labels": labels}
+        prompts = self._decoder.infer(feed, outputs_on_device=PROMPT_FEATURES)
         score = prompts.pop("predicted_iou")
         cells = self._dims.embedding_cells
         asked = {

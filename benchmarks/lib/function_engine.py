@@ -18,7 +18,7 @@ class FunctionEngine:
     def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         self._answer = answer
 
-    def infer(self, feed: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+    def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
         """Return the function's answer."""
         return self._answer(feed)
 

@@ -70,11 +70,6 @@ def no_votes(fine: MaskSet, point_count: int, settings: object) -> NDArray[np.in
     return np.full(point_count, -1, np.int32)
 
 
-def object_votes(fine: MaskSet, point_count: int, settings: Any) -> NDArray[np.int32]:
-    """Guidance by the object masks wherever there is one, whatever the scores."""
-    return emr.guidance_votes(fine, point_count, settings.with_changes(tau=1.0))
-
-
 def mostly_new(entities: GridEntities, additional: MaskSet, settings: Usr, min_area: int) -> GridEntities:
     """Run USR with only those masks that have at least half of their area in the gaps."""
     inside, _ = areas_and_boxes(additional.bits & ~entities.covered())

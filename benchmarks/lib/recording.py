@@ -96,9 +96,8 @@ def _enlarged(engines: Engines) -> Engines:
     """Make engines that take points in pixels of INPUT_PX and return masks and logits on its grid."""
 
     def decode(feed: Mapping[str, Any]) -> dict[str, Any]:
-        out = engines.decoder.infer(
-            {**feed, "points_xy_px": feed["points_xy_px"] / 2}, outputs_on_device=PROMPT_FEATURES
-        )
+        halved = {**feed, "points_xy_px": feed["points_xy_px"] / 2}
+        out = engines.decoder.infer(halved, outputs_on_device=PROMPT_FEATURES)
         return {**out, "count": len(out["predicted_iou"])}
 
     def fields_of(feed: Mapping[str, Any], level: NDArray[np.int64]) -> NDArray[np.float32]:
