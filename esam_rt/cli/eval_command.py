@@ -27,7 +27,7 @@ GroundTruth = Annotated[
     typer.Option(
         "--gt",
         metavar="FILE|DIR",
-        help="Ground truth: a COCO JSON file (instances, panoptic or EntitySeg), or a BSDS500 folder (DIR or bsds:DIR).",
+        help="Ground truth: a COCO JSON file (instances, panoptic or EntitySeg), or BSDS500 (DIR or bsds:DIR).",
     ),
 ]
 
