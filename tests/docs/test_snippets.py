@@ -23,8 +23,9 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 SHELL_LINES = [
     pytest.param(line, id=f"{markdown.name(page)}: {line.split(' #')[0].strip()[:60]}")
     for page in PAGES
-    for block in blocks(page, "")
-    for line in block.text.replace("\\\n", " ").splitlines()
+    for block in (*blocks(page, ""), *blocks(page, "dockerfile"))
+    for long_line in block.text.replace("\\\n", " ").splitlines()
+    for line in re.sub("^RUN ", "", long_line).split(" && ")
     if re.match(r"(docker run .*)?esam-rt ", line)
 ]
 
