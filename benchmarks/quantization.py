@@ -26,7 +26,7 @@ from skimage import data
 
 from benchmarks.lib.command_line import note, parser_of
 from benchmarks.lib.function_engine import FunctionEngine
-from esam_rt.loading.engine_check import EVERYTHING, IOU_MIN, compare
+from esam_rt.loading.engine_self_test import EVERYTHING, IOU_MIN, compare
 from esam_rt.loading.loader import load_sam
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
 from esam_rt.sam.models import MODELS

@@ -21,7 +21,7 @@ from benchmarks.lib.table5_rows import PAPER_PROMPTS, Row
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.export.configs import SAM_MEAN, SAM_STD
 from esam_rt.loading import onnxruntime_loader
-from esam_rt.loading.engine_check import compare
+from esam_rt.loading.engine_self_test import compare
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.sam.point_grids import point_grid

@@ -20,7 +20,7 @@ import onnx
 from onnx import helper
 
 from esam_rt.engines.cuda.array_interface import GpuArray
-from esam_rt.engines.cuda.graph_cache import CallKey, CapturedGraph, GraphCache, OutputLease
+from esam_rt.engines.cuda.cuda_graph_policy import CallKey, CapturedGraph, GraphCache, OutputLease
 from esam_rt.engines.dtypes import ONNX_TYPES
 from esam_rt.engines.engine import TensorSpec
 from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK

@@ -13,12 +13,7 @@ from typing import Any, Self
 import numpy as np
 import onnx
 
-from esam_rt.engines.cuda.array_interface import (
-    DEFAULT_STREAMS,
-    check_alignment,
-    is_gpu_array,
-    stream_address,
-)
+from esam_rt.engines.cuda.array_interface import DEFAULT_STREAMS, check_alignment, is_gpu_array, stream_address
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.dtypes import ONNXRUNTIME_DTYPES
 from esam_rt.engines.engine import TensorSpec, check_feed

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.engines.cuda.array_interface import ALIGNMENT
+from esam_rt.engines.cuda.cuda_graph_policy import CallKey
 from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
-from esam_rt.engines.cuda.graph_cache import CallKey
 from esam_rt.engines.engine import TensorSpec
 from esam_rt.engines.tensorrt.execution_context import CallShapes
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from esam_rt.engines.cuda.cuda_graph_policy import CapturedGraph, GraphCache
 from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
-from esam_rt.engines.cuda.graph_cache import CapturedGraph, GraphCache
 from esam_rt.engines.cuda.launch import CudaGraph
 from esam_rt.engines.tensorrt.device_call import CallMemory, DeviceCall
 from esam_rt.engines.tensorrt.execution_context import Context

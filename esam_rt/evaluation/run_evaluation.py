@@ -20,7 +20,8 @@ from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.evaluation.truth.ground_truth import read_truth
 from esam_rt.evaluation.truth.true_photo import TruePhoto, photo_size
 from esam_rt.run.folder_run import run_photos
-from esam_rt.run.output_folder import OutputFolder, RunFolder
+from esam_rt.run.output_folder import OutputFolder
+from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.sources.photo_files import PhotoFile, find_photos
 from esam_rt.storage.atomic import make_folder, write_json

@@ -27,16 +27,7 @@ from esam_rt.errors import (
 )
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.exporter_version import EXPORTER_VERSION
-from esam_rt.loading.engine_record import (
-    FORMAT,
-    RECORD,
-    EngineFile,
-    EngineRecipe,
-    EngineSet,
-    brief,
-    checked,
-    recipe_of,
-)
+from esam_rt.loading.engine_record import FORMAT, RECORD, EngineFile, EngineRecipe, EngineSet, brief, checked, recipe_of
 from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.engine_trust import check_trusted, restrict_writing, store_folder
 from esam_rt.loading.events import Building, OnEvent, ignore

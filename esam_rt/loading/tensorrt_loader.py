@@ -46,7 +46,7 @@ def load_tensorrt(
     from esam_rt.engines.cuda.device import CudaDevice
     from esam_rt.engines.onnxruntime.providers import import_onnxruntime
     from esam_rt.engines.tensorrt.builder import load_library
-    from esam_rt.loading.engine_check import check_once
+    from esam_rt.loading.engine_self_test import check_once
     from esam_rt.loading.stripped_weights import weights_of
 
     library = load_library(execution.backend)

@@ -17,8 +17,9 @@ import numpy as np
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError
-from esam_rt.run.output_folder import ERRORS, PROFILE, Place, RunFolder
-from esam_rt.run.overlap import overlapped
+from esam_rt.run.output_folder import ERRORS, PROFILE
+from esam_rt.run.read_ahead import overlapped
+from esam_rt.run.resume import Place, RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings

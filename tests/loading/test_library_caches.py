@@ -187,7 +187,7 @@ def test_timings_are_of_a_gpu_and_a_version(cache: Path) -> None:
 def test_building_for_a_run_keeps_them(library: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_library(monkeypatch, library)
     command = ("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32", "--quiet")
-    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.check_once", lambda *_: None)
     assert call(*command).exit_code == 0
     timed = len(library.timed)
     assert timed > 400
@@ -254,7 +254,7 @@ def test_a_cache_that_cannot_be_written_stops_no_run(tmp_path: Path, caplog: pyt
 def test_a_run_with_tensorrt_rtx_compiles_once(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     library: Any = FakeRTXBuilder(FakeCuda())
     use_library(monkeypatch, library)
-    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.check_once", lambda *_: None)
     image = np.zeros((64, 64, 3), np.uint8)
     for _ in range(2):
         sam = load_sam("tiny", ExecutionConfig("tensorrt-rtx"))

@@ -22,8 +22,8 @@ from esam_rt.engines.tensorrt.loaded_engine import Weights
 from esam_rt.engines.tensorrt.trt_engine import TensorRTEngine
 from esam_rt.errors import DeviceError, EngineError, InputError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.loading.engine_cache import outdated, stored
-from esam_rt.loading.engine_check import SelfTest
 from esam_rt.loading.engine_record import FORMAT, EngineRecord, EngineSet
+from esam_rt.loading.engine_self_test import SelfTest
 from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.engine_trust import check_trusted
 from esam_rt.loading.execution import ExecutionConfig
@@ -303,7 +303,7 @@ def test_what_the_self_test_needs_is_missed_before_anything_is_built(
 
 
 def test_a_self_test_that_fails_is_3(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esam_rt.loading.engine_check.IOU_MIN", 1.1)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.IOU_MIN", 1.1)
     result = call("build-engine", "tiny", "--backend", "tensorrt", "--precision", "fp32")
     assert result.exit_code == 3
     assert_one_error_line(result, "Self-test", "--no-fusion")
@@ -448,7 +448,7 @@ def test_engines_are_tested_once(built: list[str], monkeypatch: pytest.MonkeyPat
         return SelfTest(1, 1.0, 0.0)
 
     tests: list[Any] = []
-    monkeypatch.setattr("esam_rt.loading.engine_check.self_test", count)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.self_test", count)
     for _ in range(2):
         EntitySegmenter("tiny", execution=ExecutionConfig(backend="tensorrt")).close()
     assert len(tests) == 1
@@ -473,7 +473,7 @@ def test_cuda_graphs_are_tested_apart(library: FakeTensorRTBuilder, monkeypatch:
 def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     execution = ExecutionConfig("tensorrt", precision="fp32", memory_mb=60)
     load_sam("tiny", execution).close()
-    monkeypatch.setattr("esam_rt.loading.engine_check.IOU_MIN", 1.1)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.IOU_MIN", 1.1)
     with pytest.raises(EngineError, match=r"Self-test: .* This was with CUDA graphs; try without\."):
         load_sam("tiny", replace(execution, cuda_graphs=True))
     load_sam("tiny", execution).close()
@@ -484,7 +484,7 @@ def test_cuda_graphs_that_are_wrong(library: FakeTensorRTBuilder, monkeypatch: p
 
 def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """No call finds the memory at its end, although 64 prompts would."""
-    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.check_once", lambda *_: None)
     need = need_of(fake_sam(FakeCuda(), 64), overlaps=True)
     cuda = use_library(monkeypatch, FakeTensorRTBuilder(FakeCuda(memory=need(40)))).cuda
     with caplog.at_level(logging.WARNING):
@@ -498,7 +498,7 @@ def test_what_is_free_decides_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 
 def test_a_budget_on_a_gpu(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esam_rt.loading.engine_check.check_once", lambda *_: None)
+    monkeypatch.setattr("esam_rt.loading.engine_self_test.check_once", lambda *_: None)
     need = need_of(fake_sam(FakeCuda(), 64))
     for batch in (7, 64):
         with_budget = ExecutionConfig("tensorrt", precision="fp32", memory_mb=-(-need(batch) // MB))

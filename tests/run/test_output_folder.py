@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from esam_rt.errors import OutputError, SettingsError
-from esam_rt.run.output_folder import OutputFolder, RunFolder
+from esam_rt.run.output_folder import OutputFolder
+from esam_rt.run.resume import RunFolder
 from esam_rt.storage.atomic import TEMPORARY
 
 

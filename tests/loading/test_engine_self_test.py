@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esam_rt.errors import EngineError
-from esam_rt.loading.engine_check import SIDE, self_test
+from esam_rt.loading.engine_self_test import SIDE, self_test
 from esam_rt.sam.predictor import Sam
 from tests.support.scene import ROW, FakeEngine, Scene, photo_of, quadrants
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from esam_rt.errors import EngineError, InputError, OutputError
-from esam_rt.run.overlap import overlapped
+from esam_rt.run.read_ahead import overlapped
 
 WAIT_S = 30
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from esam_rt.engines.cuda.graph_cache import CallKey, CapturedGraph, GraphCache, OutputLease
+from esam_rt.engines.cuda.cuda_graph_policy import CallKey, CapturedGraph, GraphCache, OutputLease
 
 
 class Graph(CapturedGraph):
