@@ -61,6 +61,11 @@ _NDARRAY = re.compile(
     r"~?(?:numpy\.)?ndarray\[tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[~?(?:numpy\.)?(\w+)\]\]"
 )
 
+_ARRAY_LIKE = re.compile(
+    r"[\w.~]*_Buffer \| [\w.~]*_SupportsArray\[[^|]*\] \| [\w.~]*_NestedSequence\[[^|]*\] \| "
+    r"complex \| bytes \| str \| [\w.~]*_NestedSequence\[complex \| bytes \| str\]"
+)
+
 
 def shorten_signature(
     app: Any, what: str, name: str, obj: object, options: Any, signature: str | None, returns: str | None
@@ -68,7 +73,8 @@ def shorten_signature(
     """Write ``NDArray[float32]`` as in the source, and defaults that are made for each object as ``...``."""
 
     def short(text: str | None) -> str | None:
-        return text and _NDARRAY.sub(r"NDArray[\1]", text).replace("<factory>", "...")
+        text = text and _ARRAY_LIKE.sub("ArrayLike", _NDARRAY.sub(r"NDArray[\1]", text))
+        return text and text.replace("<factory>", "...")
 
     return short(signature), short(returns)
 

@@ -316,7 +316,7 @@ class SettingInfo:
 
     @property
     def range(self) -> str:
-        """The accepted values, for people: ``0 to 1``, ``true, false`` or the choices."""
+        """The accepted values in words, such as ``0 to 1``, ``true, false`` or the choices."""
         if self.kind is bool:
             return "true, false"
         return f"{self.low:.10g} to {self.high:.10g}" if self.low is not None else ", ".join(self.choices)

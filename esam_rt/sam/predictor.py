@@ -59,7 +59,7 @@ class Sam:
 
     @property
     def batch_size(self) -> int:
-        """Prompts of one decoder call now: the model's number, or less after the device ran out of memory."""
+        """Prompts of one decoder call. It drops below the model's number if the device runs out of memory."""
         return self._batches.sizer.size
 
     @functools.cached_property

@@ -18,7 +18,7 @@ class Source(Protocol):
 
     @property
     def is_live(self) -> bool:
-        """True for a camera or a topic: frames that are not read in time are lost."""
+        """True for a camera or a topic. Frames that are not read in time are lost."""
         ...
 
     def __iter__(self) -> Iterator[Frame]:
