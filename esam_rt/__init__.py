@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from esam_rt import _moved
+from esam_rt._lazy import lazy_names
 from esam_rt._version import __version__
 
 if TYPE_CHECKING:
@@ -28,22 +28,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EntityMap": "entity_map",
-    "EntitySegmenter": "segmenter",
-    "ExecutionConfig": "loading.execution",
-    "Frame": "sources.frame",
-    "SegmenterConfig": "segmenter",
-    "Settings": "settings",
-    "load_sam": "loading.loader",
+    "EntityMap": ".entity_map",
+    "EntitySegmenter": ".segmenter",
+    "ExecutionConfig": ".loading.execution",
+    "Frame": ".sources.frame",
+    "SegmenterConfig": ".segmenter",
+    "Settings": ".settings",
+    "load_sam": ".loading.loader",
 }
 _moved.install()
-
-
-def __getattr__(name: str) -> Any:
-    # Numba and scikit-image take seconds to import; `esam-rt --help` must not wait for them.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Numba and scikit-image take seconds to import; `esam-rt --help` must not wait for them.
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

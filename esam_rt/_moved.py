@@ -36,23 +36,19 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "sam": {
         "sam.predictor": "Sam Engines",
-        "sam.encoded_image": "EncodedPhoto",
+        "sam.encoded_image": "EncodedPhoto=EncodedImage",
         "sam.geometry": "Geometry CELL_PX PATCH_PX",
-        "sam.images": "Photo check_photo",
     },
     "sources.photos": {
         "sources.decode": "read_photo pixel_count",
         "sources.photo_files": "PHOTO_SUFFIXES PhotoFile find_photos",
     },
     "superpixels": {"method.superpixels": "SuperpixelMap reduced_hw regions superpixels"},
-    "trace": {"tracing": "Span Trace", "run.trace_writer": "Profile"},
+    "trace": {"tracing": "Span Trace", "run.trace_writer": "Profile=TraceWriter"},
     "writers": {
-        "sinks.sink_table": "WRITERS",
-        "sinks.coco_json": "write_coco",
-        "sinks.html_report": "write_report write_report_photo",
-        "sinks.label_maps": "write_labels",
+        "sinks.sink_table": "WRITERS=SINKS",
         "sinks.output_names": "output_stems",
-        "sinks.overlays": "draw_overlay write_overlay",
+        "sinks.overlays": "draw_overlay",
         "sinks.photo_record": "PhotoRecord",
     },
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.export.graphs.graph import Precision
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionForm", "ExportedModel", "Precision", "build_graphs", "export_model"]
 
-_HOMES = {"AttentionForm": "graphs.vit", "Precision": "graphs.graph"}
-
-
-def __getattr__(name: str) -> Any:
-    # Importing the exporter takes 0.3 s and 40 MB. The cache only needs its version.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'model')}"), name)
+_HOMES = {
+    "AttentionForm": ".graphs.vit",
+    "ExportedModel": ".model",
+    "Precision": ".graphs.graph",
+    "build_graphs": ".model",
+    "export_model": ".model",
+}
+# Importing the exporter takes 0.3 s and 40 MB. The cache only needs its version.
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -15,8 +15,9 @@ The scoring functions take masks and need no files::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.evaluation.metrics.average_precision import average_precision
@@ -28,19 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["EvalOptions", "average_precision", "evaluate", "match_photo", "prepare", "read_truth", "segment", "write"]
 
 _HOMES = {
-    "EvalOptions": "plan",
-    "average_precision": "metrics.average_precision",
-    "evaluate": "run_evaluation",
-    "match_photo": "metrics.matching",
-    "prepare": "run_evaluation",
-    "read_truth": "truth.ground_truth",
-    "segment": "run_evaluation",
-    "write": "run_evaluation",
+    "EvalOptions": ".plan",
+    "average_precision": ".metrics.average_precision",
+    "evaluate": ".run_evaluation",
+    "match_photo": ".metrics.matching",
+    "prepare": ".run_evaluation",
+    "read_truth": ".truth.ground_truth",
+    "segment": ".run_evaluation",
+    "write": ".run_evaluation",
 }
-
-
-def __getattr__(name: str) -> Any:
-    # Scoring imports SciPy, scikit-image and pycocotools: only what is used is imported.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Scoring imports SciPy, scikit-image and pycocotools: only what is used is imported.
+__getattr__ = lazy_names(__name__, _HOMES)

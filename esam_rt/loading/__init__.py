@@ -5,8 +5,9 @@ Public: ``load_sam``, ``ExecutionConfig``, ``build_engines``, ``BuildOptions`` a
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.engines.tensorrt.builder import BuildOptions
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from esam_rt.loading.loader import load_sam
 
 _HOMES = {
-    "BuildOptions": "engines.tensorrt.builder",
-    "BuiltEngines": "loading.engine_building",
-    "ExecutionConfig": "loading.execution",
-    "build_engines": "loading.engine_building",
-    "load_sam": "loading.loader",
-    **dict.fromkeys(("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing"), "loading.events"),
+    "BuildOptions": "esam_rt.engines.tensorrt.builder",
+    "BuiltEngines": "esam_rt.loading.engine_building",
+    "ExecutionConfig": "esam_rt.loading.execution",
+    "build_engines": "esam_rt.loading.engine_building",
+    "load_sam": "esam_rt.loading.loader",
+    **dict.fromkeys(("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing"), "esam_rt.loading.events"),
 }
 __all__ = [
     "BuildOptions",
@@ -36,10 +37,5 @@ __all__ = [
     "build_engines",
     "load_sam",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # The loader imports NumPy and onnx. `esam-rt --help` needs ExecutionConfig alone.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"esam_rt.{_HOMES[name]}"), name)
+# The loader imports NumPy and onnx. `esam-rt --help` needs ExecutionConfig alone.
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.run.folder_run import run_photos, segment_source
@@ -11,17 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "RunOptions", "RunSummary", "Segmenter", "run_photos", "segment_source"]
 
-_MODULES = {
-    "Listener": "run_options",
-    "RunOptions": "run_options",
-    "RunSummary": "run_options",
-    "Segmenter": "run_options",
-    "run_photos": "folder_run",
-    "segment_source": "folder_run",
+_HOMES = {
+    "Listener": ".run_options",
+    "RunOptions": ".run_options",
+    "RunSummary": ".run_options",
+    "Segmenter": ".run_options",
+    "run_photos": ".folder_run",
+    "segment_source": ".folder_run",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.sinks.coco_json import CocoJson
@@ -15,18 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CocoJson", "FileSink", "HtmlReport", "LabelMaps", "Overlays", "RunInfo", "Sink"]
 
-_MODULES = {
-    "CocoJson": "coco_json",
-    "FileSink": "file_sink",
-    "HtmlReport": "html_report",
-    "LabelMaps": "label_maps",
-    "Overlays": "overlays",
-    "RunInfo": "sink",
-    "Sink": "sink",
+_HOMES = {
+    "CocoJson": ".coco_json",
+    "FileSink": ".file_sink",
+    "HtmlReport": ".html_report",
+    "LabelMaps": ".label_maps",
+    "Overlays": ".overlays",
+    "RunInfo": ".sink",
+    "Sink": ".sink",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

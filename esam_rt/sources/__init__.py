@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.sources.arrays import ArraySource
+    from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
-    from esam_rt.sources.photo_files import PhotoFolder
+    from esam_rt.sources.photo_files import PhotoFolder, find_photos
     from esam_rt.sources.source import ListedSource, Source
 
-__all__ = ["ArraySource", "Frame", "ListedSource", "PhotoFolder", "Source"]
+__all__ = ["ArraySource", "Frame", "ListedSource", "PhotoFolder", "Source", "find_photos", "read_photo"]
 
-_MODULES = {
-    "ArraySource": "arrays",
-    "Frame": "frame",
-    "ListedSource": "source",
-    "PhotoFolder": "photo_files",
-    "Source": "source",
+_HOMES = {
+    "ArraySource": ".arrays",
+    "Frame": ".frame",
+    "ListedSource": ".source",
+    "PhotoFolder": ".photo_files",
+    "Source": ".source",
+    "find_photos": ".photo_files",
+    "read_photo": ".decode",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
