@@ -22,7 +22,9 @@ _HOMES = {
     "ExecutionConfig": "esam_rt.loading.execution",
     "build_engines": "esam_rt.loading.engine_building",
     "load_sam": "esam_rt.loading.loader",
-    **dict.fromkeys(("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing"), "esam_rt.loading.events"),
+    **dict.fromkeys(
+        ("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing"), "esam_rt.loading.events"
+    ),
 }
 __all__ = [
     "BuildOptions",

@@ -31,8 +31,8 @@ from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.events import Building, Event
 from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.networks import ENGINE_FILES
-from esam_rt.run import folder_run
 from esam_rt.sam.models import MODELS, WEIGHTS
+from esam_rt.storage.provenance import package_versions
 from tests.cli.test_app import assert_one_error_line, call
 from tests.export.test_vit import encoder, weights_of
 from tests.support.events import Events
@@ -566,7 +566,7 @@ def test_gpus_that_tensorrt_rtx_does_not_run_on() -> None:
 
 
 def test_a_run_records_the_library() -> None:
-    versions = folder_run._versions()
+    versions = package_versions()
     assert rtx.__version__ in (versions.get("tensorrt-rtx"), versions.get("tensorrt-rtx-cu13"))
 
 
