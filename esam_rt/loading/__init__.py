@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from esam_rt.loading.execution import ExecutionConfig
     from esam_rt.loading.loader import load_sam
 
+_EVENTS = ("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing")
 _HOMES = {
     "BuildOptions": "esam_rt.engines.tensorrt.builder",
     "BuiltEngines": "esam_rt.loading.engine_building",
