@@ -14,7 +14,7 @@ from esam_rt.models import EXPORTER_VERSION
 
 from .checkpoint import read_checkpoint
 from .decoder import add_image_side, build_decoder, build_logits, build_masks
-from .dims import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
+from .dims import SAM_DECODER, TINY, TINY_FINE, VIT_B, VIT_H, VIT_L, VIT_T, TinyDims
 from .efficientnet import build_encoder
 from .files import write_graph
 from .graph import Graph, Precision
@@ -84,20 +84,23 @@ def build_graphs(
     """Encoder, decoder, masks and logits of model `name`. Errors as of `export_model`."""
     if name not in DECODERS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, DECODERS)}")
-    decoder = DECODERS[name]
-    encoder = _encoder(name, weights, precision, attention)
+    tiny = TINY_FINE if "encoder.fine.norm.weight" in weights else TINY  # both forms of the model that ships
+    decoder = tiny.decoder if name == "tiny" else DECODERS[name]
+    encoder = _encoder(name, tiny, weights, precision, attention)
     add_image_side(encoder, decoder, weights)
     yield encoder
     for build in (build_decoder, build_masks, build_logits):
         yield build(decoder, weights, precision)
 
 
-def _encoder(name: str, weights: Weights, precision: Precision, attention: AttentionForm | None) -> Graph:
+def _encoder(
+    name: str, tiny: TinyDims, weights: Weights, precision: Precision, attention: AttentionForm | None
+) -> Graph:
     """The encoder of a known model."""
     if name in VITS:
         return build_vit_encoder(VITS[name], weights, precision, attention or AttentionForm.BIAS)
     if attention is not None:
         raise SettingsError(f"Model {name} has no choice of attention forms, only {', '.join(VITS)} have.")
     return (
-        build_encoder(TINY, weights, precision) if name == "tiny" else build_tinyvit_encoder(VIT_T, weights, precision)
+        build_encoder(tiny, weights, precision) if name == "tiny" else build_tinyvit_encoder(VIT_T, weights, precision)
     )

@@ -14,12 +14,17 @@ large; `[B, H·T, n]` by prompt, for products with a prompt's own image.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_ir as ir
 
 from .graph import Graph, ints
 from .weights import Array, Weights
+
+Writer: TypeAlias = Callable[[ir.Value, ir.Value], tuple[ir.Value, ir.Value]]
+"""Appends rows to weights [B, rows, P] and values [B, rows, C], whose product is written to the image."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +134,22 @@ class TokenAttention:
         mixed = g.reshape(g.op("Transpose", mixed, perm=[1, 0, 2, 3]), w.heads, -1, w.width)
         return self._join(g.op("MatMul", mixed, w.columns(w.v.weight)))
 
-    def to_shared_image(self, k: ir.Value, v: ir.Value, queries: ir.Value, positions: int) -> ir.Value:
+    def to_shared_image(
+        self, k: ir.Value, v: ir.Value, queries: ir.Value, positions: int, more: Writer | None = None
+    ) -> ir.Value:
         """One image, its queries [H, head, P], attends to the tokens [B·T, C] of every prompt → [B, P, C]."""
         g = self.g
         scores = g.op("MatMul", self._by_head(self.w.k.scaled(self.w.scale)(g, k)), queries)
-        return self._to_image(self._by_prompt(scores, positions), v, positions)
+        return self._to_image(self._by_prompt(scores, positions), v, positions, more)
 
-    def to_image(self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array) -> ir.Value:
+    def to_image(
+        self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array, more: Writer | None = None
+    ) -> ir.Value:
         """The images [B, P, C] attend to the tokens [B·T, C] of their prompts → [B, P, C]."""
         w = self.w
         keys = self._by_head(w.k.scaled(w.scale)(self.g, k))
         place = position @ w.q.weight + w.q.bias
-        return self._to_image(self._scores(keys, w.q.weight, image, place), v, len(position))
+        return self._to_image(self._scores(keys, w.q.weight, image, place), v, len(position), more)
 
     def _by_head(self, x: ir.Value) -> ir.Value:
         """[B·T, inner] → [H, B·T, head]."""
@@ -170,7 +179,7 @@ class TokenAttention:
         from_place = g.op("MatMul", rows, w.columns(place).transpose(0, 2, 1))
         return g.op("Add", content, self._by_prompt(from_place, len(place)))
 
-    def _to_image(self, scores: ir.Value, v: ir.Value, positions: int) -> ir.Value:
+    def _to_image(self, scores: ir.Value, v: ir.Value, positions: int, more: Writer | None) -> ir.Value:
         """Scores [B, H·T, P], normalised over T, times the tokens' values [B·T, C] → [B, P, C]."""
         g, w = self.g, self.w
         scores = g.reshape(g.widen(scores), -1, w.heads, self.tokens, positions)
@@ -183,4 +192,6 @@ class TokenAttention:
         share = w.out.bias / w.heads
         values = g.op("MatMul", self._by_head(w.v(g, v)), w.out.weight.reshape(w.heads, w.head, -1))
         values = self._by_prompt(g.op("Add", values, share), len(w.out.bias))
+        if more is not None:
+            weights, values = more(weights, values)
         return g.op("MatMul", g.op("Transpose", weights, perm=[0, 2, 1]), values)

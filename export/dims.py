@@ -15,6 +15,8 @@ class DecoderDims:
     mask_tokens: masks that the network predicts; the first `dropped_masks` of them are not returned (SAM: its
     single-mask output). points: a prompt, each one token. labelled: the network knows all labels of points, else
     foreground only. no_mask: a vector is added to the embedding where no mask is given as a prompt.
+    fine_width: channels of a map of stride 8 that prompts read and masks are drawn with (fine.py); 0: there is none.
+    near_px: radii of the bumps around a prompt's point, pixels of the input; with a fine map only.
     """
 
     input_px: int
@@ -30,6 +32,8 @@ class DecoderDims:
     points: int = 1
     labelled: bool = False
     no_mask: bool = False
+    fine_width: int = 0
+    near_px: tuple[float, ...] = ()
 
     @property
     def embedding_cells(self) -> int:
@@ -65,7 +69,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class TinyDims:
-    """Dimensions of `tiny`. Sizes in pixels and channels; `inner` is the width of the cross-attentions."""
+    """Dimensions of `tiny`. Sizes in pixels and channels; `inner` is the width of the cross-attentions.
+
+    fine_width, near_px: see `DecoderDims`; fine_blocks: blocks that mix the fine map.
+    """
 
     input_px: int = 512
     stem_channels: int = 32
@@ -91,6 +98,11 @@ class TinyDims:
     masks: int = 3
     norm_eps: float = 1e-6
     token_norm_eps: float = 1e-5
+    tap_block4: int = 2  # last block of stride 4, for the fine map
+    tap_channels4: int = 24
+    fine_width: int = 0
+    fine_blocks: int = 2
+    near_px: tuple[float, ...] = ()
 
     @property
     def decoder(self) -> DecoderDims:
@@ -105,6 +117,8 @@ class TinyDims:
             mask_tokens=self.masks,
             norm_eps=self.norm_eps,
             token_norm_eps=self.token_norm_eps,
+            fine_width=self.fine_width,
+            near_px=self.near_px,
         )
 
 
@@ -136,6 +150,7 @@ class VitDims:
 
 
 TINY = TinyDims()
+TINY_FINE = TinyDims(fine_width=64, near_px=(6.0, 14.0, 32.0, 72.0, 160.0))
 VIT_B = VitDims(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
 VIT_L = VitDims(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
 VIT_H = VitDims(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))

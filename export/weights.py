@@ -56,6 +56,10 @@ class Weights:
         """Of arrays in memory."""
         return cls(source, {name: StoredTensor(a.shape, a.copy) for name, a in arrays.items()}, naming)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor of this name."""
+        return self._naming.of_file(name) in self._tensors
+
     def take(self, name: str, *shape: int) -> Array:
         """Tensor `name` as float64 (constants are folded at that precision); ModelError if missing or misshapen."""
         return self._find(name, shape).read().astype(np.float64).reshape(shape)
