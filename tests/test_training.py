@@ -16,6 +16,7 @@ from esam_rt.export.tiny.data import Mix, Samples
 from esam_rt.export.tiny.losses import losses
 from esam_rt.export.tiny.model import Prediction, TinySam
 from esam_rt.export.tiny.photos import Photo, whole
+from esam_rt.export.tiny.points import POINTS, measured, model_of, prompted, table
 from esam_rt.export.tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
 from esam_rt.export.tiny.state import load_weights, save_weights
 from esam_rt.export.tiny.train import DISC_STEPS, cut_to_disc, go_on, start, train
@@ -168,6 +169,19 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(photos: list[Phot
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["state.pt"]
     with pytest.raises(ValueError, match="found a state of"):
         go_on(start(small(5), SHIPPED, "cpu"), tmp_path / "one")
+
+
+def test_points_are_measured_by_the_size_of_their_region(photos: list[Photo]) -> None:
+    asked = prompted(photos[0], np.random.default_rng(0))
+    assert asked is not None and len(asked.points_xy_px) == POINTS * len(photos[0].regions)
+    assert asked.truth.shape[1:] == (96, 128) and asked.side_px.max() == 60
+    x, y = ((asked.points_xy_px + 0.5) // 4).astype(int).T
+    assert asked.truth[np.arange(len(x)), y, x].mean() > 0.9, "all but points on edges"
+    found = measured(model_of(SHIPPED), asked)
+    assert ((found[:, :3] >= 0) & (found[:, :3] <= 1)).all() and (found[:, 1] >= found[:, 0]).all()
+    assert [line.split()[0] for line in table(found, asked.side_px)] == ["middle", "all"]
+    perfect = np.tile([1.0, 1, 1, 0, 0], (4, 1))
+    assert "area found/true  1.00" in next(table(perfect, np.full(4, 10.0)))
 
 
 def test_weights_are_written_whole(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _coco(folder: Path, source: str) -> Iterator[Photo]:
+def read_coco(folder: Path, source: str) -> Iterator[Photo]:
+    """The photos of a folder with `images` and `entities.json` that have annotations."""
     truth = json.loads((folder / "entities.json").read_text())
     by_image: dict[int, list[dict[str, Any]]] = {}
     for a in truth["annotations"]:
@@ -173,7 +174,8 @@ def _coco(folder: Path, source: str) -> Iterator[Photo]:
             yield nested(_read(folder / "images" / entry["file_name"]), maps, source)
 
 
-def _bsds(folder: Path) -> Iterator[Photo]:
+def read_bsds(folder: Path) -> Iterator[Photo]:
+    """The photos of a part of BSDS500, each with the readings of its annotators."""
     for path in sorted((folder / "images").iterdir()):
         maps = sorted((folder / "segmentations").glob(f"{path.stem}_*.png"))
         labels = np.stack([np.asarray(cv2.imread(str(m), cv2.IMREAD_UNCHANGED), np.int16) for m in maps])
@@ -194,7 +196,7 @@ def read_photos(data: Path) -> Iterator[Photo]:
     Held out are bsds500/val, coco/panoptic_dev, the `dev` folders of extra, and camvid_val and cityscapes.
     """
     readers: list[tuple[Path, Callable[[Path], Iterator[Photo]]]] = [
-        (data / "bsds500/train", _bsds),
+        (data / "bsds500/train", read_bsds),
         (data / "ecssd", _ecssd),
     ]
     for folder, source in (
@@ -202,7 +204,7 @@ def read_photos(data: Path) -> Iterator[Photo]:
         ("coco/instances_train", "coco_instances"),
         *((f"extra/{name}/train", name) for name in EXTRA),
     ):
-        readers.append((data / folder, lambda path, source=source: _coco(path, source)))  # type: ignore[misc]
+        readers.append((data / folder, lambda path, source=source: read_coco(path, source)))  # type: ignore[misc]
     for path, read in readers:
         if path.is_dir():
             yield from read(path)
