@@ -19,7 +19,7 @@ from esam_rt.export.tiny.photos import Photo, whole
 from esam_rt.export.tiny.points import POINTS, measured, model_of, prompted, table
 from esam_rt.export.tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
 from esam_rt.export.tiny.state import load_weights, save_weights
-from esam_rt.export.tiny.train import DISC_STEPS, cut_to_disc, go_on, start, train
+from esam_rt.export.tiny.train import DISC_STEPS, batches_from, cut_to_disc, go_on, start, train
 from esam_rt.models import WEIGHTS
 
 SHIPPED = WEIGHTS / "tiny.safetensors"
@@ -148,6 +148,15 @@ def test_steps_learn(photos: list[Photo]) -> None:
     for name in ("decoder.fine.keys", "decoder.fine.values", "decoder.fine.local", "decoder.fine.detail"):
         assert new[f"{name}.weight"].abs().max() > 0
     assert new["decoder.layers.0.near.weight"].abs().max() > 0
+
+
+def test_other_devices_train_all_of_the_encoder(photos: list[Photo]) -> None:
+    """A device by another name takes the way of a GPU."""
+    run = start(small(1), SHIPPED, "cpu:0")
+    (batch,) = batches_from(run, Samples(photos, 0), workers=0)
+    before = run.model.encoder.stem.weight.clone()
+    run.learn(batch)
+    assert not torch.equal(run.model.encoder.stem.weight, before)
 
 
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(photos: list[Photo], tmp_path: Path) -> None:
