@@ -127,11 +127,11 @@ def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Pre
 
 
 def _position_encoding(dims: DecoderDims, weights: Weights, cells: int | None = None) -> Array:
-    """Of the centres of the embedding's cells [P, C], or of a square of `cells`² cells."""
+    """Of the centers of the embedding's cells [P, C], or of a square of `cells`² cells."""
     cells = cells or dims.embedding_cells
     frequencies = weights.take("decoder.pe_gaussian", 2, dims.width // 2) * 2 * math.pi
-    centres = (np.arange(cells) + 0.5) / cells * 2 - 1
-    xy = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
+    centers = (np.arange(cells) + 0.5) / cells * 2 - 1
+    xy = np.stack(np.meshgrid(centers, centers), -1).reshape(-1, 2)
     return np.concatenate([np.sin(xy @ frequencies), np.cos(xy @ frequencies)], 1)
 
 

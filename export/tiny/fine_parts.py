@@ -36,7 +36,7 @@ class FineNeck(nn.Module):
 
 
 class Around(NamedTuple):
-    """What a fine map gives the two-way blocks. keys, values [1, 4P, inner]: of the first look at the image. bumps
+    """The fine map's part in the two-way blocks. keys, values [1, 4P, inner]: of the first look at the image. bumps
     [B, P, 4 · radii]: see fine.py of the exporter."""
 
     keys: Tensor

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         return self.late(*self.early(image))
 
     def early(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What training on a CPU leaves as it is: strides 4 and 8."""
+        """Strides 4 and 8, whose layers stay frozen in training on a CPU."""
         x = self.stem((image - self.dims.pixel_mean) / self.dims.pixel_std)
         tap4 = x
         for i in range(self.dims.tap_blocks[0] + 1):

@@ -1,4 +1,4 @@
-"""What a point means to a model: `python -m esam_rt.export.tiny.points FOLDER… --weights A.safetensors B.safetensors`.
+"""How well a model reads points: `python -m esam_rt.export.tiny.points FOLDER… --weights A.safetensors B.safetensors`.
 
 Three points are drawn in each annotated region of photos that were not trained on. The table says how well the largest
 output, the best output and the output with the highest score match the region, by the region's size, and how much

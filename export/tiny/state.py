@@ -70,6 +70,6 @@ def save_state(
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, or None."""
+    """The content that `save_state` wrote, or None."""
     path = folder / STATE
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
