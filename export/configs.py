@@ -26,6 +26,8 @@ class DecoderDims:
         points: Points per prompt. Each is one token.
         labelled: True if the network knows all point labels, False if it knows foreground points only.
         no_mask: True if a learned vector is added to the embedding of prompts without a mask.
+        fine_width: Channels of a map of stride 8 that prompts read and masks are drawn with. 0: there is no such map.
+        near_px: With a fine map: radii of the bumps around a prompt's point, in pixels of the input.
     """
 
     input_px: int
@@ -41,6 +43,8 @@ class DecoderDims:
     points: int = 1
     labelled: bool = False
     no_mask: bool = False
+    fine_width: int = 0
+    near_px: tuple[float, ...] = ()
 
     @property
     def embedding_cells(self) -> int:
@@ -103,6 +107,11 @@ class TinyDims:
         masks: Masks per prompt.
         norm_eps: Epsilon of the norms of images.
         token_norm_eps: Epsilon of the transformer's norms.
+        tap_block4: The last block at stride 4. The fine map reads it.
+        tap_channels4: Channels of this block.
+        fine_width: Channels of the fine map; see ``DecoderDims``.
+        fine_blocks: Blocks that mix the fine map.
+        near_px: Radii of the bumps; see ``DecoderDims``.
     """
 
     input_px: int = 512
@@ -129,6 +138,11 @@ class TinyDims:
     masks: int = 3
     norm_eps: float = 1e-6
     token_norm_eps: float = 1e-5
+    tap_block4: int = 2  # last block of stride 4, for the fine map
+    tap_channels4: int = 24
+    fine_width: int = 0
+    fine_blocks: int = 2
+    near_px: tuple[float, ...] = ()
 
     @property
     def decoder(self) -> DecoderDims:
@@ -143,6 +157,8 @@ class TinyDims:
             mask_tokens=self.masks,
             norm_eps=self.norm_eps,
             token_norm_eps=self.token_norm_eps,
+            fine_width=self.fine_width,
+            near_px=self.near_px,
         )
 
 
@@ -185,6 +201,7 @@ class VitDims:
 
 
 TINY = TinyDims()
+TINY_FINE = TinyDims(fine_width=64, near_px=(6.0, 14.0, 32.0, 72.0, 160.0))
 VIT_B = VitDims(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
 VIT_L = VitDims(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
 VIT_H = VitDims(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))

@@ -80,6 +80,10 @@ class Weights:
         """The tensors taken so far, by the exporter's names and with the shapes that were asked for."""
         return self._taken
 
+    def __contains__(self, name: str) -> bool:
+        """Tell if the checkpoint has a tensor of this name."""
+        return self._naming.of_file(name) in self._tensors
+
     def take(self, name: str, *shape: int) -> Array:
         """Read a tensor as float64, the precision in which constants are folded.
 

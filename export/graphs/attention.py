@@ -14,12 +14,17 @@ Layouts: ``[B·T, C]`` tokens; ``[H, B·T, n]`` by head, for few and large produ
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_ir as ir
 
 from esam_rt.export.checkpoints.weights import Array, Weights
 from esam_rt.export.graphs.graph import Graph, ints
+
+Writer: TypeAlias = Callable[[ir.Value, ir.Value], tuple[ir.Value, ir.Value]]
+"""Appends rows to weights [B, rows, P] and values [B, rows, C], whose product is written to the image."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,9 @@ class TokenAttention:
         mixed = g.reshape(g.op("Transpose", mixed, perm=[1, 0, 2, 3]), w.heads, -1, w.width)
         return self._join(g.op("MatMul", mixed, w.columns(w.v.weight)))
 
-    def to_shared_image(self, k: ir.Value, v: ir.Value, queries: ir.Value, positions: int) -> ir.Value:
+    def to_shared_image(
+        self, k: ir.Value, v: ir.Value, queries: ir.Value, positions: int, more: Writer | None = None
+    ) -> ir.Value:
         """Let one image attend to the tokens of every prompt.
 
         Args:
@@ -201,15 +208,18 @@ class TokenAttention:
             v: Tokens [B·T, C], for values.
             queries: The image's queries [H, head, P].
             positions: P.
+            more: Appends rows to what is written to the image.
 
         Returns:
             One change of the image per prompt [B, P, C].
         """
         g = self.g
         scores = g.op("MatMul", self._by_head(self.w.k.scaled(self.w.scale)(g, k)), queries)
-        return self._to_image(self._by_prompt(scores, positions), v, positions)
+        return self._to_image(self._by_prompt(scores, positions), v, positions, more)
 
-    def to_image(self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array) -> ir.Value:
+    def to_image(
+        self, k: ir.Value, v: ir.Value, image: ir.Value, position: Array, more: Writer | None = None
+    ) -> ir.Value:
         """Let images attend to the tokens of their prompts.
 
         Args:
@@ -217,6 +227,7 @@ class TokenAttention:
             v: Tokens [B·T, C], for values.
             image: One image per prompt [B, P, C].
             position: Position encoding [P, C].
+            more: Appends rows to what is written to the image.
 
         Returns:
             One change of the image per prompt [B, P, C].
@@ -224,7 +235,7 @@ class TokenAttention:
         w = self.w
         keys = self._by_head(w.k.scaled(w.scale)(self.g, k))
         place = position @ w.q.weight + w.q.bias
-        return self._to_image(self._scores(keys, w.q.weight, image, place), v, len(position))
+        return self._to_image(self._scores(keys, w.q.weight, image, place), v, len(position), more)
 
     def _by_head(self, x: ir.Value) -> ir.Value:
         """Group by head: [B·T, inner] → [H, B·T, head]."""
@@ -254,7 +265,7 @@ class TokenAttention:
         from_place = g.op("MatMul", rows, w.columns(place).transpose(0, 2, 1))
         return g.op("Add", content, self._by_prompt(from_place, len(place)))
 
-    def _to_image(self, scores: ir.Value, v: ir.Value, positions: int) -> ir.Value:
+    def _to_image(self, scores: ir.Value, v: ir.Value, positions: int, more: Writer | None) -> ir.Value:
         """Normalize scores [B, H·T, P] over T and multiply the values of tokens [B·T, C]: [B, P, C]."""
         g, w = self.g, self.w
         scores = g.reshape(g.widen(scores), -1, w.heads, self.tokens, positions)
@@ -267,4 +278,6 @@ class TokenAttention:
         share = w.out.bias / w.heads
         values = g.op("MatMul", self._by_head(w.v(g, v)), w.out.weight.reshape(w.heads, w.head, -1))
         values = self._by_prompt(g.op("Add", values, share), len(w.out.bias))
+        if more is not None:
+            weights, values = more(weights, values)
         return g.op("MatMul", g.op("Transpose", weights, perm=[0, 2, 1]), values)

@@ -68,6 +68,7 @@ class Graph:
         self._tape = ir.tape.Tape()
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
+        self._kept: dict[str, ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def input(self, name: str, dtype: DTypeLike, shape: Sequence[int | str]) -> ir.Value:
@@ -102,6 +103,14 @@ class Graph:
     def named_output(self, name: str) -> ir.Value:
         """Return the output of a name, to build on. KeyError if it is missing."""
         return {value.name: value for value in self._outputs}[name]
+
+    def keep(self, value: ir.Value, name: str) -> None:
+        """Remember `value`, which need not be an output, by a name."""
+        self._kept[name] = value
+
+    def kept(self, name: str) -> ir.Value:
+        """The value that was kept by this name; KeyError if there is none."""
+        return self._kept[name]
 
     def op(self, op_type: str, *operands: Operand, **attributes: Any) -> ir.Value:
         """Append a node with one output.

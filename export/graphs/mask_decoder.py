@@ -18,7 +18,16 @@ import onnx_ir as ir
 
 from esam_rt.export.checkpoints.weights import Array, Weights
 from esam_rt.export.configs import DecoderDims
-from esam_rt.export.graphs.attention import AttentionWeights, Projection, TokenAttention
+from esam_rt.export.graphs.attention import AttentionWeights, Projection, TokenAttention, Writer
+from esam_rt.export.graphs.fine_map import (
+    QUARTERS,
+    Near,
+    fine_cell_of,
+    fine_cells,
+    fine_keys_and_values,
+    near_point,
+    with_fine_rows,
+)
 from esam_rt.export.graphs.graph import Graph, Precision, ints
 from esam_rt.export.graphs.mask_packing import packed_masks
 
@@ -30,7 +39,8 @@ def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> N
     """Append the part of the decoder that all prompts of an image share.
 
     Outputs, float32: ``image_tokens`` [P, C], the embedding as the decoder reads it, and ``image_keys`` [H, head, P],
-    ``image_values`` [H, P, head] and ``image_queries`` [H, head, P] of the first layer's cross-attentions.
+    ``image_values`` [H, P, head] and ``image_queries`` [H, head, P] of the first layer's cross-attentions. With a fine
+    map, keys and values have 4P positions and ``image_tokens`` 6P rows: see ``fine_map``.
 
     Args:
         encoder: A graph with the output ``embedding``.
@@ -50,10 +60,19 @@ def add_image_features(encoder: Graph, dims: DecoderDims, weights: Weights) -> N
         AttentionWeights.take(weights, f"decoder.layers.0.{name}", dims.width, dims.inner, heads)
         for name in ("token_to_image", "image_to_token")
     )
+    rows, read_from = positions, positions
+    image_tokens = g.op("Transpose", image, perm=[1, 0])
+    if dims.fine_width:
+        fine_position = _position_encoding(dims, weights, fine_cells(dims))
+        read_from = len(fine_position)
+        keys, values = fine_keys_and_values(g, dims, weights, read, image, fine_position)
+        image_tokens, rows = with_fine_rows(g, dims, weights, image_tokens)
+    else:
+        keys, values = read.keys_of(g, image, position), read.values_of(g, image)
     features = {
-        "image_tokens": (g.op("Transpose", image, perm=[1, 0]), [positions, dims.width]),
-        "image_keys": (read.keys_of(g, image, position), [heads, head, positions]),
-        "image_values": (read.values_of(g, image), [heads, positions, head]),
+        "image_tokens": (image_tokens, [rows, dims.width]),
+        "image_keys": (keys, [heads, head, read_from]),
+        "image_values": (values, [heads, read_from, head]),
         "image_queries": (write.queries_of(g, image, position), [heads, head, positions]),
     }
     for name, (value, shape) in features.items():
@@ -167,10 +186,11 @@ def build_logits(dims: DecoderDims, weights: Weights, precision: Precision = Pre
     return g
 
 
-def _position_encoding(dims: DecoderDims, weights: Weights) -> Array:
-    """Encode the centers of the embedding's cells: [P, C]."""
+def _position_encoding(dims: DecoderDims, weights: Weights, cells: int | None = None) -> Array:
+    """Encode the centers of the embedding's cells, or of a square of ``cells``² cells: [P, C]."""
+    cells = cells or dims.embedding_cells
     frequencies = weights.take("decoder.pe_gaussian", 2, dims.width // 2) * 2 * math.pi
-    centers = (np.arange(dims.embedding_cells) + 0.5) / dims.embedding_cells * 2 - 1
+    centers = (np.arange(cells) + 0.5) / cells * 2 - 1
     xy = np.stack(np.meshgrid(centers, centers), -1).reshape(-1, 2)
     return np.concatenate([np.sin(xy @ frequencies), np.cos(xy @ frequencies)], 1)
 
@@ -181,9 +201,11 @@ class _Decoder:
     def __init__(self, g: Graph, dims: DecoderDims, weights: Weights) -> None:
         self.g, self.d, self.w = g, dims, weights
         positions, heads, head = dims.embedding_cells**2, dims.heads, dims.inner // dims.heads
-        self.image = g.input("image_tokens", np.float32, [positions, dims.width])
-        self.keys = g.input("image_keys", np.float32, [heads, head, positions])
-        self.values = g.input("image_values", np.float32, [heads, positions, head])
+        rows = (positions, 6 * positions)[dims.fine_width > 0]
+        read_from = fine_cells(dims) ** 2 if dims.fine_width else positions
+        self.image = g.input("image_tokens", np.float32, [rows, dims.width])
+        self.keys = g.input("image_keys", np.float32, [heads, head, read_from])
+        self.values = g.input("image_values", np.float32, [heads, read_from, head])
         self.queries = g.input("image_queries", np.float32, [heads, head, positions])
         self.points = g.input("points_xy_px", np.float32, ["B", dims.points, 2])
         self.labels = g.input("labels", np.int64, ["B", dims.points])
@@ -198,8 +220,11 @@ class _Decoder:
         g, d = self.g, self.d
         position = _position_encoding(d, self.w)
         pe = tokens = g.narrow(self._tokens())
-        shared, keys, values, queries = (g.narrow(x) for x in (self.image, self.keys, self.values, self.queries))
-        image = shared
+        rows, keys, values, queries = (g.narrow(x) for x in (self.image, self.keys, self.values, self.queries))
+        image, near = rows, None
+        if d.fine_width:
+            image = g.op("Slice", rows, ints(0), ints(len(position)), ints(0))
+            near = near_point(g, d, self.points)
         for i in range(d.depth):
             first, layer = i == 0, f"decoder.layers.{i}"
             own = self._attention(f"{layer}.self_attn", d.width)
@@ -217,10 +242,11 @@ class _Decoder:
             change = self._mlp(tokens, f"{layer}.mlp", d.width, d.mlp, d.width)
             tokens = self._norm(g.op("Add", tokens, change), f"{layer}.norm3")
             k = g.op("Add", tokens, pe)
+            more = None if near is None else self._near(near, layer)
             change = (
-                write.to_shared_image(k, tokens, queries, len(position))
+                write.to_shared_image(k, tokens, queries, len(position), more)
                 if first
-                else write.to_image(k, tokens, image, position)
+                else write.to_image(k, tokens, image, position, more)
             )
             image = self._norm(g.op("Add", change, image), f"{layer}.norm4")
         # From here on, nothing reads the tokens of points and of dropped masks.
@@ -231,6 +257,9 @@ class _Decoder:
         )
         last = self._attention("decoder.final_attn", d.inner, len(kept))
         tokens = g.op("Add", tokens, last.from_image(g.op("Add", tokens, pe), image, position))
+        if d.fine_width:
+            detail = g.op("Slice", rows, ints(len(position)), ints(2 * len(position)), ints(0))
+            image = g.op("Add", image, detail)
         return g.reshape(self._norm(tokens, "decoder.final_norm"), -1, len(kept), d.width), image
 
     def score(self, tokens: ir.Value) -> ir.Value:
@@ -256,6 +285,8 @@ class _Decoder:
             place = g.op("Mul", place, g.op("Gather", is_point, label))
             kinds = np.stack([self._kind(name) for name in LABELS])
             points = g.op("Add", place, g.op("Gather", kinds, label))
+            if d.fine_width:
+                points = g.op("Add", points, g.op("Gather", self.image, fine_cell_of(g, d, self.points), axis=0))
             fixed = (
                 self.w.take("decoder.iou_token", 1, d.width),
                 self.w.take("decoder.mask_tokens", d.mask_tokens, d.width),
@@ -269,6 +300,12 @@ class _Decoder:
         """Return the vector that a label adds to a point's position: zeros for labels the model does not know."""
         known = LABELS if self.d.labelled else ("foreground",)
         return self.w.take(f"decoder.{name}", self.d.width) if name in known else np.zeros(self.d.width)
+
+    def _near(self, near: Near, layer: str) -> Writer:
+        """Appends the bumps to what a layer writes to the image."""
+        count = QUARTERS * len(self.d.near_px)
+        weight = self.w.take(f"{layer}.near.weight", self.d.width, count).T
+        return lambda weights, values: near.beside(self.g, weights, values, weight)
 
     def _attention(self, name: str, inner: int, tokens: int | None = None) -> TokenAttention:
         weights = AttentionWeights.take(self.w, name, self.d.width, inner, self.d.heads)

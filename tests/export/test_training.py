@@ -1,124 +1,202 @@
-"""The training of `tiny` on a data set of four small photos: targets are nested levels, and a step learns."""
+"""The training of `tiny`: losses, steps that learn, and a run that goes on as if it had not been interrupted."""
 
 from __future__ import annotations
 
-import json
+import math
+from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco_mask
+from safetensors.numpy import load_file
 
+from esam_rt.export.configs import TINY_FINE
+from esam_rt.export.train_tiny.annotated_photos import Photo, whole
+from esam_rt.export.train_tiny.losses import losses
+from esam_rt.export.train_tiny.points import POINTS, measured, model_of, prompted, table
+from esam_rt.export.train_tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
+from esam_rt.export.train_tiny.state import load_weights, save_weights
 from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam
-from esam_rt.export.train_tiny.train import DISC_STEPS, cut_to_disc, losses, save
-from esam_rt.export.train_tiny.training_data import MASK_STRIDE, _paste, load_photos, samples
+from esam_rt.export.train_tiny.train import DISC_STEPS, batches_from, cut_to_disc, go_on, start, train
+from esam_rt.export.train_tiny.training_data import Mix, Samples
+from esam_rt.sam.models import WEIGHTS
 
-# pycocotools 2.0.11 warns with NumPy 2 when it decodes.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+SHIPPED = WEIGHTS / "tiny.safetensors"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
+def photos() -> list[Photo]:
+    """Squares of several colors, three levels of them."""
     rng = np.random.default_rng(0)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (120, 160, 3)).astype(np.uint8), (0, 0), 5)
-    coarse = np.ones((120, 160), np.uint16)
-    coarse[:, 80:] = 2
-    fine = coarse.copy()
-    fine[60:, 80:] = 3
-    for folder in ("bsds500/train/images", "bsds500/train/segmentations", "ecssd/images", "ecssd/masks"):
-        (root / folder).mkdir(parents=True)
-    cv2.imwrite(str(root / "bsds500/train/images/7.jpg"), image)
-    for k, labels in enumerate((coarse, fine)):
-        cv2.imwrite(str(root / f"bsds500/train/segmentations/7_{k}.png"), labels)
-    cv2.imwrite(str(root / "ecssd/images/1.jpg"), image)
-    cv2.imwrite(str(root / "ecssd/masks/1.png"), (coarse == 2).astype(np.uint8) * 255)
-    for part in ("panoptic_train", "instances_train"):
-        (root / "coco" / part / "images").mkdir(parents=True)
-        cv2.imwrite(str(root / "coco" / part / "images/1.jpg"), image)
-        annotations = []
-        for label in (1, 2):
-            rle = coco_mask.encode(np.asfortranarray(coarse == label, np.uint8))
-            rle["counts"] = rle["counts"].decode()
-            annotations.append({"image_id": 1, "segmentation": rle, "area": int((coarse == label).sum())})
-        entry = {"id": 1, "file_name": "1.jpg", "height": 120, "width": 160}
-        text = json.dumps({"images": [entry], "annotations": annotations})
-        (root / "coco" / part / "entities.json").write_text(text)
-    return root
+    levels = []
+    for side in (60, 30, 15):
+        labels = np.arange((240 // side) * (320 // side + 1)).reshape(240 // side, -1) + 1
+        levels.append(labels.repeat(side, 0).repeat(side, 1)[:240, :320].astype(np.int16))
+    colors = rng.integers(0, 255, (levels[0].max() + 1, 3))
+    image = (colors[levels[0]] + rng.normal(0, 5, (240, 320, 1))).clip(0, 255).astype(np.uint8)
+    return [whole(image, np.stack(levels), False, "msrc")]
 
 
-def test_targets_are_nested_levels_around_their_points(data: Path) -> None:
-    photos = load_photos(data)
-    assert sorted({p.source for p in photos}) == ["bsds500", "coco_instances", "coco_panoptic", "ecssd"]
-    stream = samples(photos, 128, 8, seed=0)
-    for _ in range(40):
-        s = next(stream)
-        assert s.image.shape == (128, 128, 3)
-        area = s.targets.sum((2, 3))
-        assert (np.diff(area, axis=1) <= 0).all(), "object, part, sub-part by area"
-        assert (area[:, 2] > 0).all()
-        x, y = ((s.points_xy_px + 0.5) // MASK_STRIDE).astype(int).T
-        assert s.targets[np.arange(8), :, y, x].all(), "every level holds its point"
-        h, w = (-(-side // MASK_STRIDE) for side in s.valid_hw)
-        assert not s.targets[:, :, h:].any() and not s.targets[..., w:].any()
+def small(steps: int) -> Schedule:
+    """Few and small views."""
+    return Schedule(steps, images=1, prompts=2, full_from=0.0, full_to=0.0)
 
 
-def test_a_disc_grows_and_goes(data: Path) -> None:
-    s = next(samples([p for p in load_photos(data) if p.source == "bsds500"], 128, 8, seed=1))
+def test_a_disc_grows_and_goes(photos: list[Photo]) -> None:
+    s = Samples(photos, 1).sample(0, 128, 8, Mix())
     sizes = [float(cut_to_disc(s, step).sum()) for step in (0, DISC_STEPS // 2, DISC_STEPS)]
     assert sizes[0] < sizes[1] <= sizes[2] == s.targets.sum()
 
 
-def test_losses_vanish_for_the_truth_and_measure_the_iou() -> None:
+def test_losses_vanish_for_the_truth_and_measure_iou_and_area() -> None:
     target = torch.zeros(2, 3, 16, 16)
     target[:, :, :8] = 1
     valid = torch.ones(16, 16)
-    right = Prediction((target * 2 - 1) * 30, torch.ones(2, 3))
-    loss, iou = losses(right, target, valid)
-    assert float(loss) < 1e-3
-    assert iou.tolist() == [1, 1, 1]
+    right = losses(Prediction((target * 2 - 1) * 30, torch.ones(2, 3)), target, valid)
+    assert float(right.loss) < 1e-3
+    assert right.iou.tolist() == [1, 1, 1] and right.log_area.tolist() == [0, 0, 0]
     shifted = Prediction((target.roll(4, 2) * 2 - 1) * 30, torch.full((2, 3), 1 / 3))
-    worse, iou = losses(shifted, target, valid)
-    assert float(worse) > 1
-    assert iou.tolist() == pytest.approx([1 / 3] * 3)
+    worse = losses(shifted, target, valid)
+    assert float(worse.loss) > 1
+    assert worse.iou.tolist() == pytest.approx([1 / 3] * 3)
+    twice = losses(Prediction(torch.full_like(target, 9.0), torch.ones(2, 3)), target, valid)
+    assert twice.log_area.tolist() == pytest.approx([math.log(2)] * 3)
     valid[8:] = 0  # padding does not count
-    assert losses(shifted, target, valid)[1].tolist() == pytest.approx([1 / 2] * 3)
+    assert losses(shifted, target, valid).iou.tolist() == pytest.approx([1 / 2] * 3)
 
 
-def test_steps_learn_and_the_file_is_whole(data: Path, tmp_path: Path) -> None:
+def test_a_level_that_is_not_known_does_not_count() -> None:
+    target = torch.zeros(2, 3, 8, 8)
+    logits = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    known = torch.tensor([[1.0, 0, 1], [1, 0, 0]])
+    found = losses(Prediction(logits, torch.zeros(2, 3)), target, torch.ones(8, 8), known)
+    found.loss.backward()
+    assert found.known.tolist() == [2, 0, 1]
+    assert logits.grad is not None
+    assert ((logits.grad != 0).any(dim=(2, 3)) == (known > 0)).all()
+
+
+def test_the_pixels_of_small_masks_weigh_more() -> None:
+    grids = torch.zeros(2, 3, 64, 64)
+    grids[0, :, :4, :4], grids[1, :, :32, :32] = 1, 1
+    wrong = [
+        float(losses(Prediction(torch.full_like(g, -1.0)[None], torch.zeros(1, 3)), g[None], torch.ones(64, 64)).loss)
+        for g in grids
+    ]
+    assert wrong[0] > 0.8 * wrong[1]
+
+
+def test_the_schedule_follows_from_the_step() -> None:
+    schedule = Schedule(3000)
+    rates = [schedule.rate(step) for step in range(3000)]
+    assert rates[0] < 0.01 and max(rates) > 0.98 and rates[-1] == pytest.approx(0.01, abs=1e-3)
+    assert all(a >= b for a, b in pairwise(rates[200:]))
+    sizes = np.array([schedule.size_px(step) for step in range(3000)])
+    assert set(sizes) == {SMALL_PX, FULL_PX}
+    assert np.mean(sizes[:300] == FULL_PX) == pytest.approx(0.3, abs=0.1)
+    assert np.mean(sizes[2000:] == FULL_PX) == pytest.approx(0.8, abs=0.05)
+    assert [schedule.size_px(step) for step in range(3000)] == sizes.tolist()
+
+
+def test_batches_have_half_of_the_views_at_full_size(photos: list[Photo]) -> None:
+    batches = Batches(Samples(photos, 0), Schedule(50, images=4, prompts=1, full_from=0.5))
+    for step in (0, 1, 2, 3):
+        batch = batches[step]
+        assert len(batch) == {SMALL_PX: 4, FULL_PX: 2}[batch[0].image.shape[0]]
+
+
+def test_a_model_with_a_fine_map_begins_as_the_one_without() -> None:
+    shipped, model = TinySam().eval(), TinySam(TINY_FINE).eval()
+    assert load_weights(shipped, SHIPPED) == []
+    missing = load_weights(model, SHIPPED)
+    assert missing and all("fine" in name or "near" in name for name in missing)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 3, 256, 256))).float()
+    points = torch.tensor([[20.0, 30.0], [200.0, 77.0]])
+    with torch.no_grad():
+        before = shipped.decoder(shipped.encoder(image)[0], points, 256)
+        embedding, fine = model.encoder.features(image)
+        assert fine is not None
+        after = model.decoder(embedding[0], points, 256, fine[0])
+    # Position encodings of the first look at the image are of smaller cells.
+    assert (before.iou - after.iou).abs().max() < 0.02
+    assert ((before.logits > 0) == (after.logits > 0)).float().mean() > 0.99
+
+
+def test_a_window_is_decoded_where_it_lies() -> None:
     torch.manual_seed(0)
-    s = next(samples([p for p in load_photos(data) if p.source == "bsds500"], 64, 4, seed=3))
-    model = TinySam()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    valid = torch.ones(16, 16)
-    found = []
-    for _ in range(12):
-        embedding = model.encoder(torch.from_numpy(s.image)[None].permute(0, 3, 1, 2).float())[0]
-        prediction = model.decoder(embedding, torch.from_numpy(s.points_xy_px), 64)
-        loss, _ = losses(prediction, torch.from_numpy(s.targets).float(), valid)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        found.append(loss.item())
-    assert found[-1] < 0.8 * found[0]
-    save(model, tmp_path / "t.safetensors")
+    model = TinySam(TINY_FINE).eval().requires_grad_(False)
+    embedding, fine = torch.randn(128, 32, 32), torch.randn(64, 64, 64)
+    whole_pe = model.decoder._image_pe(32, 32, 1 / 32, torch.zeros(2)).unflatten(1, (32, 32))
+    part_pe = model.decoder._image_pe(16, 16, 1 / 32, torch.tensor([0.25, 0.125])).unflatten(1, (16, 16))
+    torch.testing.assert_close(part_pe, whole_pe[:, 4:20, 8:24])
+    point = torch.tensor([[60.0, 70.0]])
+    corner = model.decoder(embedding[:, :16, :16], point, 512, fine[:, :32, :32])
+    moved = model.decoder(embedding[:, :16, :16], point, 512, fine[:, :32, :32], (128, 64))
+    assert corner.logits.shape == (1, 3, 64, 64)
+    assert (corner.logits - moved.logits).abs().max() > 1e-3
+
+
+def test_steps_learn(photos: list[Photo]) -> None:
+    run = start(small(2000), SHIPPED, "cpu")
+    batch = Batches(Samples(photos, 0), run.schedule)[0]
+    found = [float(run.learn(batch)[0]) for _ in range(14)]
+    assert found[-1] < 0.9 * found[0]
+    frozen = run.model.encoder.blocks[2]
+    assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
+    new = dict(run.model.named_parameters())
+    for name in ("decoder.fine.keys", "decoder.fine.values", "decoder.fine.local", "decoder.fine.detail"):
+        assert new[f"{name}.weight"].abs().max() > 0
+    assert new["decoder.layers.0.near.weight"].abs().max() > 0
+
+
+def test_other_devices_train_all_of_the_encoder(photos: list[Photo]) -> None:
+    """A device by another name takes the way of a GPU."""
+    run = start(small(1), SHIPPED, "cpu:0")
+    (batch,) = batches_from(run, Samples(photos, 0), workers=0)
+    before = run.model.encoder.stem.weight.clone()
+    run.learn(batch)
+    assert not torch.equal(run.model.encoder.stem.weight, before)
+
+
+def test_a_run_that_was_interrupted_ends_like_one_that_was_not(photos: list[Photo], tmp_path: Path) -> None:
+    def weights(folder: str, parts: int) -> dict[str, np.ndarray]:
+        for _ in range(parts):
+            run = start(small(4), SHIPPED, "cpu")
+            go_on(run, tmp_path / folder)
+            train(
+                run, Samples(photos, 0), tmp_path / folder, tmp_path / f"{folder}.safetensors", 0 if parts > 1 else 99
+            )
+        assert run.step == 4
+        return load_file(tmp_path / f"{folder}.safetensors")
+
+    in_one, in_parts = weights("one", 1), weights("parts", 4)
+    assert in_one.keys() == in_parts.keys()
+    for name, array in in_one.items():
+        np.testing.assert_array_equal(array, in_parts[name], err_msg=name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "one.safetensors", "parts", "parts.safetensors"]
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["state.pt"]
+    with pytest.raises(ValueError, match="found a state of"):
+        go_on(start(small(5), SHIPPED, "cpu"), tmp_path / "one")
+
+
+def test_points_are_measured_by_the_size_of_their_region(photos: list[Photo]) -> None:
+    asked = prompted(photos[0], np.random.default_rng(0))
+    assert asked is not None and len(asked.points_xy_px) == POINTS * len(photos[0].regions)
+    assert asked.truth.shape[1:] == (96, 128) and asked.side_px.max() == 60
+    x, y = ((asked.points_xy_px + 0.5) // 4).astype(int).T
+    assert asked.truth[np.arange(len(x)), y, x].mean() > 0.9, "all but points on edges"
+    found = measured(model_of(SHIPPED), asked)
+    assert ((found[:, :3] >= 0) & (found[:, :3] <= 1)).all() and (found[:, 1] >= found[:, 0]).all()
+    assert [line.split()[0] for line in table(found, asked.side_px)] == ["middle", "all"]
+    perfect = np.tile([1.0, 1, 1, 0, 0], (4, 1))
+    assert "area found/true  1.00" in next(table(perfect, np.full(4, 10.0)))
+
+
+def test_weights_are_written_whole(tmp_path: Path) -> None:
+    model = TinySam(TINY_FINE)
+    save_weights(model, tmp_path / "t.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
-
-
-def test_a_pasted_object_comes_with_its_parts_and_stays_in_the_photo() -> None:
-    image, donor = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
-    maps, donor_maps = np.ones((3, 16, 16), np.int16), np.zeros((3, 16, 16), np.int16)
-    donor_maps[:, 4:8, 4:12] = 5
-    donor_maps[1:, 4:8, 8:12] = 6
-    rivals = np.ones((2, 16, 16), np.int16)
-    for target in (maps, rivals):
-        image[:] = 0
-        _paste(image, target, donor, donor_maps, (64, 40), np.random.default_rng(0))
-        assert (image[20:28, 20:36] == 200).all()
-        assert (image[:, 48:] == 0).all(), "not into the padding"
-        pasted = target[0] != 1
-        assert pasted.sum() == 4 * 6
-        assert [len(np.unique(m[pasted])) for m in target] == ([1, 2, 2] if target is maps else [1, 1])
-        assert all(1 not in m[pasted] and (m[~pasted] == 1).all() for m in target)
+    assert load_weights(TinySam(TINY_FINE), tmp_path / "t.safetensors") == []
+    with pytest.raises(ValueError, match="which the model does not have"):
+        load_weights(TinySam(), tmp_path / "t.safetensors")
