@@ -56,7 +56,7 @@ def _print(chosen: Settings) -> None:
     for group, of_group in chosen:
         table = Table(box=None, show_header=group == "prompts", padding=(0, 2, 0, 0), pad_edge=False)
         for title, width in WIDTHS.items():
-            table.add_column(title, width=width, overflow="fold")
+            table.add_column(title, min_width=width if title == "name" else None, max_width=width, overflow="fold")
         for name, info in all_settings().items():
             if name.startswith(f"{group}."):
                 value = _shown(chosen.value(name))
