@@ -156,7 +156,7 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
         has_gpu: If true, the wheel with CUDA is proposed.
 
     Returns:
-        Version and providers.
+        Version, providers, and if it reports its use to Microsoft.
     """
     extra = "gpu" if has_gpu else "cpu"
     wheels = [w for w in ("onnxruntime", "onnxruntime-gpu") if _is_installed(w)]
@@ -166,7 +166,9 @@ def onnxruntime_finding(has_gpu: bool) -> Finding:
         return Finding("onnxruntime", State.BAD, module, again if wheels else f"pip install 'esam-rt[{extra}]'")
     providers = [p.removesuffix("ExecutionProvider") for p in module.get_available_providers()]
     remedy = again if len(wheels) > 1 or (has_gpu and "CUDA" not in providers) else ""
-    return Finding("onnxruntime", State.OK, f"{module.__version__}, providers {', '.join(providers)}", remedy)
+    telemetry = "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "on"
+    found = f"{module.__version__}, providers {', '.join(providers)}, telemetry {telemetry}"
+    return Finding("onnxruntime", State.OK, found, remedy)
 
 
 def provider_findings() -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from esam_rt.engines.onnxruntime.providers import import_onnxruntime
 from esam_rt.engines.tensorrt.builder import load_library
 from esam_rt.errors import MissingDependencyError, OutputError
 from esam_rt.storage.atomic import output_error
@@ -129,11 +130,7 @@ def _version(backend: str) -> str:
     """The installed version of a library."""
     if backend != "onnxruntime":
         return str(load_library(backend).__version__)
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise MissingDependencyError(f"ONNX Runtime is not installed ({e}).") from e
-    return str(onnxruntime.__version__)
+    return str(import_onnxruntime("cpu").__version__)
 
 
 def _folder() -> Path:

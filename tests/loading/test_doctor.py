@@ -142,7 +142,7 @@ def test_gpu_is_listed_and_wants_the_gpu_wheel(monkeypatch: pytest.MonkeyPatch, 
     assert finding("gpu").found == "NVIDIA H200, 143771 MiB, 580.1; NVIDIA A40, 46068 MiB, 580.1"
     assert finding("onnxruntime").remedy == "pip uninstall -y onnxruntime && pip install 'esam-rt[gpu]'"
     onnxruntime(monkeypatch, ["CUDAExecutionProvider", "CPUExecutionProvider"], ("onnxruntime-gpu",))
-    assert finding("onnxruntime") == Finding("onnxruntime", State.OK, "1.99, providers CUDA, CPU")
+    assert finding("onnxruntime") == Finding("onnxruntime", State.OK, "1.99, providers CUDA, CPU, telemetry off")
 
 
 def test_gpu_whose_driver_fails(machine: Path) -> None:
