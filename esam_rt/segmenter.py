@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,9 @@ METHODS = {
     "superpixels": "baseline: superpixels alone; the model is loaded but not used",
 }
 SuperpixelFunction: TypeAlias = Callable[[NDArray[np.uint8], Geometry, Superpixels], SuperpixelMap]
+
+
+ONE_EACH = "Make one in each process, for example by SegmenterConfig(...).open()."
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class EntitySegmenter:
         self._superpixels = superpixels or superpixel_stage.superpixels
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="esam-rt")
         self._closing = CancelToken()
+        self._process_id = os.getpid()
 
     def __call__(self, image_hwc_rgb: Any) -> EntityMap:
         """Segment an image.
@@ -145,11 +150,13 @@ class EntitySegmenter:
 
         Raises:
             InputError: The array is of another kind.
-            EngineError: The segmenter is closed.
+            EngineError: The segmenter is closed, or was made in another process.
             DecodingCancelledError: ``close`` was called meanwhile.
         """
         if self.is_closed:
             raise EngineError("EntitySegmenter: used after close().")
+        if os.getpid() != self._process_id:  # a forked child has none of the threads, and would wait for ever
+            raise EngineError(f"EntitySegmenter: made in process {self._process_id}, used in {os.getpid()}. {ONE_EACH}")
         image, trace = self._sam.check_image(image_hwc_rgb), Trace()
         if self.method == "superpixels":
             result = self._segment_with_superpixels(image, trace)
@@ -283,6 +290,9 @@ class EntitySegmenter:
     def is_closed(self) -> bool:
         """True after ``close``."""
         return self._closing.is_cancelled
+
+    def __reduce__(self) -> NoReturn:
+        raise EngineError(f"EntitySegmenter: cannot be pickled, since it holds threads and engines. {ONE_EACH}")
 
     def close(self) -> None:
         """Release the engines, unless the model was passed in loaded. A second call does nothing."""

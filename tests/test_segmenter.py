@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +27,12 @@ from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.sam import predictor
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import HostImage
-from esam_rt.segmenter import METHODS
+from esam_rt.segmenter import METHODS, SegmenterConfig
 from esam_rt.settings import Superpixels
 from esam_rt.stages import Stage
 from tests.support.scene import SIDE, Scene, photo_of, quadrants
 
+ROOT = Path(__file__).parents[1]
 SWITCHES = list(itertools.product((False, True), repeat=3))
 
 
@@ -318,6 +324,45 @@ def test_a_photo_without_any_mask_gives_an_empty_map() -> None:
             result = segment(photo)
         assert len(result) == 0
         assert not result.labels.any()
+
+
+FORK = """
+import os, sys
+from esam_rt import EntitySegmenter
+from esam_rt.errors import EngineError
+from tests.test_segmenter import noisy_scene, settings_with
+scene, photo = noisy_scene(9)
+with EntitySegmenter(scene.sam(), settings=settings_with()) as segment:
+    segment(photo)
+    child = os.fork()
+    if child == 0:
+        try:
+            segment(photo)
+        except EngineError as e:
+            print(e, flush=True)
+            os._exit(7)
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_is_told_to_make_its_own() -> None:
+    """Without the error it would wait for ever for threads that only the parent has."""
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 7, done.stderr
+    assert "Make one in each process, for example by SegmenterConfig(...).open()." in done.stdout
+
+
+def test_pickling_says_to_make_one_in_each_process() -> None:
+    scene, _ = noisy_scene(9)
+    with (
+        EntitySegmenter(scene.sam(), settings=settings_with()) as segment,
+        pytest.raises(EngineError, match=r"cannot be pickled.* Make one in each process"),
+    ):
+        pickle.dumps(segment)
+    config = SegmenterConfig("tiny", method="amg", execution=ExecutionConfig(threads=2))
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_threads_share_one_segmenter() -> None:
