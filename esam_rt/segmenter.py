@@ -127,6 +127,11 @@ class EntitySegmenter:
             execution = ExecutionConfig(**deprecated)
         if method not in METHODS:
             raise SettingsError(f"Unknown method {method!r}.{did_you_mean(method, METHODS)}")
+        if settings is not None and not isinstance(settings, Settings):
+            raise SettingsError(
+                f"settings: expected Settings, got {type(settings).__name__}; "
+                'use Settings().with_overrides({"emr.delta": 0.1}).'
+            )
         self.method = method
         self.execution = execution or ExecutionConfig()
         self._owns_model = isinstance(model, str)

@@ -326,6 +326,11 @@ def test_a_photo_without_any_mask_gives_an_empty_map() -> None:
         assert not result.labels.any()
 
 
+def test_settings_of_another_kind() -> None:
+    with pytest.raises(SettingsError, match=r"settings: expected Settings, got dict; use Settings\(\)\.with_overrides"):
+        EntitySegmenter("tiny", settings={"emr.delta": 0.1})  # type: ignore[arg-type]
+
+
 FORK = """
 import os, sys
 from esam_rt import EntitySegmenter

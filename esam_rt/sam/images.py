@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import cv2
@@ -27,7 +28,9 @@ class HostImage:
         is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
         if not is_array or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
-            raise InputError(f"Photo: expected a NumPy array uint8 [height, width, 3] in RGB, got {found}.")
+            raise InputError(
+                f"Photo: expected a NumPy array uint8 [height, width, 3] in RGB, got {found.strip()}. {_remedy(image)}"
+            )
         self._image: NDArray[np.uint8] = np.asarray(image)
 
     @property
@@ -62,6 +65,31 @@ class HostImage:
 
 
 Image: TypeAlias = HostImage | GpuImage
+
+
+def _remedy(image: Any) -> str:
+    """Say in one line how to make a photo of another object that people have."""
+    if isinstance(image, str | os.PathLike):
+        return "Read the file: PIL.Image.open(path), or esam-rt run for whole folders."
+    if hasattr(image, "convert") and hasattr(image, "getbands"):
+        return 'Convert the Pillow image: np.asarray(image.convert("RGB")).'
+    if not isinstance(image, np.ndarray):
+        return "Make an array: np.asarray(image, np.uint8)."
+    if 0 in image.shape:
+        return "It has no pixels."
+    if image.dtype != np.uint8:
+        if np.issubdtype(image.dtype, np.floating):
+            return "For values from 0 to 1: (image * 255).round().astype(np.uint8)."
+        return "Scale its values to 0 to 255, then image.astype(np.uint8)."
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        return "Repeat the gray channel: np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)."
+    if image.ndim == 3 and image.shape[2] == 4:
+        return "Drop the alpha channel: image[..., :3]."
+    if image.ndim == 3 and image.shape[0] == 3:
+        return "Move the channels last: image.transpose(1, 2, 0)."
+    if image.ndim == 4:
+        return "Pass the photos of a batch one by one."
+    return "Choose three channels: image[..., [red, green, blue]]."
 
 
 def from_dlpack(array: Any) -> Any:
