@@ -17,7 +17,8 @@ from esam_rt.export.float_types import FLOAT_DTYPES
 
 EXPECTED = "a checkpoint: a .pth file of PyTorch, a safetensors file or a folder of Hugging Face"
 SAFETENSORS, INDEX, PYTORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-PREFIX = "module."  # torch.nn.DataParallel adds it
+# DataParallel, torch.compile, Lightning and classes that wrap a model add these before all names.
+PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
 HEAD_BYTES = 512
 ONNX_FIELDS = {b"\x12", b"\x3a", b"\x42"}  # tags after the version: producer, graph, operator sets
 
@@ -42,8 +43,8 @@ def read_checkpoint(path: Path) -> Weights:
         if twice := sorted(tensors.keys() & more.keys()):
             raise ModelError(f"{file}: found tensor {twice[0]!r:.80}, which another file has too; {FETCH_ANEW}.")
         tensors |= more
-    if all(name.startswith(PREFIX) for name in tensors):
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     naming = _naming(path, tensors)
     tensors = {name: tensor for name, tensor in tensors.items() if not naming.is_ignored(name)}
     for name, tensor in tensors.items():

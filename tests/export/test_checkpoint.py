@@ -243,6 +243,15 @@ def test_prefix_of_some_tensors_stays(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "x").take("decoder.a", 2).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("prefix", ["model.", "sam.", "_orig_mod.", "module._orig_mod.", "model.sam."])
+def test_prefixes_before_all_names_are_removed(tmp_path: Path, prefix: str) -> None:
+    save_safetensors(tmp_path / "x", {f"{prefix}decoder.a": torch.ones(2), f"{prefix}decoder.b": torch.zeros(2)})
+    weights = read_checkpoint(tmp_path / "x")
+    np.testing.assert_array_equal(weights.take("decoder.a", 2), np.ones(2))
+    np.testing.assert_array_equal(weights.take("decoder.b", 2), np.zeros(2))
+    weights.check_all_taken()
+
+
 # Files that are something else.
 
 
