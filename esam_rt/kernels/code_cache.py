@@ -32,6 +32,7 @@ from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
 from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.keys import text_key
 from esam_rt.storage.permissions import is_only_ours
 
 CONFIG: Any = numba.config
@@ -90,8 +91,8 @@ class CodeCache(NullCache):
         """Path of the file; None for a function that cannot be cached."""
         if not self._can_cache:
             return None
-        folder = code_folder() / f"{_short(_machine())}-{_short(_shared_key())}"
-        return folder / f"{self._name}-{_short(self._own_key)}.kernel"
+        folder = code_folder() / f"{text_key(_machine())}-{text_key(_shared_key())}"
+        return folder / f"{self._name}-{text_key(self._own_key)}.kernel"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Read the compilation from the file. Numba calls this.
@@ -168,10 +169,6 @@ def _machine() -> str:
     return repr(cpu_target.target_context.codegen().magic_tuple()[:2])
 
 
-def _short(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
 def _not_used(folder: Path) -> str:
     return f"Kernels in {folder} are ignored, because others could have written them"
 
@@ -224,7 +221,7 @@ def _remove_unused() -> None:
     Code of other machines is kept.
     """
     with suppress(OSError):  # the next process tries again
-        for folder in code_folder().glob(f"{_short(_machine())}-*"):
+        for folder in code_folder().glob(f"{text_key(_machine())}-*"):
             if folder.stat().st_mtime < time.time() - UNUSED_S:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import stat
 from pathlib import Path
 
 from esam_rt.errors import ModelError, OutputError
 from esam_rt.storage.atomic import write_json
 from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.keys import path_key
 
 REMEMBERED_BYTES = 64 << 20  # hashes of larger files are remembered between runs
 
@@ -57,7 +57,7 @@ def remembered_sha256(path: Path) -> str:
         raise ModelError(f"{path}: found a folder, pipe or device, expected a model file. Check the path.")
     if state.st_size < REMEMBERED_BYTES:
         return sha256_of(path)
-    note = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    note = cache_folder() / "hashes" / f"{path_key(path)}.json"
     mark = {
         "size_bytes": state.st_size,
         "mtime_ns": state.st_mtime_ns,

@@ -23,12 +23,12 @@ def path_key(path: Path) -> str:
     """Make a key for a file name from a path.
 
     Args:
-        path: Links are followed. It may be missing.
+        path: Links are followed. It may be missing, or a link to itself.
 
     Returns:
         16 hexadecimal digits. All names of one file give the same digits.
     """
-    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
 
 
 def folder_bytes(folder: Path) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from esam_rt.errors import SettingsError
 from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.keys import path_key
 
 
 @contextmanager
@@ -27,7 +26,7 @@ def kept_from_others(out: Path) -> Iterator[None]:
     Raises:
         SettingsError: If another run writes there.
     """
-    lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(os.path.realpath(out))).hexdigest()[:16]}.lock"
+    lock = cache_folder() / "locks" / f"{path_key(out)}.lock"
     with ExitStack() as stack:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
