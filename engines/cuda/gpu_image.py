@@ -15,6 +15,7 @@ from esam_rt.engines.cuda.array_interface import GpuArray
 from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
 from esam_rt.engines.cuda.launch import CudaKernel
 from esam_rt.errors import InputError
+from esam_rt.rounding import ceil_div
 
 BLOCK_XY = (32, 8)  # threads of a block, one for each pixel
 
@@ -74,7 +75,7 @@ class GpuImages:
         """
         self.device.check_is_running()
         canvas = self.device.allocate((1, *canvas_hw, 3), np.uint8)
-        grid_x, grid_y = (-(-pixels // threads) for pixels, threads in zip(canvas_hw[::-1], BLOCK_XY, strict=True))
+        grid_x, grid_y = (ceil_div(pixels, threads) for pixels, threads in zip(canvas_hw[::-1], BLOCK_XY, strict=True))
         arguments = (
             ctypes.c_void_p(image.pointer),
             ctypes.c_longlong(image.strides_bytes[0]),

@@ -16,6 +16,7 @@ from esam_rt.engines.cuda.cuda_graph_policy import CallKey
 from esam_rt.engines.cuda.device import CudaDevice, DeviceBuffer
 from esam_rt.engines.engine import TensorSpec
 from esam_rt.engines.tensorrt.execution_context import CallShapes
+from esam_rt.rounding import ceil_div
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class _Block:
         """Place tensors of these sizes one after the other, aligned."""
         offsets, end = {}, 0
         for name, size in sizes:
-            offsets[name] = -(-end // ALIGNMENT) * ALIGNMENT
+            offsets[name] = ceil_div(end, ALIGNMENT) * ALIGNMENT
             end = offsets[name] + max(1, size)  # an empty tensor needs an address too
         return cls(offsets, end)
 

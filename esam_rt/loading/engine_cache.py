@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +38,7 @@ from esam_rt.storage.atomic import output_error, write_json
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.keys import folder_bytes, path_key, text_key
 from esam_rt.storage.manifest import remove_leftovers, written_together
+from esam_rt.storage.provenance import utc_now
 
 
 def gpu_here(index: int = 0) -> Gpu | None:
@@ -291,8 +291,7 @@ def _build(
                 profile={key: [list(shape) for shape in shapes] for key, shapes in built.profile.items()},
             )
         made = {name: asdict(engine) for name, engine in engines.items()}
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(temporary / RECORD, recipe.to_json() | {"engines": made, "built": now})
+        write_json(temporary / RECORD, recipe.to_json() | {"engines": made, "built": utc_now()})
     restrict_writing(folder, recipe)
 
 

@@ -13,6 +13,7 @@ from esam_rt.errors import EngineError
 from esam_rt.loading.engine_cache import record_self_test
 from esam_rt.loading.engine_record import EngineSet
 from esam_rt.masks import MaskSet
+from esam_rt.rounding import ceil_div
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
@@ -117,7 +118,7 @@ def compare(engines: Sam, reference: Sam, image_hwc_rgb: NDArray[np.uint8], cuda
         EngineError: Neither model has a mask.
     """
     points = point_grid(SIDE)
-    rounds = -(-REPLAYED * engines.model.decode_batch // len(points)) if cuda_graphs else 1
+    rounds = ceil_div(REPLAYED * engines.model.decode_batch, len(points)) if cuda_graphs else 1
     candidate = engines.decode(engines.encode(image_hwc_rgb), np.tile(points, (rounds, 1)), 0, EVERYTHING)
     baseline = reference.decode(reference.encode(image_hwc_rgb), points, 0, EVERYTHING)
     keys = zip(candidate.prompt_index, candidate.mask_index, strict=True)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
+from esam_rt.rounding import ceil_div
 
 _ADJACENCY_SIDE = 1024  # colors are chosen on a map of this size: smaller contacts do not show on a screen
 _GAP = 3  # neighbors may be this many pixels of that map apart
@@ -39,7 +40,7 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
 
 def _neighbors(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]:
     """For each label from 0 to ``count``, find the labels at most ``_GAP`` sampled pixels away."""
-    step = -(-max(labels.shape) // _ADJACENCY_SIDE)
+    step = ceil_div(max(labels.shape), _ADJACENCY_SIDE)
     sampled = labels[::step, ::step].astype(np.int64)
     pairs = [np.zeros(0, np.int64)]
     for shift in range(1, _GAP + 2):

@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from esam_rt.errors import InputError
+from esam_rt.rounding import ceil_div
 from esam_rt.sources.frame import Frame
 
 MAX_PIXELS = 200_000_000  # of a photo, unless the caller sets another limit
@@ -133,7 +134,7 @@ def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
         found, cap = width * height / 1e6, max_pixels / 1e6
         raise InputError(
             f"{path} is {width} x {height} = {found:.1f} megapixels, the cap is {cap:g}. "
-            f"Make it smaller or raise the cap with --max-megapixels {-(-width * height // 1_000_000)}."
+            f"Make it smaller or raise the cap with --max-megapixels {ceil_div(width * height, 1_000_000)}."
         )
 
 

@@ -47,11 +47,6 @@ def ints(*values: int) -> NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
-def ceil_div(a: int, b: int) -> int:
-    """Divide integers and round up."""
-    return -(-a // b)
-
-
 class Graph:
     """One ONNX graph under construction.
 

@@ -14,8 +14,9 @@ import onnx_ir as ir
 from esam_rt.export.checkpoints.weights import Array, Weights
 from esam_rt.export.configs import TinyVitDims, TinyVitStage
 from esam_rt.export.graphs.attention import Projection
-from esam_rt.export.graphs.graph import Graph, Precision, ceil_div, ints
+from esam_rt.export.graphs.graph import Graph, Precision, ints
 from esam_rt.export.graphs.image_input import photo_input
+from esam_rt.rounding import ceil_div
 
 STEM_STRIDE = 4
 

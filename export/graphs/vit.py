@@ -23,8 +23,9 @@ import onnx_ir as ir
 
 from esam_rt.export.checkpoints.weights import Array, LazyArray, Weights
 from esam_rt.export.configs import VitDims
-from esam_rt.export.graphs.graph import NEW_OPSET, Graph, Precision, ceil_div, ints
+from esam_rt.export.graphs.graph import NEW_OPSET, Graph, Precision, ints
 from esam_rt.export.graphs.image_input import photo_input
+from esam_rt.rounding import ceil_div
 
 CHUNK_POSITIONS = 512
 
