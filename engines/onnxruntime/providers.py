@@ -22,6 +22,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu"}
 """Extras of this package by device."""
 
+NO_SUCH_GPU = ("invalid device id", "invalid device ordinal")
 CUDA_FAILED = ("cuda failure", "cuda error", "cudnn failure", "cublas failure")
 PARTIAL_GRAPH = "provide all the dynamic shape inputs"  # TensorRT splits the graph; the parts' shapes are unknown
 
@@ -150,7 +151,7 @@ def open_session(name: str, model: Path | bytes, config: SessionConfig) -> Any:
     Raises:
         ModelError: The model cannot be loaded.
         OutOfMemoryError: The device has too little memory.
-        DeviceError: A provider does not start.
+        DeviceError: A provider does not start, or there is no such GPU.
         EngineError: A provider does not support the graph as the configuration asks.
     """
     import onnxruntime
@@ -199,6 +200,8 @@ def _raise_translated(name: str, config: SessionConfig, e: Exception) -> NoRetur
     import onnxruntime
 
     words = str(e)
+    if _lacks_gpu(e):
+        raise _no_such_gpu(config.gpu, e) from e
     if is_out_of_memory(e) and config.in_arena:
         raise OutOfMemoryError(f"{name}: the memory budget does not hold its weights; allow more.") from e
     if is_out_of_memory(e):
@@ -271,6 +274,9 @@ def gpu_arena(limit_mb: int, gpu: int = 0) -> Iterator[None]:
 
     Yields:
         None, while new sessions get this arena.
+
+    Raises:
+        DeviceError: There is no such GPU.
     """
     import onnxruntime
 
@@ -283,7 +289,12 @@ def gpu_arena(limit_mb: int, gpu: int = 0) -> Iterator[None]:
         onnxruntime.create_and_register_allocator_v2(PROVIDERS["cuda"], memory, {"device_id": str(gpu)}, limit)
 
     with _ARENA_LOCK:  # a session gets the arena that was registered last
-        register(limit_mb << 20)
+        try:
+            register(limit_mb << 20)
+        except runtime_errors() as e:
+            if _lacks_gpu(e):
+                raise _no_such_gpu(gpu, e) from e
+            raise
         try:
             yield
         finally:
@@ -305,6 +316,14 @@ def _without_tf32() -> Iterator[None]:
         finally:
             if not is_given:
                 os.environ.pop(name, None)
+
+
+def _lacks_gpu(error: Exception) -> bool:
+    return any(phrase in str(error).lower() for phrase in NO_SUCH_GPU)
+
+
+def _no_such_gpu(gpu: int, error: Exception) -> DeviceError:
+    return DeviceError(f"GPU {gpu}: ONNX Runtime does not find it here; choose another one with --gpu: {error}")
 
 
 def _not_started(device: str, provider: str) -> DeviceError:

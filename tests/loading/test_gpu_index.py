@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from esam_rt.engines.onnxruntime import providers
@@ -73,6 +74,20 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="GPU 2: found 2 GPUs here, expected an index from 0 to 1"):
         load_sam("tiny", ExecutionConfig("tensorrt", gpu=2))
     assert gpu_here(2) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_mb": 900}], ids=str)
+def test_a_gpu_that_onnxruntime_does_not_find(
+    gpus: FakeGpu, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """The model is whole: what is wrong is the index."""
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Invalid device ID: 2, must be between 0 (inclusive) and 2 (exclusive).")
+
+    monkeypatch.setattr(onnxruntime, "create_and_register_allocator_v2" if options else "InferenceSession", fails)
+    with pytest.raises(DeviceError, match=r"GPU 2: ONNX Runtime does not find it here; .* --gpu: .* and 2 \(exclusive"):
+        load_sam("tiny", ExecutionConfig(device="cuda", gpu=2, **options))
 
 
 @pytest.mark.parametrize(
