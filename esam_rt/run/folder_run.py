@@ -7,7 +7,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -207,6 +207,10 @@ class _Run:
                     overlapped(self.todo, self._read, self._segment, self._write, _is_large, self._begin, self._fail)
                 except (EsamError, KeyboardInterrupt) as e:
                     stop = e
+                except BaseException:  # a defect, maybe of a source or sink from outside: the sinks let go all the same
+                    with suppress(OutputError):
+                        _close(self.opened, {**self.header, "ended": utc_now()})
+                    raise
         except OutputError as e:  # from the trace file
             stop = stop or e
         return self._finish(stop)

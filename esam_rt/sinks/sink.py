@@ -30,7 +30,8 @@ class RunInfo:
 class Sink(Protocol):
     """A place for entities. Each of its files appears whole or not at all.
 
-    A run opens a sink, writes each frame in order from one thread, and closes it even if the run is interrupted.
+    A run opens a sink, writes each frame in order from one thread, and closes it even if the run is interrupted or
+    fails.
     A sink may have three more attributes. `FileSink` has defaults for them:
 
     - ``outputs``: names of its files and folders in the output folder. ``--overwrite`` removes them.

@@ -137,6 +137,15 @@ def test_every_sink_is_closed_and_the_first_error_is_told(tmp_path: Path) -> Non
     assert first.events[-1] == second.events[-1] == "close"
 
 
+def test_sinks_are_closed_after_a_defect(tmp_path: Path) -> None:
+    """An error that is no `EsamError` comes from a defect. It reaches the caller, and every sink lets go."""
+    first, second = Remember(OutputError("disk is full")), Remember()
+    with pytest.raises(ZeroDivisionError):
+        segment_source(Stream("a", error=ZeroDivisionError()), FakeSegmenter(), [first, second], tmp_path)
+    assert first.events[-1] == second.events[-1] == "close"
+    assert segment_source(Stream("a"), FakeSegmenter(), [Remember()], tmp_path, overwrite=True).done == 1
+
+
 def test_the_outputs_of_a_new_sink_belong_to_the_run(tmp_path: Path) -> None:
     class Notes(Remember):
         outputs = ("notes",)
