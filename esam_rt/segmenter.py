@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ METHODS = {
     "sam-o": "baseline: SAM's object level alone",
     "superpixels": "baseline: superpixels alone; the model is loaded but not used",
 }
+Result = TypeVar("Result")
 SuperpixelFunction: TypeAlias = Callable[[NDArray[np.uint8], Geometry, Superpixels], SuperpixelMap]
 
 
@@ -122,6 +123,8 @@ class EntitySegmenter:
         **deprecated: Any,
     ) -> None:
         if deprecated:
+            if execution is not None:
+                raise SettingsError(f"{', '.join(deprecated)}: given beside execution; expected them inside of it.")
             message = f"EntitySegmenter({', '.join(deprecated)}): pass execution=ExecutionConfig(...)."
             warnings.warn(message, DeprecationWarning, stacklevel=2)
             execution = ExecutionConfig(**deprecated)
@@ -175,7 +178,7 @@ class EntitySegmenter:
         """E-SAM: superpixels beside the encoder, then MMG, EMR and USR."""
         s = self.settings
         geometry = Geometry.of((image.shape[0], image.shape[1]), self._sam.model.input_px)
-        pixels_later = self._pool.submit(self._find_superpixels, self._on_host(image), geometry, trace)
+        pixels_later = self._start(self._find_superpixels, self._on_host(image), geometry, trace)
         encoded = self._encode(image, trace)
         with CancelToken(parent=self._closing) as cancel:  # an interrupt does not wait for the rest of the gallery
             decoder = LazyDecoder(self._sam, encoded, s.filters, cancel, trace)
@@ -183,7 +186,7 @@ class EntitySegmenter:
             prompts = point_grid(s.prompts.coarse_side)
             coarse = self._decode(encoded, prompts, 0, trace)
             whole_gallery = s.emr.enabled and s.emr.gallery == "exact"
-            gallery_later = self._pool.submit(gallery.ask_all) if whole_gallery else None
+            gallery_later = self._start(gallery.ask_all) if whole_gallery else None
             pixels = pixels_later.result()
             objects, parts = self._generate_levels(coarse, pixels, trace)
             if gallery_later is not None:
@@ -227,6 +230,14 @@ class EntitySegmenter:
         """High-confidence masks at `levels`, and the best mask of each prompt."""
         with trace.span("decoder"):
             return self._sam.decode(encoded, prompts, first_prompt, self.settings.filters, levels)
+
+    def _start(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Run a function in another thread. DecodingCancelledError after ``close``."""
+        try:
+            return self._pool.submit(function, *arguments)
+        except RuntimeError:  # the pool takes no more work, or there is no thread left
+            self._closing.check()
+            raise
 
     def _on_host(self, image: Image) -> NDArray[np.uint8]:
         """Copy an image on the GPU to the host, reduced to the size that superpixels need."""

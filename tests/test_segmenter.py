@@ -174,6 +174,22 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
     segment.close()
 
 
+@pytest.mark.parametrize("gallery", ["lazy", "exact"])
+def test_a_close_during_the_encoder_cancels_the_photo(monkeypatch: pytest.MonkeyPatch, gallery: str) -> None:
+    scene, photo = noisy_scene(0)
+    sam = scene.sam()
+    encode = sam.engines.encoder.infer
+
+    def close_first(feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
+        segment.close()
+        return encode(feed, outputs_on_device)
+
+    monkeypatch.setattr(sam.engines.encoder, "infer", close_first)
+    segment = EntitySegmenter(sam, settings=settings_with().with_overrides({"emr.gallery": gallery}))
+    with pytest.raises(DecodingCancelledError):
+        segment(photo)
+
+
 @pytest.mark.parametrize("method", ["amg", "sam-o"])
 def test_invariants_hold_for_the_baselines(method: str) -> None:
     scene, photo = noisy_scene(5)
@@ -423,3 +439,14 @@ def test_close_releases_the_engines_and_ends_use(monkeypatch: pytest.MonkeyPatch
     assert all(engine.closed for engine in vars(sam.engines).values())
     with pytest.raises(EngineError, match="after close"):
         segment(photo)
+
+
+def test_execution_in_the_form_of_earlier_versions() -> None:
+    sam = noisy_scene(0)[0].sam()
+    with (
+        pytest.warns(DeprecationWarning, match=r"EntitySegmenter\(device, threads\): pass execution=ExecutionConfig"),
+        EntitySegmenter(sam, device="cpu", threads=2) as segment,
+    ):
+        assert segment.execution == ExecutionConfig(device="cpu", threads=2)
+    with pytest.raises(SettingsError, match="threads: given beside execution; expected them inside of it"):
+        EntitySegmenter(sam, execution=ExecutionConfig(), threads=2)
