@@ -122,7 +122,7 @@ class PhotoBar:
         """Show the name of a photo.
 
         Args:
-            name: Name of the photo that is read now.
+            name: Name of the photo that is segmented now.
         """
         self._progress.update(self._task, name=escape(name))
 
