@@ -1,7 +1,7 @@
 """Command-line options of execution and of the segmenter, each declared once.
 
-A command that takes ``execution: ExecutionConfig`` or ``segmenter: SegmenterConfig`` gets its options from the tables
-below. A new execution option is one field of ``ExecutionConfig`` and one line of ``EXECUTION``.
+A command that takes ``segmenter: SegmenterConfig`` gets its options from the tables below. A new execution option is
+one field of ``ExecutionConfig`` and one line of ``EXECUTION``.
 """
 
 from __future__ import annotations
@@ -64,19 +64,6 @@ SEGMENTER: dict[str, tuple[Any, Any]] = {
 _DEFAULTS = {field.name: field.default for field in fields(ExecutionConfig)}
 
 
-def takes_execution(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of ``EXECUTION`` in place of its parameter ``execution``.
-
-    Args:
-        command: A function with a parameter ``execution`` of type ``ExecutionConfig``.
-
-    Returns:
-        A function for ``typer``, which has the options as parameters.
-    """
-    options = {name: (annotation, _DEFAULTS[name]) for name, annotation in EXECUTION.items()}
-    return _expanded(command, "execution", options, lambda values: ExecutionConfig(**values))
-
-
 def takes_segmenter(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of ``SEGMENTER`` and ``EXECUTION`` in place of its parameter ``segmenter``.
 
@@ -87,31 +74,10 @@ def takes_segmenter(command: Callable[..., Any]) -> Callable[..., Any]:
         A function for ``typer``, which has the options as parameters.
     """
     execution = {name: (annotation, _DEFAULTS[name]) for name, annotation in EXECUTION.items()}
-    return _expanded(command, "segmenter", SEGMENTER | execution, _segmenter_config)
-
-
-def _segmenter_config(values: Mapping[str, Any]) -> SegmenterConfig:
-    from esam_rt.segmenter import SegmenterConfig
-
-    return SegmenterConfig(
-        model=values["model"],
-        checkpoint=values["checkpoint"],
-        method=values["method"],
-        settings=option_types.settings_of(values["preset"], values["config"], values["changes"]),
-        execution=ExecutionConfig(**{name: values[name] for name in EXECUTION}),
-    )
-
-
-def _expanded(
-    command: Callable[..., Any],
-    replaced: str,
-    options: Mapping[str, tuple[Any, Any]],
-    make: Callable[[Mapping[str, Any]], Any],
-) -> Callable[..., Any]:
-    """The command with one parameter replaced by options, from which ``make`` makes its value."""
+    options = SEGMENTER | execution
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        if parameter.name == replaced:
+        if parameter.name == "segmenter":
             for name, (annotation, default) in options.items():
                 parameters.append(
                     inspect.Parameter(name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -124,10 +90,22 @@ def _expanded(
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=annotation))
 
     def expanded(**values: Any) -> Any:
-        made = make({name: values.pop(name) for name in options})
-        return command(**values, **{replaced: made})
+        segmenter = _segmenter_config({name: values.pop(name) for name in options})
+        return command(**values, segmenter=segmenter)
 
     expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {p.name: p.annotation for p in parameters}
     return expanded
+
+
+def _segmenter_config(values: Mapping[str, Any]) -> SegmenterConfig:
+    from esam_rt.segmenter import SegmenterConfig
+
+    return SegmenterConfig(
+        model=values["model"],
+        checkpoint=values["checkpoint"],
+        method=values["method"],
+        settings=option_types.settings_of(values["preset"], values["config"], values["changes"]),
+        execution=ExecutionConfig(**{name: values[name] for name in EXECUTION}),
+    )

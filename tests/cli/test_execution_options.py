@@ -30,13 +30,13 @@ def test_every_field_has_an_option_but_the_stream() -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), OPTIONS])
-def test_a_command_takes_an_execution(arguments: tuple[str, ...]) -> None:
+def test_a_command_keeps_its_own_parameters(arguments: tuple[str, ...]) -> None:
     taken: list[Any] = []
 
-    @execution_options.takes_execution
-    def command(name: str, execution: ExecutionConfig, count: int = 3) -> None:
+    @execution_options.takes_segmenter
+    def command(name: str, segmenter: SegmenterConfig, count: int = 3) -> None:
         """Do it."""
-        taken.append((name, execution, count))
+        taken.append((name, segmenter.execution, count))
 
     result = invoke(command, "photo", *arguments)
     assert (result.exit_code, taken) == (0, [("photo", EXPECTED if arguments else ExecutionConfig(), 3)])
@@ -60,8 +60,8 @@ def test_a_command_takes_a_segmenter(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     @output.exit_codes()
-    @execution_options.takes_execution
-    def command(execution: ExecutionConfig) -> None:
+    @execution_options.takes_segmenter
+    def command(segmenter: SegmenterConfig) -> None:
         raise AssertionError
 
     result = invoke(command, "--device", "cpu", "--cuda-graphs")
