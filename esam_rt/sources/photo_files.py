@@ -94,7 +94,7 @@ class PhotoFolder:
     ) -> None:
         paths = [Path(p) for p in ([sources] if isinstance(sources, Path | str) else sources)]
         found = [PhotoItem(photo, max_pixels) for photo in (find_photos(paths) if photos is None else photos)]
-        self._items = [i for i in found if not any(Path(i.path).is_relative_to(folder) for folder in exclude)]
+        self._items = [item for item in found if not _is_inside(Path(item.path), exclude)]
         if not self._items:
             where = ", ".join(map(str, paths))
             raise InputError(f"No photos but the results of an earlier run in {where}. Give a folder with photos.")
@@ -148,6 +148,10 @@ def find_photos(sources: Sequence[Path]) -> list[PhotoFile]:
         return [PhotoFile(path, name) for path, (_, name) in found.items()]
     prefixes = _prefixes(roots)
     return [PhotoFile(path, f"{prefixes[root]}/{name}") for path, (root, name) in found.items()]
+
+
+def _is_inside(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _suffixes() -> str:
