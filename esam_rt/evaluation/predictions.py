@@ -17,9 +17,8 @@ from esam_rt.errors import InputError
 from esam_rt.evaluation.photo_names import Names
 from esam_rt.evaluation.truth.rle import dense_mask, read_mask
 from esam_rt.evaluation.truth.true_photo import TruePhoto, describe, read_json, read_label_map
-from esam_rt.run.output_folder import PHOTOS, RUN
-from esam_rt.sinks.photo_record import PhotoRecord
-from esam_rt.storage.jsonl import read_lines
+from esam_rt.run.output_folder import RUN
+from esam_rt.run.resume import RunFolder
 
 PREDICTIONS = "predictions"  # folder of the run inside the folder of an evaluation
 FORMS = "COCO results, entities.json, the folder of a run or of label maps"
@@ -148,7 +147,7 @@ def _run(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:
         raise InputError(
             f"{folder / RUN}: cannot be read ({e}); expected the folder of an esam-rt run. Check the path."
         ) from e
-    records = map(PhotoRecord.from_json, read_lines(folder / PHOTOS))
+    records = RunFolder(folder).records()
     return _by_name(folder, {record.name: record.entities for record in records}, photos, run)
 
 

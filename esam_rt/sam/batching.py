@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-from esam_rt.errors import OutOfMemoryError
+from esam_rt.errors import EngineError, OutOfMemoryError
 
 Decoded = TypeVar("Decoded")
 Result = TypeVar("Result")
@@ -71,6 +71,7 @@ class BatchRunner:
     def __init__(self, size: int, one_at_a_time: bool, overlaps: bool) -> None:
         self.sizer = BatchSizer(size)
         self.turn: AbstractContextManager[object] = threading.Lock() if one_at_a_time else nullcontext()
+        self._is_closed = False
         self._fetcher = ThreadPoolExecutor(1, "esam-rt masks") if overlaps and not one_at_a_time else None
 
     def run(
@@ -90,6 +91,7 @@ class BatchRunner:
 
         Raises:
             OutOfMemoryError: The device has no memory for ``MIN_BATCH`` prompts.
+            EngineError: It was closed meanwhile.
         """
         results: list[Result] = []
         waiting: deque[tuple[slice, Future[Result]]] = deque()
@@ -121,13 +123,19 @@ class BatchRunner:
 
     def _fetch(self, fetch: Callable[[slice, Decoded], Result], part: slice, decoded: Decoded) -> Future[Result]:
         if self._fetcher is not None:
-            return self._fetcher.submit(fetch, part, decoded)
+            try:
+                return self._fetcher.submit(fetch, part, decoded)
+            except RuntimeError as e:
+                if self._is_closed:
+                    raise EngineError("Model: used after close().") from e
+                raise
         fetched: Future[Result] = Future()
         fetched.set_result(fetch(part, decoded))
         return fetched
 
     def close(self) -> None:
         """Stop the thread that fetches masks."""
+        self._is_closed = True
         if self._fetcher is not None:
             self._fetcher.shutdown()
 

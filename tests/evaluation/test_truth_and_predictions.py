@@ -406,7 +406,8 @@ def test_folder_of_a_run(tmp_path: Path) -> None:
     record = {"name": "a.jpg", "width": W, "height": H, "entities": [result()], "times_s": {}, "stem": "a"}
     for folder in (tmp_path / "run", tmp_path / "eval" / "predictions"):
         saved(folder / "run.json", {"program": "esam-rt", "model": {"name": "m"}})
-        (folder / "photos.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record)[:20])
+        again = json.dumps({**record, "entities": []})  # two machines did the photo; the first line counts, as in a run
+        (folder / "photos.jsonl").write_text(f"{json.dumps(record)}\n{again}\n{again[:20]}")
     for place in (tmp_path / "run", tmp_path / "eval"):
         found = read_predictions(place, PHOTOS)
         assert list(found.photos) == PHOTOS[:1]

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from esam_rt.errors import DecodingCancelledError, EngineError, InputError, OutOfMemoryError
-from esam_rt.sam.batching import AHEAD
+from esam_rt.sam.batching import AHEAD, BatchRunner
 from esam_rt.sam.cancel_token import CancelToken
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
@@ -144,6 +144,12 @@ def test_masks_are_fetched_while_the_next_batch_is_decoded() -> None:
     assert behind[0] == AHEAD
     assert max(behind) <= AHEAD + 1
     sam.close()
+
+
+def test_a_close_while_a_batch_is_decoded() -> None:
+    batches = BatchRunner(3, one_at_a_time=False, overlaps=True)
+    with pytest.raises(EngineError, match=r"used after close\(\)"):
+        batches.run(3, lambda part: batches.close(), lambda part, decoded: decoded)
 
 
 @pytest.mark.parametrize("stage", ["decoder", "mask_head"])
