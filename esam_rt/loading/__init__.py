@@ -23,9 +23,7 @@ _HOMES = {
     "ExecutionConfig": "esam_rt.loading.execution",
     "build_engines": "esam_rt.loading.engine_building",
     "load_sam": "esam_rt.loading.loader",
-    **dict.fromkeys(
-        ("Building", "Downloading", "Event", "Reading", "SelfTesting", "Writing"), "esam_rt.loading.events"
-    ),
+    **dict.fromkeys(_EVENTS, "esam_rt.loading.events"),
 }
 __all__ = [
     "BuildOptions",

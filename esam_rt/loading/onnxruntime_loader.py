@@ -53,8 +53,8 @@ def load_onnxruntime(
             options |= {"cache": _provider_cache(library, path, batch, execution, on_event), "max_batch": batch}
         return OnnxRuntimeEngine(path, device=device, threads=execution.threads, **options)
 
-    gpu = {"gpu": execution.gpu} if execution.gpu else {}
-    with gpu_arena(execution.memory_mb, **gpu) if on_gpu and execution.memory_mb is not None else nullcontext():
+    limit_mb = execution.memory_mb if on_gpu else None
+    with nullcontext() if limit_mb is None else gpu_arena(limit_mb, execution.gpu):
         engines = Engines(*map(load, graphs))
     return Sam(
         replace(row, decode_batch=batch),
