@@ -109,8 +109,8 @@ def engine_set(
     library, options = load_library(spec.backend), spec.options or BuildOptions()
     if spec.gpu is None and not options.targets:
         raise SettingsError(
-            f"Backend {spec.backend}: cuda-python finds no GPU here. Name the GPUs that will run the engines, such as "
-            "--target sm_86,sm_89."
+            f"Backend {spec.backend}: cuda-python finds no GPU {spec.gpu_index} here. Name the GPUs that will run the "
+            "engines, such as --target sm_86,sm_89."
         )
     graphs = graphs or onnx_model(row, checkpoint, spec.precision, spec.attention(row, library), on_event)
     recipe = recipe_of(row, spec, graphs, library)

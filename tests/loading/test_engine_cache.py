@@ -373,7 +373,8 @@ def test_two_processes_build_once(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (EngineSpec("tensorrt-rtx"), "cuda-python finds no GPU here. Name the GPUs .* --target sm_86"),
+        (EngineSpec("tensorrt-rtx"), "cuda-python finds no GPU 0 here. Name the GPUs .* --target sm_86"),
+        (EngineSpec("tensorrt-rtx", gpu_index=3), "cuda-python finds no GPU 3 here"),
         (EngineSpec("tensorrt-rtx", options=BuildOptions(("sm_99",))), "--target sm_99: .* knows sm_75, sm_80"),
         (EngineSpec("tensorrt-rtx", options=BuildOptions(("86",))), "--target 86: .* knows sm_75"),
     ],
