@@ -3,7 +3,7 @@
 Evaluate a folder of photos::
 
     plan = prepare(EvalOptions(truth=Path("truth.json"), images=Path("photos"), out=Path("eval"), run=run))
-    segment(plan, listener)
+    segment(plan)
     result = evaluate(plan)
     write(result)
 

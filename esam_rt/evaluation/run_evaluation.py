@@ -70,13 +70,15 @@ def prepare(options: EvalOptions) -> Plan:
 
 
 def segment(
-    plan: Plan, listener: Listener, make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter
+    plan: Plan,
+    listener: Listener | None = None,
+    make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter,
 ) -> RunSummary:
     """Segment the photos into ``predictions/`` with a journal, as ``esam-rt run`` does.
 
     Args:
         plan: Photos and options.
-        listener: Told when photos begin and end.
+        listener: Told when photos begin and end. Default: nobody is.
         make_segmenter: Opens the segmenter.
 
     Returns:

@@ -40,7 +40,9 @@ OVERLAPPED_PIXELS = 12_000_000
 
 
 def run_photos(
-    options: RunOptions, listener: Listener, make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter
+    options: RunOptions,
+    listener: Listener | None = None,
+    make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter,
 ) -> RunSummary:
     """Segment the photos of ``options.sources``, and write the files that ``options.write`` names.
 
@@ -49,7 +51,7 @@ def run_photos(
 
     Args:
         options: Options of the run.
-        listener: Follows the progress.
+        listener: Follows the progress. Default: nobody does.
         make_segmenter: Opens the segmenter, after everything else is checked.
 
     Returns:
@@ -70,7 +72,9 @@ def run_photos(
         "write": list(options.write),
         "sources": [str(path.resolve()) for path in options.sources],
     }
-    plan = _Plan(source, sinks, folder, listener, record, options.limit, options.resume, options.profile)
+    plan = _Plan(
+        source, sinks, folder, listener or NoListener(), record, options.limit, options.resume, options.profile
+    )
     with folder.locked():
         earlier = folder.choose(options.resume, options.overwrite)
         folder.make()

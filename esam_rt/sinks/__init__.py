@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from esam_rt.sinks.file_sink import FileSink
     from esam_rt.sinks.html_report import HtmlReport
     from esam_rt.sinks.label_maps import LabelMaps
-    from esam_rt.sinks.overlays import Overlays
+    from esam_rt.sinks.overlays import Overlays, draw_overlay
     from esam_rt.sinks.sink import RunInfo, Sink
 
-__all__ = ["CocoJson", "FileSink", "HtmlReport", "LabelMaps", "Overlays", "RunInfo", "Sink"]
+__all__ = ["CocoJson", "FileSink", "HtmlReport", "LabelMaps", "Overlays", "RunInfo", "Sink", "draw_overlay"]
 
 _HOMES = {
     "CocoJson": ".coco_json",
@@ -24,5 +24,6 @@ _HOMES = {
     "Overlays": ".overlays",
     "RunInfo": ".sink",
     "Sink": ".sink",
+    "draw_overlay": ".overlays",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -11,16 +11,28 @@ if TYPE_CHECKING:
     from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
     from esam_rt.sources.photo_files import PhotoFolder, find_photos
-    from esam_rt.sources.source import ListedSource, Source
+    from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
 
-__all__ = ["ArraySource", "Frame", "ListedSource", "PhotoFolder", "Source", "find_photos", "read_photo"]
+__all__ = [
+    "ArraySource",
+    "Frame",
+    "FrameItem",
+    "ListedSource",
+    "PhotoFolder",
+    "Source",
+    "SourceItem",
+    "find_photos",
+    "read_photo",
+]
 
 _HOMES = {
     "ArraySource": ".arrays",
     "Frame": ".frame",
+    "FrameItem": ".source",
     "ListedSource": ".source",
     "PhotoFolder": ".photo_files",
     "Source": ".source",
+    "SourceItem": ".source",
     "find_photos": ".photo_files",
     "read_photo": ".decode",
 }

@@ -685,3 +685,9 @@ def test_a_link_to_itself_is_one_photo_that_fails(photos: Path, out: Path) -> No
     summary = run(photos, out)
     assert (summary.done, summary.failed, summary.exit_code) == (3, 1, 1)
     assert "loop.jpg" in (out / "errors.jsonl").read_text()
+
+
+def test_a_run_that_nobody_follows(photos: Path, tmp_path: Path) -> None:
+    segmenter = FakeSegmenter()
+    summary = run_photos(RunOptions(sources=[photos], out=tmp_path / "out"), make_segmenter=segmenter.open)
+    assert (summary.exit_code, summary.done) == (0, 3)
