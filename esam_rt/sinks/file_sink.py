@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 
 
-class FileSink:
+class FileSink(ABC):
     """Base of sinks that write files. A run opens it, or a ``with`` statement if there is no run.
 
     Args:
@@ -55,6 +56,7 @@ class FileSink:
         """
         self._run = run
 
+    @abstractmethod
     def write(self, frame: Frame, entities: EntityMap) -> None:
         """Write what belongs to one frame.
 
@@ -62,9 +64,8 @@ class FileSink:
             frame: The frame.
             entities: Its entities.
         """
-        raise NotImplementedError
 
-    def close(self, summary: Mapping[str, Any]) -> None:
+    def close(self, summary: Mapping[str, Any]) -> None:  # noqa: B027 - most sinks have nothing to close
         """Do nothing: no file spans all frames.
 
         Args:
