@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError
+from esam_rt.polygons import Polygon, mask_polygons
 from esam_rt.tracing import Span
 
 if TYPE_CHECKING:
@@ -108,6 +109,23 @@ class EntityMap:
         """Yield the mask of each entity, bool [H, W]."""
         return (self.mask(i) for i in range(len(self)))
 
+    def polygons(self, tolerance_px: float = 0.0, holes: bool = True) -> list[list[Polygon]]:
+        """Return the pieces of each entity as polygons along pixel edges.
+
+        Args:
+            tolerance_px: Largest distance of a ring that has fewer points (Douglas-Peucker). 0 gives the exact entity.
+                With a tolerance, neighbors may overlap or leave gaps of that width.
+            holes: False leaves holes out.
+
+        Returns:
+            For each entity, its pieces in pixels of the image; (0, 0) is the top left corner of the top left pixel.
+        """
+        found = []
+        for i, (x0, y0, x1, y1) in enumerate(self.box_xyxy.tolist()):
+            pieces = mask_polygons(self.labels[y0:y1, x0:x1] == i + 1, tolerance_px, holes)
+            found.append([piece.moved(x0, y0) for piece in pieces])
+        return found
+
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
         """Return COCO annotations with compressed RLE; bbox (x, y, w, h) and area are in pixels, category_id is 1.
 
@@ -150,15 +168,19 @@ class EntityMap:
             segments.append({"id": i + 1, "category_id": 1, "iscrowd": 0, "bbox": box, "area": int(self.area[i])})
         return rgb, segments
 
-    def to_supervision(self) -> supervision.Detections:
+    def to_supervision(self, compact: bool = True) -> supervision.Detections:
         """Return ``supervision.Detections`` with masks, boxes, confidence and class 0.
 
+        Args:
+            compact: Keep masks as ``supervision.CompactMask``, run lengths of each box. False gives an array bool
+                [N, H, W]; it takes N bytes a pixel.
+
         Raises:
-            MissingDependencyError: The package ``supervision`` is not installed.
+            MissingDependencyError: The package ``supervision`` is missing, or older than 0.28.
         """
         from esam_rt.integrations.supervision import detections
 
-        return detections(self)
+        return detections(self, compact)
 
 
 def _measured(

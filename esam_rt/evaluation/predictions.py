@@ -1,4 +1,4 @@
-"""Reads results to score: COCO results, ``entities.json``, the folder of a run, label maps."""
+"""Reads results to score: COCO results, ``entities.json``, the folder of a run, label maps, files of SAM."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError
 from esam_rt.evaluation.photo_names import Names
-from esam_rt.evaluation.truth.rle import dense_mask, read_mask
+from esam_rt.evaluation.truth.coco_masks import read_mask
 from esam_rt.evaluation.truth.true_photo import TruePhoto, describe, read_json, read_label_map
+from esam_rt.rle import dense_mask
 from esam_rt.run.output_folder import RUN
 from esam_rt.run.resume import RunFolder
 
 PREDICTIONS = "predictions"  # folder of the run inside the folder of an evaluation
-FORMS = "COCO results, entities.json, the folder of a run or of label maps"
+FORMS = "COCO results, entities.json, the folder of a run or of label maps, or JSON files of SAM"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,8 @@ def read_predictions(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
             - a JSON list of COCO results (``image_id``, ``segmentation``, ``score``), taken as results for all photos;
             - a JSON object with ``images`` and ``annotations``, as ``esam-rt run`` writes; names match the photos;
             - the folder of an ``esam-rt run`` or ``esam-rt eval``;
+            - a JSON file of SA-1B (``image`` and ``annotations``), or of SAM's automatic mask generation: a list of
+              masks with ``predicted_iou``, in a file that is named after its photo; or a folder of such files;
             - a folder of label maps ``<photo>.png`` without scores, 0 for no entity.
         photos: Photos of the ground truth.
 
@@ -98,11 +101,14 @@ def read_predictions(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
         return _run(path, photos)
     if (path / "entities.json").is_file():
         return _file(path / "entities.json", photos)
-    return _label_maps(path, photos)
+    files = sorted(path.rglob("*.json"))
+    return _sam_files(path, files, photos) if files else _label_maps(path, photos)
 
 
 def _file(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
     data = read_json(path)
+    if _is_of_sam(data):
+        return _sam_files(path.parent, [path], photos)
     if isinstance(data, list):
         by_id = {photo.image_id: photo for photo in photos}
         found: dict[int, list[dict[str, Any]]] = {photo.image_id: [] for photo in photos}
@@ -164,6 +170,31 @@ def _by_name(
             found[photo.image_id] = [_detection(e, photo, f"{path}: an entity of {name}") for e in entities[name]]
     _check_any(path, seen, entities, photos)
     return Predictions(seen, found, run=run)
+
+
+def _is_of_sam(data: object) -> bool:
+    """True for a file of SA-1B, and for a list of masks as SAM's automatic mask generation writes it."""
+    if isinstance(data, dict):
+        return isinstance(data.get("image"), dict) and isinstance(data.get("annotations"), list)
+    first = data[0] if isinstance(data, list) and data else None
+    return isinstance(first, dict) and "predicted_iou" in first and "image_id" not in first
+
+
+def _sam_files(folder: Path, files: Sequence[Path], photos: Sequence[TruePhoto]) -> Predictions:
+    """One file a photo. The score is ``predicted_iou``."""
+    entities: dict[str, list[Any]] = {}
+    for file in files:
+        data = read_json(file)
+        if data != [] and not _is_of_sam(data):
+            raise InputError(f"{file}: holds {describe(data)}; expected a JSON file of SAM. Give {FORMS}.")
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if isinstance(data, dict):
+            given = data["image"].get("file_name")
+            name = given if isinstance(given, str) and given else name
+            data = data["annotations"]
+        masks = [{**mask, "score": mask.get("predicted_iou")} if isinstance(mask, dict) else mask for mask in data]
+        entities[name] = masks
+    return _by_name(folder, entities, photos, {})
 
 
 def _label_maps(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:

@@ -22,7 +22,7 @@ from esam_rt.evaluation.metrics.average_precision import AveragePrecision
 from esam_rt.evaluation.metrics.bootstrap import differences, estimates, resamples
 from esam_rt.evaluation.metrics.matching import RECALLS, PhotoMatches
 from esam_rt.evaluation.predictions import read_predictions
-from esam_rt.evaluation.truth.rle import dense_mask
+from esam_rt.rle import dense_mask
 from tests.support import ap_fixture, ap_oracle
 
 # To every digit what pycocotools 2.0.11, faster-coco-eval 1.8.0 (C++) and tests/support/ap_oracle.py give.

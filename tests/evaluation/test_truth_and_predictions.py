@@ -22,9 +22,10 @@ from esam_rt.evaluation import read_truth
 from esam_rt.evaluation.photo_names import Names
 from esam_rt.evaluation.predictions import label_map, read_predictions
 from esam_rt.evaluation.truth.bsds_truth import RegionTruth
+from esam_rt.evaluation.truth.coco_masks import read_mask
 from esam_rt.evaluation.truth.coco_truth import MaskTruth
-from esam_rt.evaluation.truth.rle import dense_mask, read_mask, run_lengths
 from esam_rt.evaluation.truth.true_photo import TruePhoto
+from esam_rt.rle import dense_mask, run_lengths
 
 H, W = 12, 16
 MASK = np.zeros((H, W), bool)
@@ -487,3 +488,46 @@ def test_order_of_annotations_does_not_matter(tmp_path: Path) -> None:
     random.Random(0).shuffle(results)
     found = read_predictions(saved(tmp_path / "r.json", results), PHOTOS)
     assert sorted(d["score"] for d in found.detections(PHOTOS[1])) == [0.1, 0.3, 0.5, 0.7]
+
+
+# --- files of SAM ---
+
+
+def sam_mask(mask: NDArray[np.bool_], score: float) -> dict[str, Any]:
+    """A mask as SAM's automatic mask generation writes it."""
+    area, box = int(mask.sum()), [3, 2, 6, 5]
+    return {"segmentation": rle(mask), "area": area, "bbox": box, "predicted_iou": score, "stability_score": 0.97}
+
+
+def test_files_of_sam_are_read_by_their_names(tmp_path: Path) -> None:
+    masks = [sam_mask(MASK, 0.9), sam_mask(OTHER, 0.8)]
+    saved(tmp_path / "amg" / "a.json", masks)
+    saved(tmp_path / "amg" / "b.json", [])
+    image = {"image_id": 7, "file_name": "b.jpg", "width": W, "height": H}
+    sa_1b = saved(tmp_path / "sa_223750.json", {"image": image, "annotations": masks[1:]})
+
+    found = read_predictions(tmp_path / "amg", PHOTOS)
+    assert [photo.name for photo in found.photos] == ["a.jpg", "b.jpg"]
+    assert [d["score"] for d in found.detections(PHOTOS[0])] == [0.9, 0.8]
+    assert np.array_equal(found.labels(PHOTOS[0]), MASK * 1 + OTHER * 2)
+    assert found.detections(PHOTOS[1]) == []
+
+    (one,) = read_predictions(sa_1b, PHOTOS).detections(PHOTOS[1])
+    assert np.array_equal(dense_mask(one["segmentation"]), OTHER) and one["score"] == 0.8
+    (single,) = read_predictions(saved(tmp_path / "b.json", masks[:1]), PHOTOS).detections(PHOTOS[1])
+    assert np.array_equal(dense_mask(single["segmentation"]), MASK)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"image": {}, "annotations": [{"area": 3}]}, "a.json|score is None"),
+        ([{"predicted_iou": 0.5}], "expected a segmentation"),
+        ({"shapes": []}, "expected a JSON file of SAM"),
+        ([3], "expected a JSON file of SAM"),
+    ],
+)
+def test_files_that_are_not_of_sam(tmp_path: Path, content: object, words: str) -> None:
+    saved(tmp_path / "amg" / "a.json", content)
+    with pytest.raises(InputError, match=words):
+        read_predictions(tmp_path / "amg", PHOTOS)

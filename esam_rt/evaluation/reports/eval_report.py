@@ -25,8 +25,8 @@ from esam_rt.evaluation.predictions import label_map
 from esam_rt.evaluation.reports import plots
 from esam_rt.evaluation.reports.formatting import format_difference, format_interval, format_score
 from esam_rt.evaluation.truth.coco_truth import MaskTruth
-from esam_rt.evaluation.truth.rle import dense_mask
 from esam_rt.evaluation.truth.true_photo import TruePhoto
+from esam_rt.rle import dense_mask
 from esam_rt.sinks.drawing import jpeg, shrink, tint
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sources.decode import read_photo

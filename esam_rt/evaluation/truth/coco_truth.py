@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError
-from esam_rt.evaluation.truth.rle import read_mask
+from esam_rt.evaluation.truth.coco_masks import read_mask
 from esam_rt.evaluation.truth.true_photo import TruePhoto, describe, read_json, read_png
 
 
