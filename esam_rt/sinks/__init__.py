@@ -8,22 +8,49 @@ from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.sinks.coco_json import CocoJson
+    from esam_rt.sinks.coco_polygons import CocoPolygons
     from esam_rt.sinks.file_sink import FileSink
     from esam_rt.sinks.html_report import HtmlReport
     from esam_rt.sinks.label_maps import LabelMaps
+    from esam_rt.sinks.labelme import Labelme
+    from esam_rt.sinks.mask_files import MaskFiles
     from esam_rt.sinks.overlays import Overlays, draw_overlay
+    from esam_rt.sinks.panoptic import Panoptic
+    from esam_rt.sinks.sam_json import SamJson
     from esam_rt.sinks.sink import RunInfo, Sink
+    from esam_rt.sinks.yolo_segments import YoloSegments
 
-__all__ = ["CocoJson", "FileSink", "HtmlReport", "LabelMaps", "Overlays", "RunInfo", "Sink", "draw_overlay"]
+__all__ = [
+    "CocoJson",
+    "CocoPolygons",
+    "FileSink",
+    "HtmlReport",
+    "LabelMaps",
+    "Labelme",
+    "MaskFiles",
+    "Overlays",
+    "Panoptic",
+    "RunInfo",
+    "SamJson",
+    "Sink",
+    "YoloSegments",
+    "draw_overlay",
+]
 
 _HOMES = {
     "CocoJson": ".coco_json",
+    "CocoPolygons": ".coco_polygons",
     "FileSink": ".file_sink",
     "HtmlReport": ".html_report",
     "LabelMaps": ".label_maps",
+    "Labelme": ".labelme",
+    "MaskFiles": ".mask_files",
     "Overlays": ".overlays",
+    "Panoptic": ".panoptic",
     "RunInfo": ".sink",
+    "SamJson": ".sam_json",
     "Sink": ".sink",
+    "YoloSegments": ".yolo_segments",
     "draw_overlay": ".overlays",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sources.frame import Frame
 from esam_rt.storage.atomic import atomic_path
-
-FILE = "entities.json"
 
 
 class CocoJson(FileSink):
@@ -30,7 +28,16 @@ class CocoJson(FileSink):
         ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
     """
 
-    outputs = (FILE,)
+    file_name: ClassVar[str] = "entities.json"
+    outputs = (file_name,)
+
+    def annotation(self, entity: dict[str, Any]) -> dict[str, Any]:
+        """Return the annotation of an entity as the file holds it.
+
+        Args:
+            entity: Annotation of `EntityMap.to_coco`.
+        """
+        return entity
 
     def write(self, frame: Frame, entities: EntityMap) -> None:
         """Keep the annotations of a frame, if no run keeps them.
@@ -52,7 +59,10 @@ class CocoJson(FileSink):
         """
         images: list[dict[str, Any]] = []
         annotation_id = 0
-        with atomic_path(self.folder / FILE) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+        with (
+            atomic_path(self.folder / self.file_name) as temporary,
+            temporary.open("w", encoding="ascii", newline="\n") as file,
+        ):
             info = json.dumps({"description": "Entities found by esam-rt", "version": __version__})
             file.write(f'{{"info": {info},\n"categories": [{{"id": 1, "name": "entity"}}],\n"annotations": [')
             for r in self.run.records():
@@ -61,5 +71,6 @@ class CocoJson(FileSink):
                 for entity in r.entities:
                     separator = ",\n" if annotation_id else "\n"
                     annotation_id += 1
-                    file.write(separator + json.dumps({**entity, "id": annotation_id, "image_id": image["id"]}))
+                    entity = {**self.annotation(entity), "id": annotation_id, "image_id": image["id"]}
+                    file.write(separator + json.dumps(entity))
             file.write("],\n" + f'"images": {json.dumps(images)}}}\n')

@@ -6,14 +6,26 @@ from collections.abc import Callable, Iterable, Mapping
 
 from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.sinks.coco_json import CocoJson
+from esam_rt.sinks.coco_polygons import CocoPolygons
 from esam_rt.sinks.html_report import HtmlReport
 from esam_rt.sinks.label_maps import LabelMaps
+from esam_rt.sinks.labelme import Labelme
+from esam_rt.sinks.mask_files import MaskFiles
 from esam_rt.sinks.overlays import Overlays
+from esam_rt.sinks.panoptic import Panoptic
+from esam_rt.sinks.sam_json import SamJson
 from esam_rt.sinks.sink import Sink
+from esam_rt.sinks.yolo_segments import YoloSegments
 
 SINKS: Mapping[str, Callable[[], Sink]] = {
     "labels": LabelMaps,
     "coco": CocoJson,
+    "polygons": CocoPolygons,
+    "panoptic": Panoptic,
+    "labelme": Labelme,
+    "yolo": YoloSegments,
+    "sam": SamJson,
+    "masks": MaskFiles,
     "overlay": Overlays,
     "report": HtmlReport,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Frame:
         stamp_ns: Time of the exposure in nanoseconds since the epoch, or None if it is unknown.
         frame_id: Coordinate frame of the camera, as in ROS. Empty if it is unknown.
         header: Header of the source's own message, such as a ROS header. None if there is no header.
+        path: The frame's file, or None if it is in no file of its own.
         disposable: True if nobody reads the image after the last sink. A sink may then draw on it without a copy.
     """
 
@@ -28,4 +30,5 @@ class Frame:
     stamp_ns: int | None = None
     frame_id: str = ""
     header: Any = None
+    path: Path | None = None
     disposable: bool = False

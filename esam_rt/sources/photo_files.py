@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esam_rt.errors import InputError
@@ -63,7 +63,7 @@ class PhotoItem:
         Raises:
             InputError: If the file is missing, damaged, no photo, or too large.
         """
-        return read_photo(self.file.path, self.file.name, self.max_pixels)
+        return replace(read_photo(self.file.path, self.file.name, self.max_pixels), path=self.file.path)
 
 
 class PhotoFolder:

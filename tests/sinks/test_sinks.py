@@ -22,12 +22,23 @@ from pycocotools.coco import COCO
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError, OutputError
-from esam_rt.sinks import CocoJson, FileSink, HtmlReport, LabelMaps, Overlays, RunInfo, Sink
+from esam_rt.sinks import (
+    CocoJson,
+    FileSink,
+    HtmlReport,
+    LabelMaps,
+    Labelme,
+    Overlays,
+    RunInfo,
+    SamJson,
+    Sink,
+    YoloSegments,
+)
 from esam_rt.sinks.output_names import SUFFIXES, StemMaker, check_name, output_stems
 from esam_rt.sinks.overlays import draw_overlay
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sinks.sink import in_write_order, outputs_of, write_all
-from esam_rt.sinks.sink_table import SINKS, make_sinks
+from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
 
 TIMES = {"encoder": 0.25, "decoder": 1.5, "mmg": 0.0625}
@@ -206,14 +217,27 @@ def test_the_suffix_stays_where_a_folder_is_in_the_way(folder: str) -> None:
 
 def test_no_file_of_a_photo_is_in_the_way_of_another(tmp_path: Path) -> None:
     result = blocks(2, 3)
-    names = ["a.jpg", "a.png/b.jpg", "b.png", "b.jpg/c.d/c.png", "c.jpg", "c.js/d.png", "e.jpg", "e.webp"]
+    names = [
+        "a.jpg",
+        "a.png/b.jpg",
+        "f.jpg",
+        "f.txt/a.png",
+        "b.png",
+        "b.jpg/c.d/c.png",
+        "c.jpg",
+        "c.js/d.png",
+        "e.jpg",
+        "e.webp",
+    ]
     stems = output_stems(names)
     for name in names:
         write_labels(tmp_path, stems[name], result)
         write_overlay(tmp_path, Frame(photo(result), name), result, stems[name])
         write_report_photo(tmp_path, Frame(photo(result), name), result, stems[name])
+        for sink in (YoloSegments(), Labelme(), SamJson()):
+            opened(sink, tmp_path, stems[name]).write(Frame(photo(result), name), result)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(made) == 5 * len(names)
+    assert len(made) == 8 * len(names)
     assert {path.suffix for path in made} == set(SUFFIXES)
 
 
@@ -565,7 +589,8 @@ def test_a_sink_without_a_folder_needs_a_run(tmp_path: Path) -> None:
 
 def test_the_table_makes_the_named_sinks() -> None:
     assert [type(sink) for sink in make_sinks(["overlay", "labels", "labels"])] == [LabelMaps, Overlays]
-    assert outputs_of(make_sinks(SINKS)) == ["labels", "entities.json", "overlays", "report"]
+    everyday = make_sinks(["report", "overlay", "coco", "labels"])
+    assert outputs_of(everyday) == ["labels", "entities.json", "overlays", "report"]
     assert outputs_of([LabelMaps(), Plain()]) == ["labels"]
 
 
