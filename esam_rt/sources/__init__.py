@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from esam_rt.sources.frame import Frame
     from esam_rt.sources.photo_files import PhotoFolder, find_photos
     from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
+    from esam_rt.sources.video import Video
 
 __all__ = [
     "ArraySource",
@@ -21,6 +22,7 @@ __all__ = [
     "PhotoFolder",
     "Source",
     "SourceItem",
+    "Video",
     "find_photos",
     "read_photo",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "PhotoFolder": ".photo_files",
     "Source": ".source",
     "SourceItem": ".source",
+    "Video": ".video",
     "find_photos": ".photo_files",
     "read_photo": ".decode",
 }
