@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from esam_rt.sinks.label_maps import LabelMaps
     from esam_rt.sinks.labelme import Labelme
     from esam_rt.sinks.mask_files import MaskFiles
+    from esam_rt.sinks.overlay_video import OverlayVideo
     from esam_rt.sinks.overlays import Overlays, draw_overlay
     from esam_rt.sinks.panoptic import Panoptic
     from esam_rt.sinks.sam_json import SamJson
@@ -28,6 +29,7 @@ __all__ = [
     "LabelMaps",
     "Labelme",
     "MaskFiles",
+    "OverlayVideo",
     "Overlays",
     "Panoptic",
     "RunInfo",
@@ -45,6 +47,7 @@ _HOMES = {
     "LabelMaps": ".label_maps",
     "Labelme": ".labelme",
     "MaskFiles": ".mask_files",
+    "OverlayVideo": ".overlay_video",
     "Overlays": ".overlays",
     "Panoptic": ".panoptic",
     "RunInfo": ".sink",

@@ -11,6 +11,7 @@ from esam_rt.sinks.html_report import HtmlReport
 from esam_rt.sinks.label_maps import LabelMaps
 from esam_rt.sinks.labelme import Labelme
 from esam_rt.sinks.mask_files import MaskFiles
+from esam_rt.sinks.overlay_video import OverlayVideo
 from esam_rt.sinks.overlays import Overlays
 from esam_rt.sinks.panoptic import Panoptic
 from esam_rt.sinks.sam_json import SamJson
@@ -27,6 +28,7 @@ SINKS: Mapping[str, Callable[[], Sink]] = {
     "sam": SamJson,
     "masks": MaskFiles,
     "overlay": Overlays,
+    "video": OverlayVideo,
     "report": HtmlReport,
 }
 
