@@ -11,142 +11,87 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esam_rt.errors import SettingsError, did_you_mean
-
-Value = bool | int | float | str | None
-MODELS_OWN = -1  # files of earlier versions hold this number in place of None
-NONE_WORDS = ("none", "null")  # TOML files and the command line cannot write None
+from esam_rt.setting_fields import Group, SettingInfo, Value, choice, number, share, switch
 
 
-def _switch(default: bool, source: str, meaning: str) -> Any:
-    return Field(default, description=meaning, json_schema_extra={"source": source})
-
-
-def _choice(default: str, source: str, meaning: str) -> Any:
-    return Field(default, description=meaning, json_schema_extra={"source": source})
-
-
-def _number(default: float | None, low: float, high: float, source: str, meaning: str) -> Any:
-    return Field(default, ge=low, le=high, description=meaning, json_schema_extra={"source": source})
-
-
-def _share(default: float | None, source: str, meaning: str) -> Any:
-    return _number(default, 0.0, 1.0, source, meaning)
-
-
-class _Group(BaseModel):
-    """A group of settings. It is checked on construction and cannot be changed afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as e:
-            raise SettingsError(_in_words(type(self).__name__.lower(), e)) from None
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _old_and_whole_numbers(cls, value: object, info: Any) -> object:
-        """Read -1 as the model's own number, and 7.0 as the whole number 7."""
-        annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return value
-        if annotation is int and isinstance(value, float) and value.is_integer():
-            return int(value)
-        return None if value == MODELS_OWN and annotation not in (int, float) else value
-
-    def with_changes(self, **values: object) -> Self:
-        """Return a copy with some numbers changed.
-
-        Args:
-            **values: New values by name.
-
-        Raises:
-            SettingsError: A name is unknown or a value is out of range.
-        """
-        return type(self)(**(dict(self) | values))
-
-
-class Prompts(_Group):
+class Prompts(Group):
     """Sides of the two square grids of point prompts (E-SAM §3.2, Table 4)."""
 
-    coarse_side: int = _number(32, 1, 256, "paper Table 4", "points per side of the coarse grid, used by MMG")
-    fine_side: int = _number(64, 1, 256, "paper Table 4", "points per side of the fine grid, used by EMR's gallery")
+    coarse_side: int = number(32, 1, 256, "paper Table 4", "points per side of the coarse grid, used by MMG")
+    fine_side: int = number(64, 1, 256, "paper Table 4", "points per side of the fine grid, used by EMR's gallery")
 
 
-class Filters(_Group):
+class Filters(Group):
     """SAM's filters: a mask that passes all of them is a high-confidence mask."""
 
-    score_min: float | None = _share(None, "SAM 0.88", "minimum predicted IoU of a mask")
-    stability_min: float | None = _share(None, "SAM 0.95", "minimum stability score of a mask")
-    stability_offset: float | None = _number(
+    score_min: float | None = share(None, "SAM 0.88", "minimum predicted IoU of a mask")
+    stability_min: float | None = share(None, "SAM 0.95", "minimum stability score of a mask")
+    stability_offset: float | None = number(
         None, 0.0, 20.0, "SAM 1.0", "logit offset of the two masks whose IoU is the stability score"
     )
-    min_area: int = _number(16, 1, 65536, "ours", "minimum area of a mask and of a fragment, in grid cells")
+    min_area: int = number(16, 1, 65536, "ours", "minimum area of a mask and of a fragment, in grid cells")
 
 
-class Superpixels(_Group):
+class Superpixels(Group):
     """Superpixels: Felzenszwalb (E-SAM §3.2) or SLIC (§4.4)."""
 
-    method: Literal["felzenszwalb", "slic"] = _choice("felzenszwalb", "paper §3.2", "superpixel algorithm")
-    long_side_px: int = _number(512, 16, 8192, "ours", "the image is reduced to this longest side first, in pixels")
-    scale: float = _number(100.0, 0.0, 1e6, "ours", "Felzenszwalb: larger values give larger superpixels")
-    sigma: float = _number(0.5, 0.0, 100.0, "ours", "Felzenszwalb: width of the Gaussian blur, in pixels")
-    min_size: int = _number(50, 1, 1_000_000, "ours", "Felzenszwalb: minimum area, in pixels at a longest side of 512")
-    count: int = _number(400, 1, 60_000, "ours", "SLIC: number of superpixels of a square image")
-    compactness: float = _number(10.0, 1e-3, 1e4, "ours", "SLIC: larger values give more square superpixels")
+    method: Literal["felzenszwalb", "slic"] = choice("felzenszwalb", "paper §3.2", "superpixel algorithm")
+    long_side_px: int = number(512, 16, 8192, "ours", "the image is reduced to this longest side first, in pixels")
+    scale: float = number(100.0, 0.0, 1e6, "ours", "Felzenszwalb: larger values give larger superpixels")
+    sigma: float = number(0.5, 0.0, 100.0, "ours", "Felzenszwalb: width of the Gaussian blur, in pixels")
+    min_size: int = number(50, 1, 1_000_000, "ours", "Felzenszwalb: minimum area, in pixels at a longest side of 512")
+    count: int = number(400, 1, 60_000, "ours", "SLIC: number of superpixels of a square image")
+    compactness: float = number(10.0, 1e-3, 1e4, "ours", "SLIC: larger values give more square superpixels")
 
 
-class Mmg(_Group):
+class Mmg(Group):
     """Multi-level mask generation (E-SAM §3.2)."""
 
-    enabled: bool = _switch(True, "paper Table 3", "run MMG; without it objects come from SAM's best masks")
-    theta_o: float | None = _share(None, "paper Table 4: 0.8", "θ_O: maximum IoU of two object masks after NMS")
-    gamma_o: float = _share(0.6, "paper eq. 2, Table 4", "γ_O: an object needs this IoU with some best-level mask")
-    n_t: float = _share(0.5, "ours; eq. 4", "N_t: base IoU threshold of adaptive NMS of parts and sub-parts")
-    w_max: float = _share(0.9, "ours; eq. 3", "density weight of the smallest superpixel; the largest has 0")
+    enabled: bool = switch(True, "paper Table 3", "run MMG; without it objects come from SAM's best masks")
+    theta_o: float | None = share(None, "paper Table 4: 0.8", "θ_O: maximum IoU of two object masks after NMS")
+    gamma_o: float = share(0.6, "paper eq. 2, Table 4", "γ_O: an object needs this IoU with some best-level mask")
+    n_t: float = share(0.5, "ours; eq. 4", "N_t: base IoU threshold of adaptive NMS of parts and sub-parts")
+    w_max: float = share(0.9, "ours; eq. 3", "density weight of the smallest superpixel; the largest has 0")
 
 
-class Emr(_Group):
+class Emr(Group):
     """Entity-level mask refinement (E-SAM §3.3)."""
 
-    enabled: bool = _switch(True, "paper Table 3", "run EMR; without it the object masks are only made disjoint")
-    gallery: Literal["lazy", "exact"] = _choice(
+    enabled: bool = switch(True, "paper Table 3", "run EMR; without it the object masks are only made disjoint")
+    gallery: Literal["lazy", "exact"] = choice(
         "lazy", "ours", "lazy decodes fine prompts when they are needed, exact decodes all of them"
     )
-    votes: int = _number(64, 1, 65536, "ours", "lazy gallery: maximum prompts decoded for one overlap or one pair")
-    delta: float = _share(0.05, "paper Table 4", "δ: an overlap below this share is cut from the larger mask")
-    tau: float = _share(0.1, "paper eq. 6, Table 4", "τ: score gap up to which the object mask beats the best mask")
-    vote_iou: float = _share(0.9, "ours", "votes for masks with this IoU count as votes for one mask")
-    cover: float = _share(0.8, "ours", "share of a mask inside the guidance mask from which it counts as covered")
-    top_k: int = _number(5, 1, 100, "ours; eq. 7", "k: nearest superpixels that count for the similarity")
-    similarity_min: float = _number(1.0, 0.0, 100.0, "ours", "minimum similarity S_M of a pair that may merge")
-    encompass: float = _share(0.85, "ours; eq. 8", "share of each mask of a pair that the gallery mask must contain")
-    fill: float = _share(0.7, "ours; eq. 8", "share of the gallery mask that the pair must fill")
+    votes: int = number(64, 1, 65536, "ours", "lazy gallery: maximum prompts decoded for one overlap or one pair")
+    delta: float = share(0.05, "paper Table 4", "δ: an overlap below this share is cut from the larger mask")
+    tau: float = share(0.1, "paper eq. 6, Table 4", "τ: score gap up to which the object mask beats the best mask")
+    vote_iou: float = share(0.9, "ours", "votes for masks with this IoU count as votes for one mask")
+    cover: float = share(0.8, "ours", "share of a mask inside the guidance mask from which it counts as covered")
+    top_k: int = number(5, 1, 100, "ours; eq. 7", "k: nearest superpixels that count for the similarity")
+    similarity_min: float = number(1.0, 0.0, 100.0, "ours", "minimum similarity S_M of a pair that may merge")
+    encompass: float = share(0.85, "ours; eq. 8", "share of each mask of a pair that the gallery mask must contain")
+    fill: float = share(0.7, "ours; eq. 8", "share of the gallery mask that the pair must fill")
 
 
-class Usr(_Group):
+class Usr(Group):
     """Under-segmentation refinement (E-SAM §3.4)."""
 
-    enabled: bool = _switch(True, "paper Table 3", "run USR; without it gaps between entities stay")
-    outside: float = _share(0.5, "ours", "a superpixel gets a prompt if more than this share of it is uncovered")
-    inside: float = _share(0.95, "ours; eq. 9", "share of a region inside a part mask that moves its prompt there")
-    rho: float = _share(0.1, "paper eq. 10, Table 4", "ρ: a new mask with a higher IoU joins the entity")
-    gain_min: float = _share(0.001, "ours", "minimum share of the image that a new mask must newly cover")
+    enabled: bool = switch(True, "paper Table 3", "run USR; without it gaps between entities stay")
+    outside: float = share(0.5, "ours", "a superpixel gets a prompt if more than this share of it is uncovered")
+    inside: float = share(0.95, "ours; eq. 9", "share of a region inside a part mask that moves its prompt there")
+    rho: float = share(0.1, "paper eq. 10, Table 4", "ρ: a new mask with a higher IoU joins the entity")
+    gain_min: float = share(0.001, "ours", "minimum share of the image that a new mask must newly cover")
 
 
-class Amg(_Group):
+class Amg(Group):
     """The baselines: SAM's automatic mask generation, and its object level alone (E-SAM Table 2)."""
 
-    nms: float | None = _share(None, "SAM 0.7", "maximum IoU of two masks after NMS")
+    nms: float | None = share(None, "SAM 0.7", "maximum IoU of two masks after NMS")
 
 
 class Settings(BaseModel):
@@ -177,7 +122,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**groups)
         except ValidationError as e:
-            raise SettingsError(_in_words("", e)) from None
+            raise SettingsError(_in_words(e)) from None
 
     @staticmethod
     def preset(name: str) -> Settings:
@@ -267,107 +212,11 @@ class Settings(BaseModel):
         return cls.model_json_schema()
 
 
-@dataclass(frozen=True)
-class SettingInfo:
-    """The description of one setting.
-
-    Attributes:
-        name: Full name, such as ``emr.delta``.
-        kind: ``bool``, ``int``, ``float`` or ``str``.
-        default: Value of the preset ``paper``. ``None`` means the model's own number.
-        low: Smallest number, or ``None`` if it is no number.
-        high: Largest number, or ``None`` if it is no number.
-        choices: Accepted texts; empty for other kinds.
-        source: The origin of the default.
-        meaning: One plain line.
-    """
-
-    name: str
-    kind: type
-    default: Value
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    source: str
-    meaning: str
-
-    @classmethod
-    def of(cls, name: str, field: FieldInfo) -> SettingInfo:
-        """Describe a field of a group.
-
-        Args:
-            name: Full name.
-            field: The field.
-        """
-        limits = {type(limit).__name__: limit for limit in field.metadata}
-        kinds = get_args(field.annotation)
-        choices = kinds if kinds and type(None) not in kinds else ()
-        extra: Any = field.json_schema_extra
-        return cls(
-            name=name,
-            kind=str if choices else float if kinds else cast(type, field.annotation),
-            default=field.default,
-            low=limits["Ge"].ge if "Ge" in limits else None,
-            high=limits["Le"].le if "Le" in limits else None,
-            choices=choices,
-            source=extra["source"],
-            meaning=field.description or "",
-        )
-
-    @property
-    def range(self) -> str:
-        """The accepted values in words, such as ``0 to 1``, ``true, false`` or the choices."""
-        if self.kind is bool:
-            return "true, false"
-        return f"{self.low:.10g} to {self.high:.10g}" if self.low is not None else ", ".join(self.choices)
-
-    def read(self, value: object) -> object:
-        """Read text as the setting's type; return other values unchanged.
-
-        Args:
-            value: Text from the command line or a file, or any other value.
-
-        Raises:
-            SettingsError: The text is not of that type.
-        """
-        if not isinstance(value, str) or self.kind is str:
-            return value
-        if self.kind is bool:
-            if value.lower() not in ("true", "false"):
-                raise SettingsError(self.refuse(value))
-            return value.lower() == "true"
-        if self.default is None and value.lower() in NONE_WORDS:
-            return None
-        try:
-            return float(value)
-        except ValueError:
-            raise SettingsError(self.refuse(value)) from None
-
-    def refuse(self, value: object) -> str:
-        """Return one line that says what was found and what was expected.
-
-        Args:
-            value: A value that is not accepted.
-        """
-        expected = "true or false" if self.kind is bool else f"one of {self.range}" if self.choices else "a number"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-        if self.kind is int and is_number and value != int(value):  # type: ignore[call-overload]
-            expected = "a whole number"
-        elif self.low is not None and is_number:
-            expected = f"a number from {self.range}"
-        own = ", or none for the model's own" if self.default is None else ""
-        return f"{self.name} = {value!r}: expected {expected}{own}."
-
-
 @functools.cache
 def all_settings() -> Mapping[str, SettingInfo]:
     """Return the descriptions of all settings by full name, in the order of the groups."""
-    found = {}
-    for group, of_group in Settings.model_fields.items():
-        members: dict[str, FieldInfo] = type(of_group.default).model_fields
-        for name, field in members.items():
-            found[f"{group}.{name}"] = SettingInfo.of(f"{group}.{name}", field)
-    return found
+    groups: list[type[Group]] = [type(field.default) for field in Settings.model_fields.values()]
+    return {name: info for group in groups for name, info in group.infos().items()}
 
 
 def decided(value: float | None, name: str) -> float:
@@ -385,16 +234,10 @@ def decided(value: float | None, name: str) -> float:
     return value
 
 
-def _in_words(group: str, error: ValidationError) -> str:
-    """Describe the first error of pydantic in one line: the name, the value found and the values expected."""
+def _in_words(error: ValidationError) -> str:
+    """Describe the first error of pydantic about a group in one line."""
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"][:1]))
-    if not group:
-        known = list(Settings.model_fields)
-        if first["type"] == "extra_forbidden":
-            return f"Unknown group of settings {place!r}.{did_you_mean(place, known)}"
-        return f"{place} = {first['input']!r}: expected an object of class {place.capitalize()}."
-    name = f"{group}.{place}"
-    if name not in all_settings():
-        return f"Unknown setting {name!r}.{did_you_mean(name, all_settings())}"
-    return all_settings()[name].refuse(first["input"])
+    place = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"Unknown group of settings {place!r}.{did_you_mean(place, list(Settings.model_fields))}"
+    return f"{place} = {first['input']!r}: expected an object of class {place.capitalize()}."

@@ -11,7 +11,8 @@ from rich.table import Table
 from esam_rt.cli import option_types, output
 
 if TYPE_CHECKING:
-    from esam_rt.settings import Settings, Value
+    from esam_rt.setting_fields import Value
+    from esam_rt.settings import Settings
 
 WIDTHS = {"name": 16, "value": 12, "range": 14, "source": 13, "meaning": 37}  # with the gaps, 100 columns
 
