@@ -8,18 +8,23 @@ from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.sources.arrays import ArraySource
+    from esam_rt.sources.bags import Bag, RosHeader
     from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
     from esam_rt.sources.photo_files import PhotoFolder, find_photos
+    from esam_rt.sources.ros_images import RosImages
     from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
     from esam_rt.sources.video import Video
 
 __all__ = [
     "ArraySource",
+    "Bag",
     "Frame",
     "FrameItem",
     "ListedSource",
     "PhotoFolder",
+    "RosHeader",
+    "RosImages",
     "Source",
     "SourceItem",
     "Video",
@@ -29,10 +34,13 @@ __all__ = [
 
 _HOMES = {
     "ArraySource": ".arrays",
+    "Bag": ".bags",
     "Frame": ".frame",
     "FrameItem": ".source",
     "ListedSource": ".source",
     "PhotoFolder": ".photo_files",
+    "RosHeader": ".bags",
+    "RosImages": ".ros_images",
     "Source": ".source",
     "SourceItem": ".source",
     "Video": ".video",
