@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from esam_rt.sinks.label_maps import LabelMaps
     from esam_rt.sinks.labelme import Labelme
     from esam_rt.sinks.mask_files import MaskFiles
+    from esam_rt.sinks.mcap_file import McapFile
     from esam_rt.sinks.overlay_video import OverlayVideo
     from esam_rt.sinks.overlays import Overlays, draw_overlay
     from esam_rt.sinks.panoptic import Panoptic
@@ -29,6 +30,7 @@ __all__ = [
     "LabelMaps",
     "Labelme",
     "MaskFiles",
+    "McapFile",
     "OverlayVideo",
     "Overlays",
     "Panoptic",
@@ -47,6 +49,7 @@ _HOMES = {
     "LabelMaps": ".label_maps",
     "Labelme": ".labelme",
     "MaskFiles": ".mask_files",
+    "McapFile": ".mcap_file",
     "OverlayVideo": ".overlay_video",
     "Overlays": ".overlays",
     "Panoptic": ".panoptic",

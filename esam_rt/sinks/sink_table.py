@@ -11,6 +11,7 @@ from esam_rt.sinks.html_report import HtmlReport
 from esam_rt.sinks.label_maps import LabelMaps
 from esam_rt.sinks.labelme import Labelme
 from esam_rt.sinks.mask_files import MaskFiles
+from esam_rt.sinks.mcap_file import McapFile
 from esam_rt.sinks.overlay_video import OverlayVideo
 from esam_rt.sinks.overlays import Overlays
 from esam_rt.sinks.panoptic import Panoptic
@@ -29,6 +30,7 @@ SINKS: Mapping[str, Callable[[], Sink]] = {
     "masks": MaskFiles,
     "overlay": Overlays,
     "video": OverlayVideo,
+    "mcap": McapFile,
     "report": HtmlReport,
 }
 
