@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from esam_rt.engines.library_errors import message_of
+
 _log = logging.getLogger("esam_rt")
 
 
@@ -145,7 +147,9 @@ class GraphCache(Generic[Graph]):
             error: Reason of the failed capture.
         """
         if not self._is_stopped:
-            _log.warning("%s: CUDA graph capture failed (%s). Running without CUDA graphs.", self._engine, str(error))
+            _log.warning(
+                "%s: CUDA graph capture failed (%s). Running without CUDA graphs.", self._engine, message_of(error)
+            )
         self.close()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from esam_rt.engines.cuda.array_interface import DEFAULT_STREAMS, check_alignmen
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.dtypes import ONNXRUNTIME_DTYPES
 from esam_rt.engines.engine import TensorSpec, check_feed
+from esam_rt.engines.library_errors import MESSAGE_CHARS, message_of
 from esam_rt.engines.onnxruntime.capture_lock import CAPTURE_LOCK
 from esam_rt.engines.onnxruntime.ort_cuda_graphs import OrtDeviceTensor, OrtGraphs, bind_input
 from esam_rt.engines.onnxruntime.providers import (
@@ -30,7 +31,7 @@ from esam_rt.engines.onnxruntime.providers import (
 )
 from esam_rt.engines.shape_profiles import shape_ranges
 from esam_rt.errors import EngineError, ModelError, OutOfMemoryError, SettingsError, did_you_mean
-from esam_rt.storage.onnx_files import check_graph_file
+from esam_rt.storage.onnx_files import check_graph_file, checked_text
 
 
 class OnnxRuntimeEngine:
@@ -87,8 +88,13 @@ class OnnxRuntimeEngine:
         )
         with self._gpu_use():
             self._session: Any = open_session(str(path), path, config)
-        self.inputs = tuple(_tensor_spec(path, t) for t in self._session.get_inputs())
-        self.outputs = tuple(_tensor_spec(path, t) for t in self._session.get_outputs())
+        try:
+            self.inputs = tuple(_tensor_spec(path, t) for t in self._session.get_inputs())
+            self.outputs = tuple(_tensor_spec(path, t) for t in self._session.get_outputs())
+        except UnicodeDecodeError as e:
+            raise ModelError(
+                f"{path}: found a name that is no UTF-8 ({message_of(e):.80}); the file is damaged. Export it again."
+            ) from e
         self._graphs = OrtGraphs(path.name, path, config, self.inputs, self.outputs) if cuda_graphs else None
 
     def infer(self, feed: Mapping[str, Any], outputs_on_device: Collection[str] = ()) -> dict[str, Any]:
@@ -121,10 +127,12 @@ class OnnxRuntimeEngine:
             outputs = self._run(session, arrays, outputs_on_device)
         except runtime_errors() as e:
             if not is_out_of_memory(e):
-                raise EngineError(f"{self._name}: ONNX Runtime failed: {e}") from e
+                raise EngineError(f"{self._name}: ONNX Runtime failed: {message_of(e)[:MESSAGE_CHARS]}") from e
             if graphs is not None:
                 graphs.free_memory()
-            raise OutOfMemoryError(f"{self._name}: out of memory; use smaller batches or a smaller model: {e}") from e
+            raise OutOfMemoryError(
+                f"{self._name}: out of memory; use smaller batches or a smaller model: {message_of(e)[:MESSAGE_CHARS]}"
+            ) from e
         if graphs is not None:
             graphs.note_call(arrays, {name: tuple(array.shape) for name, array in outputs.items()})
         return outputs
@@ -211,7 +219,10 @@ def _input_shapes(path: Path) -> dict[str, list[int | str]]:
     graph = onnx.load_model(path, load_external_data=False).graph
     weights = {t.name for t in graph.initializer}
     return {
-        t.name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in t.type.tensor_type.shape.dim]
+        checked_text(path, t.name): [
+            d.dim_value if d.HasField("dim_value") else checked_text(path, d.dim_param)
+            for d in t.type.tensor_type.shape.dim
+        ]
         for t in graph.input
         if t.name not in weights
     }

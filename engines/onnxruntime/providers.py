@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from esam_rt.engines.library_errors import is_out_of_memory_message
+from esam_rt.engines.library_errors import MESSAGE_CHARS, is_out_of_memory_message, message_of
 from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_tensorrt
 from esam_rt.engines.shape_profiles import ShapeRange
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
@@ -199,31 +199,33 @@ def _raise_translated(name: str, config: SessionConfig, e: Exception) -> NoRetur
     """Raise an error of ours for a session that could not be opened."""
     import onnxruntime
 
-    words = str(e)
+    words, brief = message_of(e), message_of(e)[:MESSAGE_CHARS]
     if _lacks_gpu(e):
         raise _no_such_gpu(config.gpu, e) from e
     if is_out_of_memory(e) and config.in_arena:
         raise OutOfMemoryError(f"{name}: the memory budget does not hold its weights; allow more.") from e
     if is_out_of_memory(e):
-        raise OutOfMemoryError(f"{name}: not enough memory on device {config.device} to load it: {words}") from e
+        raise OutOfMemoryError(f"{name}: not enough memory on device {config.device} to load it: {brief}") from e
     if "TensorRT libraries" in words or any(phrase in words.lower() for phrase in CUDA_FAILED):
         raise _not_started(config.device, PROVIDERS[config.device]) from e
     if PARTIAL_GRAPH in words:
         raise EngineError(
-            f"{name}: TensorRT supports only parts of this graph; use device cuda, or backend tensorrt: {words}"
+            f"{name}: TensorRT supports only parts of this graph; use device cuda, or backend tensorrt: {brief}"
         ) from e
     if config.cuda_graphs and "graph capture" in words:
-        raise EngineError(f"{name}: ONNX Runtime cannot capture it: {words}") from e
+        raise EngineError(f"{name}: ONNX Runtime cannot capture it: {brief}") from e
     if config.whole and "fallback to CPU EP" in words:
         raise EngineError(
             f"{name}: ONNX Runtime {onnxruntime.__version__} would run a part of it on the CPU; update it, or use "
             "another precision or form of attention."
         ) from e
-    raise ModelError(f"{name}: expected a whole ONNX model, found one that cannot be loaded: {words}") from e
+    raise ModelError(f"{name}: expected a whole ONNX model, found one that cannot be loaded: {brief}") from e
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
     """List the exceptions that ONNX Runtime raises. They share no base class.
+
+    ``UnicodeDecodeError`` stands for any of them whose message is no UTF-8; see ``message_of``.
 
     Returns:
         Exception types, for ``except``.
@@ -231,7 +233,7 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (t for t in vars(state).values() if isinstance(t, type) and issubclass(t, Exception))
-    return (*own, RuntimeError, MemoryError)
+    return (*own, RuntimeError, MemoryError, UnicodeDecodeError)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -243,7 +245,7 @@ def is_out_of_memory(error: Exception) -> bool:
     Returns:
         True if its type or its message says it.
     """
-    return isinstance(error, MemoryError) or is_out_of_memory_message(str(error))
+    return isinstance(error, MemoryError) or is_out_of_memory_message(message_of(error))
 
 
 @functools.cache
@@ -319,11 +321,13 @@ def _without_tf32() -> Iterator[None]:
 
 
 def _lacks_gpu(error: Exception) -> bool:
-    return any(phrase in str(error).lower() for phrase in NO_SUCH_GPU)
+    return any(phrase in message_of(error).lower() for phrase in NO_SUCH_GPU)
 
 
 def _no_such_gpu(gpu: int, error: Exception) -> DeviceError:
-    return DeviceError(f"GPU {gpu}: ONNX Runtime does not find it here; choose another one with --gpu: {error}")
+    return DeviceError(
+        f"GPU {gpu}: ONNX Runtime does not find it here; choose another one with --gpu: {message_of(error)}"
+    )
 
 
 def _not_started(device: str, provider: str) -> DeviceError:

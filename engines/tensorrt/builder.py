@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from esam_rt.engines.library_errors import MESSAGE_CHARS
 from esam_rt.engines.shape_profiles import ShapeRange, shape_ranges
-from esam_rt.engines.tensorrt.logger import keeping_logger
+from esam_rt.engines.tensorrt.logger import keeping_logger, parser_messages
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
 from esam_rt.storage.onnx_files import check_graph_file
 
@@ -267,7 +267,7 @@ def _parse(builder: Any, library: ModuleType, logger: Any, path: Path) -> tuple[
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = library.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
-        found = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or logger.words()
+        found = parser_messages(parser) or logger.words()
         raise ModelError(
             f"{path}: {library.__name__} {library.__version__} does not take this graph: {found:.{MESSAGE_CHARS}}"
         )

@@ -12,7 +12,7 @@ from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.engines.dtypes import TENSORRT_DTYPES
 from esam_rt.engines.engine import TensorSpec
 from esam_rt.engines.tensorrt.execution_context import Context
-from esam_rt.engines.tensorrt.logger import keeping_logger
+from esam_rt.engines.tensorrt.logger import keeping_logger, parser_messages
 from esam_rt.errors import DeviceError, EngineError, ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class LoadedEngine:
             parser = self._library.OnnxParserRefitter(refitter, self._logger)
             if parser.refit_from_file(str(weights.graph)) and refitter.refit_cuda_engine():
                 return
-            found = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+            found = parser_messages(parser)
         except TypeError:  # raised by the bindings, for example if the plan does not accept weights
             pass
         if self._logger.tells_out_of_memory():

@@ -8,7 +8,7 @@ from collections import deque
 from types import ModuleType
 from typing import Any
 
-from esam_rt.engines.library_errors import MESSAGE_CHARS, is_out_of_memory_message
+from esam_rt.engines.library_errors import MESSAGE_CHARS, is_out_of_memory_message, message_of
 
 _LOCK = threading.Lock()
 
@@ -28,6 +28,25 @@ def keeping_logger(library: ModuleType) -> Any:
     """
     with _LOCK:
         return _logger(library)
+
+
+def parser_messages(parser: Any) -> str:
+    """Collect what a parser of the library found wrong.
+
+    Args:
+        parser: ``OnnxParser`` or ``OnnxParserRefitter``, after a failure.
+
+    Returns:
+        The messages, or an empty string.
+    """
+
+    def message(i: int) -> str:
+        try:
+            return str(parser.get_error(i))
+        except UnicodeDecodeError as e:
+            return message_of(e)
+
+    return "; ".join(map(message, range(parser.num_errors)))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from esam_rt.networks import GRAPHS
 from esam_rt.sam.models import MODELS, ModelSpec
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, listed_files
-from esam_rt.storage.onnx_files import check_graph_file
+from esam_rt.storage.onnx_files import check_graph_file, checked_text
 
 KEYS = ("model", "precision", "checkpoint_sha256", "exporter_version")  # the exporter writes them into each graph
 AGAIN = "Write it again: esam-rt export --out."
@@ -95,7 +95,7 @@ def _common_metadata(folder: Path) -> Mapping[str, str]:
 def _metadata(path: Path) -> dict[str, str]:
     """The exporter's keys of a graph; empty values if another program wrote it."""
     model = onnx.load_model(path, load_external_data=False)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = {checked_text(path, entry.key): checked_text(path, entry.value) for entry in model.metadata_props}
     return {key: metadata.get(f"esam_rt.{key}", "") for key in KEYS}
 
 

@@ -63,7 +63,7 @@ def check_graph_file(path: Path) -> list[ExternalTensor]:
         model = onnx.load_model(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as e:
         raise ModelError(
-            f"{path}: expected a whole ONNX model, found a file that cannot be read as one ({e}). Export it again."
+            f"{path}: expected a whole ONNX model, found a file that cannot be read as one ({' '.join(str(e).split())}). Export it again."
         ) from e
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{path}: expected a whole ONNX model, found one without a graph. Export it again.")
@@ -74,14 +74,32 @@ def check_graph_file(path: Path) -> list[ExternalTensor]:
     ]
 
 
+def checked_text(path: Path, text: str | bytes) -> str:
+    """Check a text of an ONNX file. Protobuf returns the bytes of a text that is no UTF-8.
+
+    Args:
+        path: The ONNX file, for the message.
+        text: What protobuf returned.
+
+    Returns:
+        The text.
+
+    Raises:
+        ModelError: The text is no UTF-8.
+    """
+    if isinstance(text, str):
+        return text
+    raise ModelError(f"{path}: found the name {text!r:.80}, expected UTF-8; the file is damaged. Export it again.")
+
+
 def _located(path: Path, tensor: onnx.TensorProto) -> ExternalTensor:
     """Find the bytes of a tensor, and check the place."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    where = f"{path}: tensor {tensor.name}"
+    entries = {checked_text(path, entry.key): checked_text(path, entry.value) for entry in tensor.external_data}
+    location, name = entries.get("location", ""), checked_text(path, tensor.name)
+    where = f"{path}: tensor {name:.80}"
     if not location or location in (".", "..") or any(mark in location for mark in "/\\:\0"):
         raise ModelError(
-            f"{where}: found its data at {location!r}, expected the name of a file beside the model. "
+            f"{where}: found its data at {location!r:.80}, expected the name of a file beside the model. "
             "Do not use this file; export the model again."
         )
     file = path.parent / location
@@ -99,7 +117,7 @@ def _located(path: Path, tensor: onnx.TensorProto) -> ExternalTensor:
             f"{where}: found {size} bytes in {file}, expected at least {offset + length}; the file is cut off or "
             "belongs to another model. Export it again."
         )
-    return ExternalTensor(tensor.name, file, offset, length)
+    return ExternalTensor(name, file, offset, length)
 
 
 def _tensors_of_model(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

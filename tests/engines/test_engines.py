@@ -16,7 +16,14 @@ from esam_rt.engines import Engine, TensorSpec
 from esam_rt.engines.onnxruntime.cuda_libraries import load_cuda
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.engines.onnxruntime.providers import share_memory
-from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, SettingsError
+from esam_rt.errors import (
+    DeviceError,
+    EngineError,
+    MissingDependencyError,
+    ModelError,
+    OutOfMemoryError,
+    SettingsError,
+)
 
 
 @pytest.fixture
@@ -185,3 +192,48 @@ def test_memory_that_is_shared_already(path: Path) -> None:
         share_memory.__wrapped__()
         with OnnxRuntimeEngine(path) as second:
             np.testing.assert_array_equal(first.infer(feed())["y"], second.infer(feed())["y"])
+
+
+def spoiled(path: Path, name: bytes, at: int) -> Path:
+    """Make one occurrence of a name in a graph no UTF-8: ``at`` counts from 0, or from the end if it is negative."""
+    content = path.read_bytes()
+    places = [i for i in range(len(content)) if content.startswith(name, i)]
+    place = places[at]
+    path.write_bytes(content[:place] + b"\xe5" + content[place + 1 :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [(b"scale", 0), (b"scale", 1), (b"zeros", 0), (b"zeros", 1), (b"N", 0), (b"M", -1), (b"Mul", 0)]
+)
+def test_names_that_are_not_utf8(path: Path, name: bytes, at: int) -> None:
+    """ONNX Runtime puts the bytes into its message, and Python cannot decode them: the error is ours all the same."""
+    try:
+        with OnnxRuntimeEngine(spoiled(path, name, at), threads=1) as engine:
+            engine.infer(feed())
+    except (ModelError, EngineError) as e:
+        message = str(e)
+    else:
+        message = "ran"  # nothing reads the name of a dimension or of the graph
+    message.encode("utf-8")
+    assert "\n" not in message and len(message) < 1000
+
+
+def test_a_message_that_is_not_utf8_is_quoted(path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*\\xe5cale"):
+        OnnxRuntimeEngine(spoiled(path, b"scale", 0), threads=1)
+
+
+def test_a_failure_of_a_call_that_is_not_utf8(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = b"BFCArena: Failed to allocate memory for \xe5\x9c"
+
+    def fail(*arguments: object) -> None:
+        words.decode("utf-8")
+
+    engine = OnnxRuntimeEngine(path, threads=1)
+    monkeypatch.setattr(OnnxRuntimeEngine, "_run", fail)
+    with pytest.raises(OutOfMemoryError, match=r"memory for \\xe5\\x9c"):
+        engine.infer(feed())
+    words = b"Non-zero status \xff"
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed: Non-zero status \\xff"):
+        engine.infer(feed())

@@ -197,3 +197,14 @@ def test_cut_anywhere(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(ModelError, match=r"model\.onnx"):
             OnnxRuntimeEngine(path)
+
+
+def test_a_tensor_whose_name_is_not_utf8(large: None, tmp_path: Path) -> None:
+    path = tmp_path / "product.onnx"
+    write_graph(graph(), path, {}, "7")
+    for word in (b"product.onnx.data", b"location", b"weight"):
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(word, b"\xe5" + word[1:]))
+        with pytest.raises(ModelError, match=r"product\.onnx: found the name b'.xe5.*expected UTF-8"):
+            check_graph_file(path)
+        path.write_bytes(whole)
