@@ -326,7 +326,8 @@ def _lacks_gpu(error: Exception) -> bool:
 
 def _no_such_gpu(gpu: int, error: Exception) -> DeviceError:
     return DeviceError(
-        f"GPU {gpu}: ONNX Runtime does not find it here; choose another one with --gpu: {message_of(error)}"
+        f"GPU {gpu}: ONNX Runtime does not find it here; choose another one with --gpu: "
+        f"{message_of(error)[:MESSAGE_CHARS]}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from esam_rt.evaluation.truth.true_photo import TruePhoto, describe, read_json, 
 from esam_rt.rle import dense_mask
 from esam_rt.run.output_folder import RUN
 from esam_rt.run.resume import RunFolder
+from esam_rt.storage.json_files import bounded_json
 
 PREDICTIONS = "predictions"  # folder of the run inside the folder of an evaluation
 FORMS = "COCO results, entities.json, the folder of a run or of label maps, or JSON files of SAM"
@@ -148,7 +148,9 @@ def _file(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
 def _run(folder: Path, photos: Sequence[TruePhoto]) -> Predictions:
     """Results in the journal of a run. An interrupted run has a complete journal too."""
     try:
-        run = json.loads((folder / RUN).read_bytes())
+        run = bounded_json(folder / RUN)
+        if not isinstance(run, dict):
+            raise ValueError("found no table")
     except (OSError, ValueError) as e:
         raise InputError(
             f"{folder / RUN}: cannot be read ({e}); expected the folder of an esam-rt run. Check the path."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,13 +17,14 @@ from esam_rt.evaluation.reports.eval_report import write_report
 from esam_rt.evaluation.truth.bsds_truth import RegionTruth
 from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.evaluation.truth.ground_truth import read_truth
-from esam_rt.evaluation.truth.true_photo import TruePhoto, photo_size
+from esam_rt.evaluation.truth.true_photo import TRUTH_BYTES, TruePhoto, photo_size
 from esam_rt.run.folder_run import run_photos
 from esam_rt.run.output_folder import OutputFolder
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.sources.photo_files import PhotoFile, find_photos
 from esam_rt.storage.atomic import make_folder, write_json
+from esam_rt.storage.json_files import bounded_json
 from esam_rt.storage.provenance import package_versions, utc_now
 
 
@@ -224,7 +224,7 @@ def _predictions(source: Path, plan: Plan) -> Predictions:
     scores = source / SCORES
     if scores.is_file() and not (source / PREDICTIONS).is_dir():  # an earlier evaluation of results in another folder
         try:
-            source = Path(json.loads(scores.read_bytes())["predictions"])
+            source = Path(bounded_json(scores, TRUTH_BYTES)["predictions"])
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f"{scores}: names no predictions; expected the folder of an esam-rt eval.") from e
     predictions = read_predictions(source, plan.truth.photos)

@@ -18,6 +18,7 @@ from esam_rt.loading.engine_spec import EngineSpec, Gpu
 from esam_rt.loading.onnx_cache import OnnxModel
 from esam_rt.networks import ENGINE_FILES, GRAPHS
 from esam_rt.sam.models import ModelSpec
+from esam_rt.storage.json_files import bounded_json
 from esam_rt.storage.manifest import listed_files
 
 RECORD = "engine.json"
@@ -279,12 +280,12 @@ def read_record(path: Path) -> EngineRecord:
         ModelError: The file is missing, is no JSON, or a field is missing or of another type.
     """
     try:
-        content = json.loads(path.read_text())
+        content = bounded_json(path)
     except FileNotFoundError as e:
         raise ModelError(
             f"{path}: found no such file, expected a folder of engines. Make one: esam-rt build-engine."
         ) from e
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise ModelError(f"{path}: cannot be read as JSON ({e}). {REBUILD}") from e
     if not isinstance(content, dict):
         raise ModelError(f"{path}: found no table, expected one. {REBUILD}")

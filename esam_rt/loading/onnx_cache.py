@@ -14,8 +14,10 @@ from esam_rt.loading.checkpoints import checkpoint_of
 from esam_rt.loading.events import OnEvent, Writing, ignore
 from esam_rt.networks import GRAPHS, Networks
 from esam_rt.sam.models import ModelSpec
+from esam_rt.storage.atomic import remove
 from esam_rt.storage.cache_dir import cache_folder
-from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers
+from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files
+from esam_rt.storage.permissions import make_own_folder, restrict_writing
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def onnx_model(
     """Find the ONNX files of a model in the cache, or export them.
 
     The cache key is the hash of the checkpoint, the version of the exporter, ``precision`` and ``attention``. Each file
-    is compared with the record of its export, and exported again if it differs. Two processes that need the same model
-    export it once.
+    is compared with the record of its export, and exported again if it differs or if others can write it. Two processes
+    that need the same model export it once.
 
     Args:
         row: The model.
@@ -85,11 +87,15 @@ def onnx_model(
     folder = cache_folder() / "onnx" / f"{key}-v{EXPORTER_VERSION}"
     if not is_whole(folder, GRAPHS):  # a whole folder needs no lock: the cache may be read-only
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            for part in (folder.parent, folder):
+                make_own_folder(part)
             with FileLock(folder.parent / f"{folder.name}.lock"):
                 if not is_whole(folder, GRAPHS):
-                    remove_leftovers(folder)
+                    for path in folder.iterdir():  # damaged, of others, or left by a killed process
+                        remove(path)
                     export_to(row, checkpoint, folder, precision, attention, on_event)
+                    for path in folder.iterdir():
+                        restrict_writing(path)
         except OSError as e:
             if isinstance(e, OutputError):
                 raise

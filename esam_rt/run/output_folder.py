@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,6 +10,7 @@ from typing import Any
 
 from esam_rt.errors import SettingsError
 from esam_rt.storage.atomic import TEMPORARY, remove, write_json
+from esam_rt.storage.json_files import bounded_json
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
 from esam_rt.storage.nested import flatten
@@ -71,7 +71,7 @@ class OutputFolder:
         if not present:
             return None
         try:
-            record = json.loads(self.record.read_bytes())
+            record = bounded_json(self.record)
         except (OSError, ValueError):
             record = None
         if not isinstance(record, dict) or record.get("program") != self.program:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import stat
 from pathlib import Path
 
 from esam_rt.errors import ModelError, OutputError
 from esam_rt.storage.atomic import write_json
 from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.json_files import bounded_json
 from esam_rt.storage.keys import path_key
+from esam_rt.storage.permissions import is_only_ours, make_own_folder, restrict_writing
 
 REMEMBERED_BYTES = 64 << 20  # hashes of larger files are remembered between runs
 
@@ -38,7 +39,8 @@ def sha256_of(path: Path) -> str:
 def remembered_sha256(path: Path) -> str:
     """Hash a model file, or return the remembered hash if its size, times and inode are unchanged.
 
-    Hashing ViT-H takes seconds.
+    Hashing ViT-H takes seconds. Files below ``REMEMBERED_BYTES`` are hashed each time. A remembered hash that others
+    could have written is not used.
 
     Args:
         path: The file.
@@ -66,12 +68,15 @@ def remembered_sha256(path: Path) -> str:
     }
     # A missing or broken note is written again.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        remembered = json.loads(note.read_text())
-        if {key: remembered[key] for key in mark} == mark:
-            return str(remembered["sha256"])
+        if is_only_ours(note.parent.lstat()) and is_only_ours(note.lstat()):
+            remembered = bounded_json(note)
+            if {key: remembered[key] for key in mark} == mark:
+                return str(remembered["sha256"])
     digest = sha256_of(path)
-    with contextlib.suppress(OutputError):  # without a writable cache the file is hashed again next time
+    with contextlib.suppress(OutputError, OSError):  # without a writable cache the file is hashed again next time
+        make_own_folder(note.parent)
         write_json(note, mark | {"sha256": digest})
+        restrict_writing(note)
     return digest
 
 

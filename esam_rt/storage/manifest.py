@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from esam_rt.errors import EsamError
-from esam_rt.storage.atomic import TEMPORARY, output_error, sync_file, write_json
-from esam_rt.storage.hashing import sha256_of
+from esam_rt.errors import EsamError, ModelError
+from esam_rt.storage.atomic import TEMPORARY, output_error, remove, sync_file, write_json
+from esam_rt.storage.hashing import remembered_sha256, sha256_of
+from esam_rt.storage.json_files import bounded_json
+from esam_rt.storage.permissions import is_only_ours
 
 MANIFEST = "esam-rt.json"
 
@@ -51,13 +52,16 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary folders of killed processes.
+    """Remove temporary files and folders of killed processes.
 
     Args:
         folder: A folder that no other process writes to.
+
+    Raises:
+        OutputError: If one cannot be removed.
     """
     for leftover in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
 
 
 def listed_files(folder: Path, needed: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -68,22 +72,23 @@ def listed_files(folder: Path, needed: Collection[str]) -> dict[str, dict[str, A
         needed: Names of files that the manifest must list.
 
     Returns:
-        Entries by file name. Empty if the manifest is missing or broken, or lacks a needed file.
+        Entries by file name. Empty if the manifest is missing or broken, lacks a needed file, or names one elsewhere.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = bounded_json(folder / MANIFEST)
     except (OSError, ValueError):
         return {}
     if not isinstance(manifest, dict) or not all(isinstance(entry, dict) for entry in manifest.values()):
+        return {}
+    if not all(name and Path(name).name == name for name in manifest):
         return {}
     return manifest if manifest.keys() >= set(needed) else {}
 
 
 def is_whole(folder: Path, needed: Collection[str]) -> bool:
-    """Check that every listed file is as it was written.
+    """Check that every listed file is as it was written, and that nobody else could have written it.
 
-    A file with the same size and time is not hashed: gigabytes take seconds, and the faults that this check finds
-    (files cut off or overwritten) change size or time.
+    Each file is hashed. Hashes of large files are remembered; see ``remembered_sha256``.
 
     Args:
         folder: The folder.
@@ -93,15 +98,22 @@ def is_whole(folder: Path, needed: Collection[str]) -> bool:
         True if the manifest and all files are in order.
     """
     entries = listed_files(folder, needed)
-    return bool(entries) and all(_is_as_written(folder / name, entry) for name, entry in entries.items())
+    try:
+        return (
+            bool(entries)
+            and all(is_only_ours(path.stat()) for path in (folder.parent, folder, folder / MANIFEST))
+            and all(_is_as_written(folder / name, entry) for name, entry in entries.items())
+        )
+    except (OSError, ModelError):  # a file went away meanwhile, or cannot be read
+        return False
 
 
 def _entry(file: Path) -> dict[str, Any]:
-    state = file.stat()
-    return {"sha256": sha256_of(file), "size_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+    return {"sha256": sha256_of(file), "size_bytes": file.stat().st_size}
 
 
 def _is_as_written(file: Path, entry: dict[str, Any]) -> bool:
-    if not file.is_file() or file.is_symlink() or file.stat().st_size != entry.get("size_bytes"):
+    state = file.lstat()
+    if not stat.S_ISREG(state.st_mode) or not is_only_ours(state) or state.st_size != entry.get("size_bytes"):
         return False
-    return file.stat().st_mtime_ns == entry.get("mtime_ns") or sha256_of(file) == entry.get("sha256")
+    return remembered_sha256(file) == entry.get("sha256")

@@ -62,8 +62,9 @@ def check_graph_file(path: Path) -> list[ExternalTensor]:
     try:
         model = onnx.load_model(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as e:
+        reason = " ".join(str(e).split())
         raise ModelError(
-            f"{path}: expected a whole ONNX model, found a file that cannot be read as one ({' '.join(str(e).split())}). Export it again."
+            f"{path}: expected a whole ONNX model, found a file that cannot be read as one ({reason}). Export it again."
         ) from e
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{path}: expected a whole ONNX model, found one without a graph. Export it again.")

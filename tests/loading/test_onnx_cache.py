@@ -24,6 +24,7 @@ from esam_rt.sam.models import MODELS, WEIGHTS, Remote
 from esam_rt.storage import hashing
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, is_whole
+from tests.storage.test_json_files import DAMAGE
 from tests.support.events import Events
 
 TINY = MODELS["tiny"]
@@ -159,6 +160,84 @@ def test_damage_is_mended(
     assert onnx_model(TINY) == model
     assert not file.is_symlink()
     assert file.read_bytes() == whole
+
+
+def test_a_flipped_sign_is_mended(folder: Path) -> None:
+    """The file keeps its size and its times. Its graph would load, and its masks would be wrong."""
+    file = onnx_model(TINY).encoder
+    whole, state = file.read_bytes(), file.stat()
+    middle = len(whole) // 2
+    file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0x80]) + whole[middle + 1 :])
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    onnx_model(TINY)
+    assert file.read_bytes() == whole
+
+
+def test_a_large_graph_is_hashed_once(folder: Path, hashed: list[Path]) -> None:
+    files = onnx_model(TINY).files
+    hashed.clear()
+    for _ in range(2):
+        onnx_model(TINY)
+    assert sorted(path for path in hashed if path.suffix == ".onnx") == sorted(files)
+
+
+@pytest.mark.parametrize("damage", ["a folder", "a pipe", "nested"])
+def test_a_damaged_manifest_is_made_anew(folder: Path, damage: str) -> None:
+    model = onnx_model(TINY)
+    manifest = model.encoder.with_name(MANIFEST)
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    DAMAGE[damage](manifest)
+    assert onnx_model(TINY) == model
+    assert manifest.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+def test_graphs_that_others_can_write_are_made_anew(folder: Path) -> None:
+    told = Events()
+    encoder = onnx_model(TINY).encoder
+    encoder.chmod(0o666)
+    for path in encoder.parents[:2]:  # nobody else has put a file there: they only lose the permission
+        path.chmod(0o777)
+    for _ in range(2):
+        onnx_model(TINY, on_event=told)
+    assert len(told.written) == 4  # once
+    assert all(path.stat().st_mode & 0o022 == 0 for path in (encoder, *encoder.parents[:2]))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("level", [0, 1])
+def test_graphs_of_another_user_are_not_used(folder: Path, level: int) -> None:
+    encoder = onnx_model(TINY).encoder
+    os.chown(encoder.parents[level], 12345, 12345)
+    with pytest.raises(OutputError, match=r"others can write this folder.*ESAM_RT_CACHE"):
+        onnx_model(TINY)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+def test_a_cache_is_trusted_with_any_umask(folder: Path) -> None:
+    told = Events()
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            onnx_model(TINY, on_event=told)
+    finally:
+        os.umask(before)
+    assert len(told.written) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+@pytest.mark.parametrize("name", ["hashes", "note"])
+def test_a_remembered_hash_that_others_can_write_is_not_used(
+    folder: Path, tmp_path: Path, hashed: list[Path], name: str
+) -> None:
+    file = tmp_path / "sam.pth"
+    file.write_bytes(b"one")
+    digest = checkpoint_sha256(file)
+    (note,) = (folder / "hashes").iterdir()
+    note.write_text(note.read_text().replace(digest, "0" * 64))
+    (note if name == "note" else note.parent).chmod(0o777)
+    assert checkpoint_sha256(file) == digest
 
 
 def test_a_checkpoint_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from esam_rt.errors import ModelError, OutputError
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files, remove_leftovers, written_together
+from esam_rt.storage.permissions import restrict_writing
+from tests.storage.test_json_files import DAMAGE
 
 FILES = {"a.bin": b"first", "b.bin": b"second"}
 
@@ -87,6 +91,51 @@ def test_a_copy_is_whole(tmp_path: Path) -> None:
     assert is_whole(tmp_path, FILES)
 
 
+def test_one_bit_is_noticed_with_the_size_and_the_times_of_before(tmp_path: Path) -> None:
+    write(tmp_path)
+    file = tmp_path / "a.bin"
+    state = file.stat()
+    file.write_bytes(bytes([FILES["a.bin"][0] ^ 0x80]) + FILES["a.bin"][1:])
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert not is_whole(tmp_path, FILES)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_manifest_lists_nothing(tmp_path: Path, damage: str) -> None:
+    write(tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    DAMAGE[damage](tmp_path / MANIFEST)
+    assert listed_files(tmp_path, FILES) == {}
+    assert not is_whole(tmp_path, FILES)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"a.bin": 3}', '{"a.bin": {}, "b.bin": {}}'])
+def test_a_manifest_of_another_kind(tmp_path: Path, text: str) -> None:
+    write(tmp_path)
+    (tmp_path / MANIFEST).write_text(text)
+    assert not is_whole(tmp_path, FILES)
+
+
+@pytest.mark.parametrize("name", ["../a.bin", "/dev/zero", "", ".", "sub/a.bin"])
+def test_a_manifest_that_names_files_elsewhere(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest | {name: manifest["a.bin"]}))
+    assert listed_files(tmp_path, FILES) == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
+@pytest.mark.parametrize("name", [".", "a.bin", MANIFEST])
+def test_what_others_can_write_is_not_whole(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    write(folder)
+    path = folder / name
+    path.chmod(path.stat().st_mode | 0o020)
+    assert not is_whole(folder, FILES)
+    restrict_writing(path)
+    assert is_whole(folder, FILES)
+
+
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="a file stands where a folder is needed"):
@@ -104,5 +153,6 @@ def test_leftovers_of_killed_processes(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / ".esam-rt-killed").mkdir()
     (tmp_path / ".esam-rt-killed" / "a.bin").write_bytes(b"half")
+    (tmp_path / ".esam-rt-0123.json").write_bytes(b"half a manifest")
     remove_leftovers(tmp_path)
     assert content(tmp_path) == FILES

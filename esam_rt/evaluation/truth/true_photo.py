@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from esam_rt.errors import InputError
+from esam_rt.storage.json_files import bounded_json
+
+TRUTH_BYTES = 4 << 30  # of a JSON file of ground truth or results; those of EntitySeg have hundreds of megabytes
 
 _DAMAGE = (
     OSError,
@@ -62,10 +64,10 @@ def read_json(path: Path) -> Any:
         InputError: The file cannot be read, or is no JSON file.
     """
     try:
-        return json.loads(path.read_bytes())
+        return bounded_json(path, TRUTH_BYTES)
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror}); expected a JSON file. Check the path.") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise InputError(f"{path}: not a JSON file ({str(e)[:80]}); expected COCO's format. Check the path.") from e
 
 
