@@ -29,7 +29,10 @@ def cache_folder() -> Path:
     """
     if override := os.environ.get("ESAM_RT_CACHE"):
         return Path(override)
-    folder = Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))
+    try:
+        folder = Path(platformdirs.user_cache_dir("esam-rt", appauthor=False))
+    except RuntimeError:  # from platformdirs 4.5 on
+        folder = Path("~")
     if not folder.is_absolute():  # the name of the home folder stays "~" for a user without one
         return private_folder("There is no home folder for the cache")
     return folder if _exists_or_can_be_made(folder) else private_folder(f"The cache {folder} cannot be made")
