@@ -9,14 +9,19 @@ import signal
 import sys
 from types import FrameType
 
+from esam_rt.cli.streams import own_stderr, visible
 from esam_rt.errors import INTERRUPTED
 
+HANG_UP = getattr(signal, "SIGHUP", None)  # Windows lacks it
 STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def main() -> None:
-    """Run the command line. SIGTERM acts as Ctrl-C."""
+    """Run the command line. SIGTERM acts as Ctrl-C, and so does the end of the terminal, except after ``nohup``."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+        signal.signal(HANG_UP, _hang_up)
+    own_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path may hold any bytes
     try:
@@ -41,9 +46,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    """Act as Ctrl-C, once: the shell and the system may both send it, and the second must not end the summary."""
+    signal.signal(number, signal.SIG_IGN)
+    _interrupt(number, frame)
+
+
 def _end(message: str, exit_code: int) -> None:
     _ignore_ctrl_c()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {visible(message)}", file=sys.stderr)
     sys.exit(exit_code)
 
 

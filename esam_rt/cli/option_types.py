@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,10 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from esam_rt.cli.streams import silence_libraries
 from esam_rt.errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from esam_rt.settings import Settings
+
+
+def _silence(quiet: bool) -> bool:
+    """Print no warnings, neither ours nor those of libraries, for ``--quiet``."""
+    if quiet:
+        silence_libraries()
+        for handler in logging.getLogger("esam_rt").handlers:
+            handler.setLevel(logging.ERROR)
+    return quiet
+
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="Name of a model. `esam-rt models` lists them.", show_default=False)
@@ -28,7 +40,7 @@ Config = Annotated[Path | None, typer.Option(help="TOML file of settings. It ove
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one setting. May be repeated.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.", callback=_silence)]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N photos.", metavar="N")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an earlier run in --out.")]

@@ -5,15 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
+from esam_rt.cli.streams import visible
 from esam_rt.errors import INTERRUPTED, EsamError
 
-stderr = Console(stderr=True)
-stdout = Console()
+
+class _Console(Console):
+    """A console that shows control characters in texts and cells of tables as escapes: names of files may hold any."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, kept="\n\t"), **options)
+
+
+stderr = _Console(stderr=True)
+stdout = _Console()
 
 
 class WarningLines(logging.Handler):
@@ -62,7 +73,7 @@ def print_line(line: str) -> None:
     Args:
         line: The text. Square brackets are no markup.
     """
-    stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+    stdout.print(visible(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def shows_progress(quiet: bool, as_json: bool) -> bool:

@@ -16,6 +16,7 @@ from rich.progress import (
 
 from esam_rt.cli import output
 from esam_rt.cli.output import print_error
+from esam_rt.cli.streams import visible
 from esam_rt.loading.events import Building, Downloading, Event, Reading, SelfTesting, Writing
 
 
@@ -50,7 +51,7 @@ class Steps:
             step: For example ``reading tiny.safetensors``.
         """
         if self._shown:
-            output.stderr.print(step, highlight=False, markup=False)
+            output.stderr.print(visible(step), highlight=False, markup=False)
 
     def on_event(self, event: Event) -> None:
         """Show an event.
@@ -65,8 +66,8 @@ class Steps:
                 self._progress.update(self._download, completed=done)
             case Building(phase=phase) if phase:
                 if self._phase is None:
-                    self._phase = self._progress.add_task(phase, total=None)
-                self._progress.update(self._phase, description=phase)
+                    self._phase = self._progress.add_task(escape(visible(phase)), total=None)
+                self._progress.update(self._phase, description=escape(visible(phase)))
             case Building(engine=engine):
                 self._begin_file(f"building {engine}")
             case Reading(file_name=name):
@@ -124,7 +125,7 @@ class PhotoBar:
         Args:
             name: Name of the photo that is segmented now.
         """
-        self._progress.update(self._task, name=escape(name))
+        self._progress.update(self._task, name=escape(visible(name)))
 
     def photo_done(self) -> None:
         """Count a photo whose files are complete."""
