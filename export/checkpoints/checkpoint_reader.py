@@ -10,6 +10,7 @@ from pathlib import Path
 from esam_rt.errors import ModelError
 from esam_rt.export.checkpoints.key_mapping import NAMINGS, Naming, naming_of
 from esam_rt.export.checkpoints.lazy_tensor import HEADER_BYTES_MAX, FileTensor, unreadable
+from esam_rt.export.checkpoints.name_prefixes import without_prefix
 from esam_rt.export.checkpoints.safetensors_file import read_safetensors
 from esam_rt.export.checkpoints.torch_file import FETCH_ANEW, read_torch
 from esam_rt.export.checkpoints.weights import StoredTensor, Weights
@@ -17,8 +18,6 @@ from esam_rt.export.float_types import FLOAT_DTYPES
 
 EXPECTED = "a checkpoint: a .pth file of PyTorch, a safetensors file or a folder of Hugging Face"
 SAFETENSORS, INDEX, PYTORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-# DataParallel, torch.compile, Lightning and classes that wrap a model add these before all names.
-PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
 HEAD_BYTES = 512
 ONNX_FIELDS = {b"\x12", b"\x3a", b"\x42"}  # tags after the version: producer, graph, operator sets
 
@@ -29,7 +28,7 @@ def read_checkpoint(path: Path) -> Weights:
     Args:
         path: A ``.pth`` file of ``torch.save``, a safetensors file, or a folder of Hugging Face's
             ``save_pretrained``. The tensors are float16, bfloat16 or float32. Their names are those of SAM, of Hugging
-            Face's SamModel, or the exporter's own.
+            Face's SamModel, or the exporter's own, with or without a prefix; see ``without_prefix``.
 
     Returns:
         The tensors.
@@ -43,8 +42,7 @@ def read_checkpoint(path: Path) -> Weights:
         if twice := sorted(tensors.keys() & more.keys()):
             raise ModelError(f"{file}: found tensor {twice[0]!r:.80}, which another file has too; {FETCH_ANEW}.")
         tensors |= more
-    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors = without_prefix(path, tensors)
     naming = _naming(path, tensors)
     tensors = {name: tensor for name, tensor in tensors.items() if not naming.is_ignored(name)}
     for name, tensor in tensors.items():

@@ -26,6 +26,7 @@ from transformers import SamModel
 from esam_rt.errors import ModelError
 from esam_rt.export.checkpoints.checkpoint_reader import checkpoint_files, read_checkpoint
 from esam_rt.export.checkpoints.key_mapping import HUGGING_FACE
+from esam_rt.export.checkpoints.name_prefixes import without_prefix
 from esam_rt.export.checkpoints.safetensors_file import read_safetensors
 from esam_rt.export.checkpoints.torch_file import read_torch
 from esam_rt.export.checkpoints.weights import Weights
@@ -235,21 +236,75 @@ def test_dtypes_that_weights_do_not_have(
         assert re.search(expected, message)
 
 
-def test_prefix_of_some_tensors_stays(tmp_path: Path) -> None:
-    save_safetensors(tmp_path / "x", {"module.decoder.a": torch.ones(2), "decoder.b": torch.ones(2)})
-    with pytest.raises(ModelError, match=r"decoder\.a is missing"):
-        read_checkpoint(tmp_path / "x").take("decoder.a", 2)
-    save_safetensors(tmp_path / "x", {"module.decoder.a": torch.ones(2), "module.decoder.b": torch.ones(2)})
-    assert read_checkpoint(tmp_path / "x").take("decoder.a", 2).tolist() == [1, 1]
+PREFIXES = ("", "module.", "model.", "sam.", "_orig_mod.", "module._orig_mod.", "model.sam.", "net.student.1.")
 
 
-@pytest.mark.parametrize("prefix", ["model.", "sam.", "_orig_mod.", "module._orig_mod.", "model.sam."])
-def test_prefixes_before_all_names_are_removed(tmp_path: Path, prefix: str) -> None:
-    save_safetensors(tmp_path / "x", {f"{prefix}decoder.a": torch.ones(2), f"{prefix}decoder.b": torch.zeros(2)})
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}decoder.a": torch.ones(2), f"{prefix}decoder.b": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_before_all_names_are_removed(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    save_safetensors(tmp_path / "x", prefixed(prefix))
     weights = read_checkpoint(tmp_path / "x")
     np.testing.assert_array_equal(weights.take("decoder.a", 2), np.ones(2))
     np.testing.assert_array_equal(weights.take("decoder.b", 2), np.zeros(2))
     weights.check_all_taken()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("prefix", PREFIXES[1:])
+@pytest.mark.parametrize("save", [save_pth, save_safetensors])
+def test_tensors_beside_the_model_are_left_out_and_counted(
+    tmp_path: Path,
+    prefix: str,
+    save: Callable[[Path, dict[str, Tensor]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = {"criterion.weight": torch.zeros(2), "step": torch.ones(1, dtype=torch.int64)}
+    save(tmp_path / "x", prefixed(prefix) | others)
+    weights = read_checkpoint(tmp_path / "x")
+    np.testing.assert_array_equal(weights.take("decoder.a", 2), np.ones(2))
+    weights.take("decoder.b", 2)
+    weights.check_all_taken()
+    (record,) = caplog.records
+    assert f"named {prefix}…; 2 tensors are left out (criterion.weight, step)" in record.getMessage()
+
+
+@pytest.mark.parametrize("inside", ["_orig_mod", "module", "_fsdp_wrapped_module", "module._orig_mod"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_wrappers_inside_of_names_are_removed(
+    model: SamModel, tmp_path: Path, inside: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = sam_state_dict(model)
+    wrapped = {prefix + re.sub(r"^(image_encoder|mask_decoder)\.", rf"\1.{inside}.", k): v for k, v in plain.items()}
+    save_pth(tmp_path / "x", wrapped)
+    assert_same_tensors(without_prefix(tmp_path, read_torch(tmp_path / "x")), plain)
+    assert caplog.text == ""
+
+
+def test_a_hostile_name_takes_no_time(tmp_path: Path) -> None:
+    name = "a." * 400_000
+    assert without_prefix(tmp_path, {name: 1}) == {name: 1}
+
+
+@pytest.mark.parametrize(("one", "other"), [("", "ema."), ("student.", "teacher."), ("module.", "")])
+def test_two_models_in_one_file(tmp_path: Path, one: str, other: str) -> None:
+    save_safetensors(tmp_path / "x", prefixed(one) | prefixed(other))
+    with pytest.raises(ModelError, match=r"tensors of 2 models \(.*\), expected one"):
+        read_checkpoint(tmp_path / "x")
+
+
+def test_one_name_with_and_without_wrapper(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "x", prefixed("") | {"decoder._orig_mod.a": torch.zeros(2)})
+    with pytest.raises(ModelError, match=r"tensor 'decoder\.a' twice"):
+        read_checkpoint(tmp_path / "x")
+
+
+def test_another_model_has_no_prefix(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "x", {"model.layer1.weight": torch.ones(2), "model.fc.bias": torch.ones(2)})
+    with pytest.raises(ModelError, match=r"found 2 tensors .*another model\?"):
+        read_checkpoint(tmp_path / "x")
 
 
 # Files that are something else.
