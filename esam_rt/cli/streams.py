@@ -64,7 +64,9 @@ class _Stderr(io.TextIOWrapper):
     """Text to a file descriptor. A terminal that was closed is no error: the run goes on, or ends with its summary."""
 
     def __init__(self, descriptor: int, encoding: str) -> None:
-        super().__init__(open(descriptor, "wb"), encoding, "backslashreplace", line_buffering=True)
+        super().__init__(
+            io.BufferedWriter(io.FileIO(descriptor, "w")), encoding, "backslashreplace", line_buffering=True
+        )
 
     def write(self, text: str) -> int:
         with suppress(OSError):

@@ -242,7 +242,7 @@ def _photos_with_results(predictions: Predictions, plan: Plan) -> list[TruePhoto
 
 
 def _check_folder(options: EvalOptions) -> None:
-    """SettingsError for an earlier evaluation in --out, or someone else's files; removes a run that is stale."""
+    """SettingsError for an earlier evaluation in --out, or someone else's files; removes what is stale or half-written."""
     out = options.out
     for name, results in (("--predictions", options.predictions), ("--against", options.against)):
         place = results and results.resolve()
@@ -250,6 +250,7 @@ def _check_folder(options: EvalOptions) -> None:
             raise SettingsError(f"{name} {results}: is in --out {out}, which is written anew; choose another --out.")
     folder = OutputFolder(out, (SCORES, REPORT), SCORES, PROGRAM, kind="evaluation", flags="--overwrite to replace it")
     folder.choose(options.resume, options.overwrite)
+    folder.remove_temporary()
     run = RunFolder(out / PREDICTIONS)
     if options.predictions is not None and run.earlier() is not None:
         if not options.overwrite:

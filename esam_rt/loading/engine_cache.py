@@ -34,7 +34,7 @@ from esam_rt.loading.library_caches import timing_cache
 from esam_rt.loading.onnx_cache import OnnxModel, onnx_model
 from esam_rt.networks import ENGINE_FILES
 from esam_rt.sam.models import ModelSpec
-from esam_rt.storage.atomic import output_error, write_json
+from esam_rt.storage.atomic import TEMPORARY, output_error, write_json
 from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.keys import folder_bytes, path_key, text_key
 from esam_rt.storage.manifest import remove_leftovers, written_together
@@ -118,6 +118,7 @@ def engine_set(
     key = text_key(json.dumps(wanted, sort_keys=True))
     folder = out or store_folder() / f"{row.name}-{spec.backend}-{spec.precision}-{key}"
     if not force and (there := _usable(folder, wanted) or (None if out else _ahead_of_time(recipe, spec))):
+        _tidy(there.folder)
         return there
     if not build:
         return checked(folder, wanted)  # raises the error that names the difference
@@ -318,6 +319,13 @@ def _ahead_of_time(recipe: EngineRecipe, spec: EngineSpec) -> EngineSet | None:
                     check_trusted(folder)
                 return there
     return None
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a killed build left beside whole engines, unless another one is running."""
+    if any(folder.glob(f"{TEMPORARY}*")):
+        with contextlib.suppress(Timeout, OSError), _locked(folder, timeout=0):
+            remove_leftovers(folder)
 
 
 def _locked(folder: Path, timeout: float = -1) -> FileLock:

@@ -11,6 +11,8 @@ from esam_rt.loading.checkpoints import checkpoint_of, is_downloaded
 from esam_rt.loading.events import OnEvent, Reading, ignore
 from esam_rt.loading.onnx_cache import export_to, exported, onnx_model
 from esam_rt.sam.models import MODELS, get_model
+from esam_rt.storage.locks import kept_from_others
+from esam_rt.storage.manifest import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def export_files(
         The files, and the checkpoint that they were made from.
 
     Raises:
-        SettingsError: The name is unknown, or the model does not have this attention form.
+        SettingsError: The name is unknown, the model does not have this attention form, or another process writes to
+            ``out``.
         ModelError: The checkpoint is missing, damaged or of another model.
         OutputError: The folder cannot be written.
     """
@@ -134,7 +137,9 @@ def export_files(
     if out is None:
         files = onnx_model(row, file, precision, attention, on_event).files
     else:
-        files = export_to(row, file, out, precision, attention, on_event)
+        with kept_from_others(out):
+            remove_leftovers(out)
+            files = export_to(row, file, out, precision, attention, on_event)
     return ExportedFiles(
         model=model,
         precision=precision,

@@ -156,7 +156,7 @@ class OutputFolder:
         """
         for name in self.owned:
             remove(self.path / name)
-        self._remove_temporary()
+        self.remove_temporary()
 
     def mend(self) -> None:
         """Remove what a killed run left half-written: temporary files, and a torn last line of the journal.
@@ -165,10 +165,19 @@ class OutputFolder:
             OutputError: If something cannot be removed.
         """
         drop_torn_line(self.journal)
-        self._remove_temporary()
+        self.remove_temporary()
 
-    def _remove_temporary(self) -> None:
-        for path in self.path.glob(f"{TEMPORARY}*"):  # a trace file can be as large as the run is long
+    def remove_temporary(self) -> None:
+        """Remove the temporary files of a killed run, in the folder and in all folders that the program writes.
+
+        Raises:
+            OutputError: If one cannot be removed.
+        """
+        left = [*self.path.glob(f"{TEMPORARY}*")]  # a trace file can be as large as the run is long
+        for folder in (self.path / name for name in self.owned):
+            if folder.is_dir() and not folder.is_symlink():
+                left += folder.rglob(f"{TEMPORARY}*")
+        for path in left:
             remove(path)
 
 

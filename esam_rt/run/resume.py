@@ -89,6 +89,8 @@ class RunFolder(OutputFolder):
             self.mend()
         elif earlier is not None:
             self.clear()
+        else:
+            self.remove_temporary()  # of a run that was killed before it wrote its record
         self.write_record(record)
 
     def _check_photo(self, done: PhotoRecord, now: Mapping[str, Place]) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from esam_rt.cli import output
 from esam_rt.sam.models import MODELS, WEIGHTS
 from esam_rt.storage.hashing import sha256_of
+from esam_rt.storage.locks import kept_from_others
 from tests.cli.test_app import assert_one_error_line, call
 
 GRAPHS = ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"]
@@ -161,3 +162,22 @@ def test_models(cache: Path) -> None:
     assert [row["name"] for row in rows] == list(MODELS)
     assert all(row["url"].startswith("https://") for row in rows if row["name"] != "tiny")
     assert {row["license"] for row in rows if row["name"] != "tiny"} == {"Apache-2.0"}
+
+
+def test_export_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".esam-rt-killed").mkdir(parents=True)
+    (out / ".esam-rt-killed" / "encoder.onnx").write_bytes(b"half")
+    (out / ".esam-rt-0123.json").write_text("{")
+    (out / "mine.txt").write_text("mine")
+    assert call("export", "tiny", "--out", out).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("decoder.onnx", "encoder.onnx", "esam-rt.json", "logits.onnx", "mask_head.onnx", "mine.txt")
+    ]
+
+
+def test_two_exports_to_one_folder(tmp_path: Path) -> None:
+    with kept_from_others(tmp_path / "out"):
+        result = call("export", "tiny", "--out", tmp_path / "out")
+    assert (result.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert "another run is writing there" in result.stderr

@@ -654,3 +654,11 @@ def test_a_folder_that_cannot_be_removed(engines: EngineSet, monkeypatch: pytest
     monkeypatch.setattr(shutil, "rmtree", refuse)
     with pytest.raises(OutputError, match="cannot be removed"):
         remove(engines.folder)
+
+
+def test_what_a_killed_build_left_beside_whole_engines_is_removed(engines: EngineSet) -> None:
+    left = engines.folder / ".esam-rt-killed"
+    left.mkdir()
+    (left / "encoder.engine").write_bytes(b"half")
+    assert engine_set(TINY, SPEC) == engines
+    assert not left.exists()

@@ -631,10 +631,20 @@ def test_a_profile_shows_what_ran_beside_what(photos: Path, out: Path) -> None:
 @pytest.mark.parametrize("option", ["resume", "overwrite"])
 def test_what_a_killed_run_left_half_written_is_removed(photos: Path, out: Path, option: str) -> None:
     run(photos, out, limit=1)
-    (out / f"{TEMPORARY}0123456789ab.json").write_text("[")
+    killed = [folder / f"{TEMPORARY}0123456789ab.json" for folder in (out, *(p for p in out.rglob("*") if p.is_dir()))]
+    assert len(killed) > 4
+    for path in killed:
+        path.write_text("[")
     (out / ".mine").touch()
     assert run(photos, out, **{option: True}).left == 0
-    assert [name for name in files(out) if name.startswith(".")] == [".mine"]
+    assert [path.name for path in out.rglob(".*")] == [".mine"]
+
+
+def test_what_a_run_left_that_was_killed_at_once_is_removed(photos: Path, out: Path) -> None:
+    out.mkdir()
+    (out / f"{TEMPORARY}0123456789ab.json").write_text("{")
+    assert run(photos, out).left == 0
+    assert not list(out.rglob(".*"))
 
 
 def test_interrupt_while_a_photo_is_segmented_keeps_the_one_before(photos: Path, out: Path) -> None:

@@ -138,6 +138,8 @@ def _begin(plan: Plan, header: Mapping[str, Any]) -> None:
     elif earlier is not None:
         folder.check_same(earlier, header, FIXED)
         folder.mend()
+    else:
+        folder.remove_temporary()
     folder.write_record(header)
 
 
