@@ -242,7 +242,7 @@ def _photos_with_results(predictions: Predictions, plan: Plan) -> list[TruePhoto
 
 
 def _check_folder(options: EvalOptions) -> None:
-    """SettingsError for an earlier evaluation in --out, or someone else's files; removes what is stale or half-written."""
+    """SettingsError for an earlier evaluation in --out, or someone else's files; removes what is stale."""
     out = options.out
     for name, results in (("--predictions", options.predictions), ("--against", options.against)):
         place = results and results.resolve()

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,11 +20,12 @@ from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
 from esam_rt.sinks.drawing import jpeg, shrink, tint
 from esam_rt.sinks.file_sink import FileSink
+from esam_rt.sinks.html_page import render
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sources.frame import Frame
 from esam_rt.stages import Stage
-from esam_rt.storage.atomic import write_bytes, write_text
+from esam_rt.storage.atomic import utf8_text, write_bytes, write_text
 from esam_rt.storage.nested import flatten
 
 FOLDER = "report"
@@ -76,7 +76,7 @@ class HtmlReport(FileSink):
         columns = (entities.score, entities.area, entities.stage, entities.box_xyxy)
         data = {
             "stem": _address(self.run.stem(frame.name)),
-            "name": frame.name,
+            "name": utf8_text(frame.name),
             "width": width,
             "height": height,
             # A data: address, because a page on disk may draw other files on a canvas but not read their pixels back.
@@ -106,11 +106,11 @@ class HtmlReport(FileSink):
             OutputError: If the page cannot be written.
         """
         cards = [_card(record) for record in self.run.records()]
-        environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-        template = environment.from_string(resources.files(__package__).joinpath("run_report.html").read_text("utf-8"))
+        template = resources.files(__package__).joinpath("run_report.html").read_text("utf-8")
         entities, total_s = sum(card["entities"] for card in cards), sum(card["seconds"] for card in cards)
         count = max(1, len(cards))
-        page = template.render(
+        page = render(
+            template,
             version=__version__,
             title="Entities found by esam-rt",
             facts=[(key, _fact(summary[key])) for key in _FACTS if key in summary],

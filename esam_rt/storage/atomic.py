@@ -146,12 +146,24 @@ def write_text(path: Path, text: str) -> None:
 
     Args:
         path: The file.
-        text: Its content. Surrogate escapes, from file names that are not UTF-8, keep their bytes.
+        text: Its content. See ``utf8_text`` for surrogates.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+    write_bytes(path, utf8_text(text).encode())
+
+
+def utf8_text(text: str) -> str:
+    """Replace what UTF-8 cannot hold.
+
+    Args:
+        text: Any text. Names of files that are not UTF-8 have surrogates.
+
+    Returns:
+        The text with escapes of Python, such as ``\\udcff``, in place of surrogates.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def write_json(path: Path, value: Any) -> None:

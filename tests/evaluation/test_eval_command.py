@@ -26,6 +26,7 @@ from esam_rt.evaluation import EvalOptions, prepare, run_evaluation
 from esam_rt.evaluation.reports import plots
 from esam_rt.evaluation.reports.eval_report import _true_labels
 from tests.support.fake_segmenter import FakeSegmenter
+from tests.support.pages import check_policy
 
 H, W = 20, 30
 HALVES = np.repeat(np.arange(W)[None] // (W // 2), H, axis=0)  # what the fake segmenter finds, 0 and 1
@@ -311,6 +312,7 @@ def test_report_shows_the_worst_photos_beside_their_ground_truth(data: Path, seg
     out = data / "out"
     arguments = ("--images", data / "images", "--gt", data / "truth.json", "--out", out, "--overwrite")
     assert call(*arguments, "--worst", "2").exit_code == 0
+    check_policy((out / "report.html").read_bytes())
     report = (out / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', report)  # one file
     assert re.findall(r"<h3>([^<]+)<", report) == ["set_0/2.jpg", "set_0/0.jpg"]  # no score: not ranked

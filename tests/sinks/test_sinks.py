@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sinks.sink import in_write_order, outputs_of, write_all
 from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
+from tests.support.pages import CHROMIUM, OWN_SCRIPT, check_policy, shown_by_chromium
 
 TIMES = {"encoder": 0.25, "decoder": 1.5, "mmg": 0.0625}
 RUN: dict[str, Any] = {
@@ -464,18 +465,19 @@ def report(out: Path, names: list[str]) -> tuple[Page, str]:
         write_report_photo(out, Frame(photo(result), name), result, stems[name])
     path = write_report(out, (PhotoRecord.of(name, stems[name], result) for name in names), RUN)
     assert path == out / "report" / "index.html"
-    text = path.read_text("utf-8", errors="surrogateescape")
+    text = path.read_text("utf-8")
     return Page(text), text
 
 
 def test_hostile_names_are_text_and_their_files_are_found(tmp_path: Path) -> None:
     page, text = report(tmp_path, HOSTILE)
     cards = [attributes for tag, attributes in page.tags if tag == "a"]
-    assert [card["title"] for card in cards] == HOSTILE
-    assert set(HOSTILE) <= set(page.bold)
+    shown = [name.replace("\udcff", r"\udcff") for name in HOSTILE]  # the page is UTF-8 all the same
+    assert [card["title"] for card in cards] == shown
+    assert set(shown) <= set(page.bold)
     images = [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("loading") == "lazy"]
     assert len(images) == len(HOSTILE)
-    for name, card, image in zip(HOSTILE, cards, images, strict=True):
+    for name, card, image in zip(shown, cards, images, strict=True):
         thumb = tmp_path / "report" / unquote(image["src"] or "", errors="surrogateescape")
         assert thumb.is_file()
         address = (card["href"] or "").removeprefix("#photo=")
@@ -490,12 +492,33 @@ def test_hostile_names_are_text_and_their_files_are_found(tmp_path: Path) -> Non
     assert "{{" not in text.replace("{{cards}}.jpg", "")
 
 
+def test_the_policy_of_the_page(tmp_path: Path) -> None:
+    report(tmp_path, HOSTILE)
+    check_policy((tmp_path / "report" / "index.html").read_bytes())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; test_the_policy_of_the_page reads the policy")
+def test_a_browser_runs_the_page_and_no_other_script(tmp_path: Path) -> None:
+    report(tmp_path, HOSTILE)
+    page = tmp_path / "report" / "index.html"
+    stem = quote(os.fsencode(output_stems(HOSTILE)[HOSTILE[3]]))
+    document, refused = shown_by_chromium(page, tmp_path / "profile", f"#photo={stem}")
+    assert refused == ""
+    assert f"<title>{HOSTILE[3]}</title>" in document  # the page has read photos/<stem>.js and its pictures
+    assert document.count("<tr") == 1 + 6
+    spoiled = page.read_text("utf-8").replace("<body>", f"<body>{OWN_SCRIPT}")
+    page.write_text(spoiled.replace("</title>", "</title><style>body { display: none }</style>"), "utf-8")
+    document, refused = shown_by_chromium(page, tmp_path / "profile", f"#photo={stem}")
+    assert "<title>owned</title>" not in document and document.count("<tr") == 1 + 6
+    assert refused.count("violates") == 3
+
+
 def test_the_page_needs_nothing_but_its_own_folder(tmp_path: Path) -> None:
     page, text = report(tmp_path, ["a.jpg"])
     for _, attributes in page.tags:
         for key in ("src", "href"):
             assert not re.match(r"[a-z]+:|/", attributes.get(key) or "", re.IGNORECASE)
-    assert "http" not in text
+    assert "http:" not in text and "https" not in text
     assert "fetch(" not in text
     assert "@import" not in text
     assert "prefers-color-scheme: dark" in text

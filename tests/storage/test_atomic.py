@@ -106,6 +106,6 @@ def test_json_is_ascii_and_has_no_nan(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_text_keeps_the_bytes_of_names_that_are_not_utf8(tmp_path: Path) -> None:
-    write_text(tmp_path / "x", "é\udcff")
-    assert (tmp_path / "x").read_bytes() == b"\xc3\xa9\xff"
+def test_text_is_utf8_whatever_the_names(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "é\udcff\ud800😀")
+    assert (tmp_path / "x").read_text("utf-8") == "é\\udcff\\ud800😀"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -28,6 +27,7 @@ from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.evaluation.truth.true_photo import TruePhoto
 from esam_rt.rle import dense_mask
 from esam_rt.sinks.drawing import jpeg, shrink, tint
+from esam_rt.sinks.html_page import render
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sources.decode import read_photo
 from esam_rt.stages import Stage
@@ -69,10 +69,9 @@ def write_report(path: Path, result: Result, record: Mapping[str, Any]) -> Path:
     scored, plan = result.scored, result.plan
     worst = scored.worst_first()[: plan.options.worst]
     details = {key: value for key, value in record.items() if key != "photos"}
-    # Autoescape keeps names of photos and folders text, whatever they hold.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = resources.files(__package__).joinpath("eval_report.html").read_text("utf-8")
-    page = environment.from_string(template).render(
+    page = render(
+        template,
         version=__version__,
         facts=_facts(result, record),
         tiles=[_score(result, metric) for metric in _HEADLINES[scored.rank_by]],
