@@ -142,6 +142,9 @@ def library_findings() -> Iterator[Finding]:
         One finding for each.
     """
     for name, package in LIBRARIES.items():
+        if name == "requests" and _is_installed(package):  # its import opens a socket, to find out about IPv6
+            yield Finding(package, State.OK, metadata.version(package))
+            continue
         module = _import(name)
         if isinstance(module, str):
             yield Finding(package, State.BAD, module, f"pip install {package}")
