@@ -7,10 +7,13 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
+from esam_rt.cli.address_space import is_lack_of_memory, limit_bytes, no_memory, out_of_memory, supervised
 from esam_rt.cli.streams import own_stderr, visible
-from esam_rt.errors import INTERRUPTED
+from esam_rt.errors import INTERRUPTED, DeviceError
 
 HANG_UP = getattr(signal, "SIGHUP", None)  # Windows lacks it
 STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
@@ -24,13 +27,27 @@ def main() -> None:
     own_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path may hold any bytes
+    if limit_bytes() is None:
+        _run()
+    else:
+        supervised(_run, _end)
+
+
+def _run() -> None:
+    """Run the command, and turn what ends it into one line."""
     try:
         from esam_rt.cli.app import app
 
         app()
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
+    except (MemoryError, ImportError, RuntimeError) as e:
+        if not is_lack_of_memory(e):
+            raise
+        _end_without_memory()
     except OSError as e:
+        if is_lack_of_memory(e):
+            _end_without_memory()
         if e.filename is not None or e.errno not in STREAM_ERRORS or sys.stdout is None:
             raise
         # No file name: the error is from stdout. Redirect it, so that the flush at the exit does not raise again.
@@ -43,7 +60,9 @@ def main() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Act as the current handler of Ctrl-C. A job in the background may ignore Ctrl-C; this does not."""
     handler = signal.getsignal(signal.SIGINT)
-    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+    if not callable(handler) or handler is no_memory:
+        handler = signal.default_int_handler
+    handler(number, frame)
 
 
 def _hang_up(number: int, frame: FrameType | None) -> None:
@@ -52,10 +71,17 @@ def _hang_up(number: int, frame: FrameType | None) -> None:
     _interrupt(number, frame)
 
 
-def _end(message: str, exit_code: int) -> None:
+def _end(message: str, exit_code: int) -> NoReturn:
     _ignore_ctrl_c()
     print(f"error: {visible(message)}", file=sys.stderr)
     sys.exit(exit_code)
+
+
+def _end_without_memory() -> NoReturn:
+    print(f"error: {out_of_memory()}", file=sys.stderr)
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    os._exit(DeviceError.exit_code)  # without memory, the end of C++ objects and threads would abort
 
 
 def _ignore_ctrl_c() -> None:

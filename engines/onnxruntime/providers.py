@@ -121,8 +121,9 @@ def import_onnxruntime(device: str) -> Any:
     try:
         import onnxruntime
     except ImportError as e:
+        found = "is not installed" if isinstance(e, ModuleNotFoundError) else f"does not load ({message_of(e):.200})"
         raise MissingDependencyError(
-            f"ONNX Runtime is not installed; get it with: pip install 'esam-rt[{EXTRAS[device]}]'"
+            f"ONNX Runtime {found}; get it with: pip install 'esam-rt[{EXTRAS[device]}]'"
         ) from e
     provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
     if provider not in available:

@@ -61,8 +61,9 @@ for arguments in (
 
 import numpy as np
 from esam_rt import EntitySegmenter, Settings
-with EntitySegmenter("tiny", settings=Settings().with_overrides({"prompts.coarse_side": 4, "prompts.fine_side": 8})) as s:
-    s(np.zeros((64, 64, 3), np.uint8))
+settings = Settings().with_overrides({"prompts.coarse_side": 4, "prompts.fine_side": 8})
+with EntitySegmenter("tiny", settings=settings) as segment:
+    segment(np.zeros((64, 64, 3), np.uint8))
 """
 
 CONTROL = """
