@@ -15,6 +15,7 @@ from esam_rt.engines.library_errors import MESSAGE_CHARS, is_out_of_memory_messa
 from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_tensorrt
 from esam_rt.engines.shape_profiles import ShapeRange
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
+from esam_rt.storage.atomic import utf8_text
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """Execution providers by device."""
@@ -158,6 +159,11 @@ def open_session(name: str, model: Path | bytes, config: SessionConfig) -> Any:
     import onnxruntime
 
     providers = config.providers()
+    if isinstance(model, Path) and (shown := utf8_text(str(model))) != str(model):
+        raise ModelError(
+            f"{shown}: ONNX Runtime reads only paths that are UTF-8. Move the file, or set ESAM_RT_CACHE to another "
+            "folder."
+        )
     try:
         with _without_tf32() if config.device == "tensorrt" else contextlib.nullcontext():
             session = onnxruntime.InferenceSession(

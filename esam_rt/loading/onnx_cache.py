@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from esam_rt.loading.events import OnEvent, Writing, ignore
 from esam_rt.networks import GRAPHS, Networks
 from esam_rt.sam.models import ModelSpec
 from esam_rt.storage.atomic import remove
-from esam_rt.storage.cache_dir import cache_folder
+from esam_rt.storage.cache_dir import cache_folder, private_folder
 from esam_rt.storage.manifest import MANIFEST, is_whole, listed_files
-from esam_rt.storage.permissions import make_own_folder, restrict_writing
+from esam_rt.storage.permissions import UntrustedFolderError, make_own_folder, restrict_writing
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def onnx_model(
 
     The cache key is the hash of the checkpoint, the version of the exporter, ``precision`` and ``attention``. Each file
     is compared with the record of its export, and exported again if it differs or if others can write it. Two processes
-    that need the same model export it once.
+    that need the same model export it once. If the cache belongs to another user, or the home is read-only, a model
+    that ships is exported to ``private_folder``, with a warning.
 
     Args:
         row: The model.
@@ -84,27 +87,45 @@ def onnx_model(
     digest = checkpoint_sha256(checkpoint)
     attention = attention or row.attention
     key = "-".join(part for part in (row.name, digest[:16], precision, attention) if part)
-    folder = cache_folder() / "onnx" / f"{key}-v{EXPORTER_VERSION}"
-    if not is_whole(folder, GRAPHS):  # a whole folder needs no lock: the cache may be read-only
-        try:
-            for part in (folder.parent, folder):
-                make_own_folder(part)
-            with FileLock(folder.parent / f"{folder.name}.lock"):
-                if not is_whole(folder, GRAPHS):
-                    for path in folder.iterdir():  # damaged, of others, or left by a killed process
-                        remove(path)
-                    export_to(row, checkpoint, folder, precision, attention, on_event)
-                    for path in folder.iterdir():
-                        restrict_writing(path)
-        except OSError as e:
-            if isinstance(e, OutputError):
-                raise
-            raise OutputError(
-                f"{folder}: the cache folder cannot be made ({e.strerror}). Set ESAM_RT_CACHE to a writable folder."
-            ) from e
+    place = Path("onnx") / f"{key}-v{EXPORTER_VERSION}"
+
+    def export(folder: Path) -> None:
+        export_to(row, checkpoint, folder, precision, attention, on_event)
+
+    folder = cache_folder() / place
+    try:
+        _make_whole(folder, export)
+    except OutputError as e:
+        is_choice = "ESAM_RT_CACHE" in os.environ and not isinstance(e, UntrustedFolderError)
+        if row.checkpoint is None or is_choice:
+            raise
+        folder = private_folder(str(e).partition(" Set ESAM_RT_CACHE")[0].removesuffix(".")) / place
+        _make_whole(folder, export)
     written = listed_files(folder, GRAPHS)
     files = tuple(folder / name for graph in GRAPHS for name in (graph, f"{graph}.data") if name in written)
     return OnnxModel.in_folder(folder, digest, files)
+
+
+def _make_whole(folder: Path, export: Callable[[Path], object]) -> None:
+    """Export to a folder of the cache unless its graphs are whole and nobody else could have written them."""
+    if is_whole(folder, GRAPHS):  # a whole folder needs no lock: the cache may be read-only
+        return
+    try:
+        for part in (folder.parent, folder):
+            make_own_folder(part)
+        with FileLock(folder.parent / f"{folder.name}.lock"):
+            if not is_whole(folder, GRAPHS):
+                for path in folder.iterdir():  # damaged, of others, or left by a killed process
+                    remove(path)
+                export(folder)
+                for path in folder.iterdir():
+                    restrict_writing(path)
+    except OSError as e:
+        if isinstance(e, OutputError):
+            raise
+        raise OutputError(
+            f"{folder}: the cache folder cannot be made ({e.strerror}). Set ESAM_RT_CACHE to a writable folder."
+        ) from e
 
 
 def export_to(

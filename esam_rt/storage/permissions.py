@@ -9,6 +9,10 @@ from pathlib import Path
 from esam_rt.errors import OutputError
 
 
+class UntrustedFolderError(OutputError):
+    """A folder of the cache belongs to another user, or others can write to it."""
+
+
 def is_only_ours(state: os.stat_result) -> bool:
     """Check that nobody but this user and the administrator can write a file or folder.
 
@@ -43,12 +47,12 @@ def make_own_folder(folder: Path) -> None:
 
     Raises:
         OSError: The folder cannot be made.
-        OutputError: It belongs to somebody else.
+        UntrustedFolderError: It belongs to somebody else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     restrict_writing(folder)
     if not is_only_ours(folder.stat()):
-        raise OutputError(
+        raise UntrustedFolderError(
             f"{folder}: others can write this folder, so its content is not trusted. Set ESAM_RT_CACHE to a folder of "
             "your own."
         )

@@ -237,3 +237,11 @@ def test_a_failure_of_a_call_that_is_not_utf8(path: Path, monkeypatch: pytest.Mo
     words = b"Non-zero status \xff"
     with pytest.raises(EngineError, match=r"ONNX Runtime failed: Non-zero status \\xff"):
         engine.infer(feed())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_path_that_is_not_utf8(path: Path) -> None:
+    folder = path.parent / "not utf-8 \udcff"
+    folder.mkdir()
+    with pytest.raises(ModelError, match=r"not utf-8 \\udcff/double\.onnx: ONNX Runtime reads only .*ESAM_RT_CACHE"):
+        OnnxRuntimeEngine(path.rename(folder / path.name), threads=1)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,11 +208,19 @@ def test_graphs_that_others_can_write_are_made_anew(folder: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("level", [0, 1])
-def test_graphs_of_another_user_are_not_used(folder: Path, level: int) -> None:
+def test_graphs_of_another_user_are_not_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    """A model that ships is exported to a temporary folder. For a larger one the user has to choose a folder."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     encoder = onnx_model(TINY).encoder
     os.chown(encoder.parents[level], 12345, 12345)
+    assert onnx_model(TINY).encoder == tmp_path / "tmp" / f"esam-rt-{os.geteuid()}" / encoder.relative_to(folder)
+    (record,) = caplog.records
+    assert "others can write this folder, so its content is not trusted; using" in record.getMessage()
     with pytest.raises(OutputError, match=r"others can write this folder.*ESAM_RT_CACHE"):
-        onnx_model(TINY)
+        onnx_model(replace(TINY, checkpoint=None), WEIGHTS / "tiny.safetensors")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no modes")
