@@ -16,7 +16,7 @@ _TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u
 
 
 class _State:
-    """What ``own_stderr`` has changed in this process."""
+    """Changes of this process by ``own_stderr``."""
 
     libraries: ClassVar[bool] = False  # file descriptor 2 belongs to libraries alone
 

@@ -26,7 +26,7 @@ def is_only_ours(state: os.stat_result) -> bool:
 
 
 def restrict_writing(path: Path) -> None:
-    """Let nobody else write a file or folder of this user, for any umask. Those of other users stay as they are.
+    """Let nobody else write a file or folder of this user, for any umask. Files of other users stay as they are.
 
     Args:
         path: The file or folder. A link stays.
