@@ -11,8 +11,9 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from esam_rt.errors import DeviceError
 
@@ -43,7 +44,7 @@ def supervised(work: Callable[[], None], end: Callable[[str, int], NoReturn]) ->
         work: The command. It ends by returning, or by SystemExit.
         end: Prints an error and exits with a code.
     """
-    words = tempfile.TemporaryFile()  # noqa: SIM115 - what libraries write, which is of no use if they abort
+    words = _file_of_libraries()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)  # the terminal sends Ctrl-C to the parent alone, which forwards it once
@@ -104,6 +105,14 @@ def no_memory(number: int, frame: FrameType | None) -> NoReturn:
         MemoryError: Always. The parent forwards a user's Ctrl-C as SIGTERM.
     """
     raise MemoryError("OpenBLAS cannot start its threads")
+
+
+def _file_of_libraries() -> IO[bytes]:
+    """A file for what libraries print: it is shown at the end, but not if they abort."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # there is no temporary folder
+        return Path(os.devnull).open("r+b")
 
 
 def _silent(failure: threading.ExceptHookArgs) -> None:
