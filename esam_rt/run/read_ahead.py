@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from queue import SimpleQueue
+from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 from esam_rt.errors import InputError
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 Worked = TypeVar("Worked")
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 
 
 def overlapped(
@@ -38,10 +43,10 @@ def overlapped(
 
     Raises:
         BaseException: Any other error of a function, an error of ``items``, or an interrupt. The write in progress is
-            finished first.
+            finished first. Reading is left alone: what it returns is dropped.
     """
     iterator = iter(items)
-    with ThreadPoolExecutor(1, "esam-rt read") as reader, ThreadPoolExecutor(1, "esam-rt write") as writer:
+    with _Reader() as reader, ThreadPoolExecutor(1, "esam-rt write") as writer:
 
         def take() -> tuple[Item, Future[Read] | None] | None:
             """Take the next item, and read it next unless it is alone."""
@@ -79,3 +84,44 @@ def overlapped(
                 ahead = reader.submit(take)
         if writing is not None:
             writing.result()
+
+
+class _Reader:
+    """One thread that calls functions in order. Leaving it does not wait: a photo may take seconds, a camera for ever.
+
+    An executor would wait, at the latest when Python ends.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_left = False
+        threading.Thread(target=self._work, name="esam-rt read", daemon=True).start()
+
+    def submit(
+        self, function: Callable[Given, Returned], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Future[Returned]:
+        """Call a function later and return its future result."""
+        future: Future[Returned] = Future()
+
+        def call() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as e:
+                future.set_exception(e)
+            else:
+                future.set_result(result)
+
+        self._calls.put(call)
+        return future
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._is_left = True
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None and not self._is_left:
+            call()
+            del call  # it leads to what was read

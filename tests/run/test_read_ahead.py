@@ -147,6 +147,27 @@ def fail_at_1(item: int) -> None:
         raise EngineError("broken")
 
 
+def test_an_interrupt_does_not_wait_for_reading() -> None:
+    """A photo may take seconds to decode, and a camera may send nothing for ever."""
+    reading, released = threading.Event(), threading.Event()
+
+    def read(item: int) -> None:
+        if item == 1:
+            reading.set()
+            released.wait(WAIT_S)
+            released.set()
+
+    def work(item: int) -> None:
+        assert reading.wait(WAIT_S)
+        raise KeyboardInterrupt
+
+    steps = Steps(read=read, work=work)
+    with pytest.raises(KeyboardInterrupt):
+        steps.run()
+    assert not released.is_set()
+    released.set()
+
+
 def test_nothing_is_held_longer_than_needed() -> None:
     """While an item is alone, what others were made of is gone."""
 
