@@ -30,7 +30,7 @@ from esam_rt.masks import MaskSet
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources.decode import read_photo
-from esam_rt.sources.photo_files import find_photos
+from esam_rt.sources.photo_search import find_photos
 from esam_rt.storage.atomic import write_json
 
 COLUMNS = ("fine_prompts", "all_prompts", "identical_percent", "changed_pixels_percent", "AP")

@@ -33,7 +33,7 @@ from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSupe
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources.decode import read_photo
-from esam_rt.sources.photo_files import find_photos
+from esam_rt.sources.photo_search import find_photos
 from esam_rt.storage.atomic import write_json
 
 Segment = Callable[[NDArray[np.uint8]], EntityMap]

@@ -33,7 +33,7 @@ from esam_rt.sam.models import MODELS
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources.decode import read_photo
-from esam_rt.sources.photo_files import find_photos
+from esam_rt.sources.photo_search import find_photos
 from esam_rt.storage.atomic import write_json
 
 MODES = ("int8", "fp8")

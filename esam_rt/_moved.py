@@ -41,7 +41,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "sources.photos": {
         "sources.decode": "read_photo pixel_count",
-        "sources.photo_files": "PHOTO_SUFFIXES PhotoFile find_photos",
+        "sources.photo_search": "PHOTO_SUFFIXES PhotoFile find_photos",
     },
     "superpixels": {"method.superpixels": "SuperpixelMap reduced_hw regions superpixels"},
     "trace": {"tracing": "Span Trace", "run.trace_writer": "Profile=TraceWriter"},

@@ -54,6 +54,7 @@ def evaluate(
     ] = None,
     limit: option_types.Limit = None,
     max_megapixels: option_types.MaxMegapixels = 200.0,
+    sample_range: option_types.SampleRange = "full",
     partial: Annotated[
         bool, typer.Option("--partial", help="Score available photos even if some are missing.")
     ] = False,
@@ -78,6 +79,7 @@ def evaluate(
     from esam_rt.evaluation.paper_tables.table_rows import TIMED, build_rows
     from esam_rt.evaluation.plan import EvalOptions
     from esam_rt.run.run_options import RunOptions
+    from esam_rt.sources.sample_range import read_range
     from esam_rt.storage.locks import kept_from_others
 
     folder = option_types.path("--out", out)
@@ -88,7 +90,13 @@ def evaluate(
         pngs=pngs,
         predictions=predictions,
         against=against,
-        run=RunOptions(sources=(), out=folder, segmenter=segmenter, max_pixels=option_types.pixels(max_megapixels)),
+        run=RunOptions(
+            sources=(),
+            out=folder,
+            segmenter=segmenter,
+            max_pixels=option_types.pixels(max_megapixels),
+            sample_range=read_range(sample_range),
+        ),
         limit=limit,
         partial=partial,
         resamples=resamples,

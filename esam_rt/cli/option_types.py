@@ -43,6 +43,14 @@ Changes = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.", callback=_silence)]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N photos.", metavar="N")]
 MaxMegapixels = Annotated[float, typer.Option(min=0.001, help="Refuse larger photos.")]
+SampleRange = Annotated[
+    str,
+    typer.Option(
+        "--range",
+        metavar="auto|full|LOW,HIGH",
+        help="Black and white of samples with more than 8 bits. auto: by percentiles of each photo.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an earlier run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run in --out first.")]
 
@@ -78,6 +86,25 @@ def path(name: str, value: str) -> Path:
     if not value:
         raise SettingsError(f"{name} is empty, expected a path. Is a shell variable not set?")
     return Path(value)
+
+
+def source(value: str) -> Path:
+    """Read the path of a photo or a folder of photos.
+
+    Args:
+        value: What the user gave.
+
+    Returns:
+        The path.
+
+    Raises:
+        SettingsError: ``value`` is empty.
+        InputError: ``value`` is a URL.
+    """
+    from esam_rt.sources.photo_search import local_path
+
+    path("SOURCE", value)
+    return local_path(value)
 
 
 def pixels(megapixels: float) -> int:

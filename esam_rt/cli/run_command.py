@@ -35,6 +35,7 @@ def run(
     write: Annotated[str, typer.Option(help="Results to write, separated by commas.")] = "labels,coco,overlay,report",
     limit: option_types.Limit = None,
     max_megapixels: option_types.MaxMegapixels = 200.0,
+    sample_range: option_types.SampleRange = "full",
     resume: option_types.Resume = False,
     overwrite: option_types.Overwrite = False,
     profile: Annotated[
@@ -48,14 +49,16 @@ def run(
     from esam_rt.kernels import warmup
     from esam_rt.run.folder_run import run_photos
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
+    from esam_rt.sources.sample_range import read_range
 
     options = RunOptions(
-        sources=tuple(option_types.path("SOURCE", source) for source in sources),
+        sources=tuple(option_types.source(source) for source in sources),
         out=option_types.path("--out", out),
         segmenter=segmenter,
         write=option_types.names(write),
         limit=limit,
         max_pixels=option_types.pixels(max_megapixels),
+        sample_range=read_range(sample_range),
         resume=resume,
         overwrite=overwrite,
         profile=profile,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from esam_rt.errors import InputError
-from esam_rt.sources.photo_files import PHOTO_SUFFIXES
+from esam_rt.sources.photo_search import PHOTO_SUFFIXES
 
 
 class Names:

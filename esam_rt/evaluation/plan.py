@@ -12,7 +12,7 @@ from esam_rt.evaluation.predictions import Predictions
 from esam_rt.evaluation.truth.ground_truth import Truth
 from esam_rt.evaluation.truth.true_photo import TruePhoto
 from esam_rt.run.run_options import RunOptions
-from esam_rt.sources.photo_files import PhotoFile
+from esam_rt.sources.photo_search import PhotoFile
 
 SCORES, REPORT, PROGRAM = "scores.json", "report.html", "esam-rt eval"
 

@@ -22,7 +22,7 @@ from esam_rt.run.folder_run import run_photos
 from esam_rt.run.output_folder import OutputFolder
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter, open_segmenter
-from esam_rt.sources.photo_files import PhotoFile, find_photos
+from esam_rt.sources.photo_search import PhotoFile, find_photos
 from esam_rt.storage.atomic import make_folder, write_json
 from esam_rt.storage.json_files import bounded_json
 from esam_rt.storage.provenance import package_versions, utc_now

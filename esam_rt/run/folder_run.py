@@ -65,7 +65,7 @@ def run_photos(
     """
     sinks = make_sinks(options.write)
     folder = RunFolder(options.out)
-    source = _photos(options, folder.outputs)
+    source = _photos(options, folder.owned)
     record = {
         "method": options.segmenter.method,
         "settings": options.segmenter.settings.to_dict(),
@@ -165,6 +165,7 @@ class _Run:
             "backend": backend,
             "device": device,
             **plan.record,
+            **_reading(plan.source),
             "versions": package_versions(),
             "platform": platform.platform(),
             "started": utc_now(),
@@ -240,9 +241,12 @@ class _Run:
             raise InputError(f"Two frames are named {item.name!r}. Give each frame a name of its own.")
         self.seen.add(item.name)
         trace = Trace()
-        with _enough_memory(item), trace.span("reading"):
+        with trace.span("reading"):
             self.stem(item.name)  # checks the name
-            return item.read(), trace
+            try:
+                return item.read(), trace
+            except MemoryError as e:  # the next photos may be smaller
+                raise InputError(f"{item.path or item.name} needs more memory than there is. Make it smaller.") from e
 
     def _segment(self, item: SourceItem, read: tuple[Frame, Trace]) -> tuple[Frame, Trace, EntityMap]:
         frame, trace = read
@@ -274,6 +278,7 @@ class _Run:
             done=done,
             done_before=self.done_before,
             failed=self.failed,
+            left_out=getattr(self.plan.source, "left_out", {}),
             left=max(0, self.total - self.done_before - done - self.failed),
             entities=entities,
             mean_times_s=means,
@@ -287,6 +292,12 @@ class _Run:
             if stop is None:  # otherwise the first cause is reported
                 return replace(summary, exit_code=e.exit_code, error=str(e))
         return summary
+
+
+def _reading(source: Source) -> dict[str, Any]:
+    """Return how a source of photos reads them, for run.json."""
+    sample_range = getattr(source, "sample_range", None)
+    return {"range": list(sample_range) if isinstance(sample_range, tuple) else sample_range}
 
 
 def _close(sinks: Iterable[Sink], record: Mapping[str, Any]) -> None:
@@ -346,12 +357,12 @@ def _checked_stems(names: Sequence[str]) -> dict[str, str]:
     return stems
 
 
-def _photos(options: RunOptions, outputs: Sequence[str]) -> PhotoFolder:
+def _photos(options: RunOptions, owned: Sequence[str]) -> PhotoFolder:
     """Find the photos, without results of earlier runs if ``--out`` lies in a source."""
     out = options.out.resolve()
-    results = [out / name for name in outputs]
+    results = [out / name for name in owned]
     for source in options.sources:
         place = source.resolve()
         if place == out or any(place.is_relative_to(result) for result in results):
             raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
-    return PhotoFolder(options.sources, options.max_pixels, results, options.photos)
+    return PhotoFolder(options.sources, options.max_pixels, results, options.photos, options.sample_range)

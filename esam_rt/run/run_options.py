@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +15,9 @@ from esam_rt.entity_map import EntityMap
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks.sink_table import SINKS
-from esam_rt.sources.decode import MAX_PIXELS
-from esam_rt.sources.photo_files import PhotoFile
+from esam_rt.sources.photo_limits import MAX_PIXELS
+from esam_rt.sources.photo_search import PhotoFile
+from esam_rt.sources.sample_range import SampleRange
 
 
 class Segmenter(AbstractContextManager["Segmenter"], Protocol):
@@ -98,6 +99,8 @@ class RunOptions:
         write: Names of `sink_table.SINKS`.
         limit: Only the first photos, this many.
         max_pixels: Larger photos are refused.
+        sample_range: Value of black and of white, for samples of more than 8 bits: ``full``, ``auto`` or
+            ``(low, high)``. See `esam_rt.sources.read_photo`.
         resume: Continue an earlier run in ``out``.
         overwrite: Remove an earlier run in ``out``.
         profile: Also write ``profile.json``, the time of each step by thread.
@@ -110,6 +113,7 @@ class RunOptions:
     write: Sequence[str] = tuple(SINKS)
     limit: int | None = None
     max_pixels: int = MAX_PIXELS
+    sample_range: SampleRange = "full"
     resume: bool = False
     overwrite: bool = False
     profile: bool = False
@@ -126,6 +130,7 @@ class RunSummary:
         done: Photos that this run finished.
         done_before: Photos that the resumed run had finished.
         failed: Photos that cannot be used, listed in ``errors.jsonl``.
+        left_out: Files in the folders that are no photos by their names: their number by suffix.
         left: Photos that were not processed.
         entities: Entities of all finished photos.
         mean_times_s: Mean seconds a photo by stage, of all finished photos.
@@ -138,6 +143,7 @@ class RunSummary:
     done: int
     done_before: int
     failed: int
+    left_out: Mapping[str, int]
     left: int
     entities: int
     mean_times_s: dict[str, float]

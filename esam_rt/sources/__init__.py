@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from esam_rt.sources.bags import Bag, RosHeader
     from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
-    from esam_rt.sources.photo_files import PhotoFolder, find_photos
+    from esam_rt.sources.photo_files import PhotoFolder
+    from esam_rt.sources.photo_search import find_photos
     from esam_rt.sources.ros_images import RosImages
+    from esam_rt.sources.sample_range import SampleRange
     from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
     from esam_rt.sources.video import Video
 
@@ -25,6 +27,7 @@ __all__ = [
     "PhotoFolder",
     "RosHeader",
     "RosImages",
+    "SampleRange",
     "Source",
     "SourceItem",
     "Video",
@@ -41,10 +44,11 @@ _HOMES = {
     "PhotoFolder": ".photo_files",
     "RosHeader": ".bags",
     "RosImages": ".ros_images",
+    "SampleRange": ".sample_range",
     "Source": ".source",
     "SourceItem": ".source",
     "Video": ".video",
-    "find_photos": ".photo_files",
+    "find_photos": ".photo_search",
     "read_photo": ".decode",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -2,93 +2,118 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, cast
 
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops, ImageFile
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from esam_rt.errors import InputError
-from esam_rt.rounding import ceil_div
 from esam_rt.sources.frame import Frame
+from esam_rt.sources.jpeg_files import read_jpeg
+from esam_rt.sources.other_files import name_of
+from esam_rt.sources.photo_limits import MAX_PIXELS, BoundedFile, check_size
+from esam_rt.sources.pillow_pixels import Rgb, no_warnings, orientation_of, rgb_of, upright
+from esam_rt.sources.sample_range import SampleRange, check_range
 
-MAX_PIXELS = 200_000_000  # of a photo, unless the caller sets another limit
-_KINDS = "JPEG, PNG, BMP, TIFF or WebP"
+_log = logging.getLogger("esam_rt")
+_KINDS = "JPEG, PNG, BMP, TIFF, WebP, AVIF or HEIC"
+_HEAD_BYTES = 256
+_TIFF_HEADER_BYTES = 24_000_000  # of tags and offsets. Each offset becomes a Python object
+_RLE_PIXELS = 16_000_000  # Pillow decodes these BMP files in Python, a byte at a time
+Plugin = Callable[[Any], ImageFile.ImageFile]
+
+
+def _heif(file: Any) -> ImageFile.ImageFile:
+    try:
+        import pillow_heif
+    except ImportError as e:
+        raise InputError("HEIC photos need pillow-heif: pip install 'esam-rt[heif]'.") from e
+    plugin: Any = pillow_heif.HeifImageFile
+    return cast(ImageFile.ImageFile, plugin(file))
+
+
 # First bytes of each format. The plugins are called directly: Image.open has a limit on the pixels of its own. That
 # limit is global to the process, and the caller may want a higher one.
-_FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
+_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+_FORMATS: tuple[tuple[re.Pattern[bytes], Plugin], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
     (re.compile(rb"BM"), BmpImageFile),
+    (re.compile(rb"....ftyp(?:.{4})*?avi[fs]", re.DOTALL), AvifImageFile),
+    (re.compile(rb"....ftyp(?:.{4})*?(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), _heif),
 )
-# Pillow's decoders raise all of these on damaged files.
+# Decoders raise all of these on damaged files.
 _DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
+    AssertionError,
     EOFError,
     ArithmeticError,
     RuntimeError,
     struct.error,
     zlib.error,
 )
-_STRIP = 256  # rows
-_WARNINGS_LOCK = threading.Lock()
 
 
-def read_photo(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Frame:
-    """Read a JPEG, PNG, BMP, TIFF or WebP file as upright 8-bit RGB.
+def read_photo(path: Path, name: str, max_pixels: int = MAX_PIXELS, sample_range: SampleRange = "full") -> Frame:
+    """Read a JPEG, PNG, BMP, TIFF, WebP, AVIF or HEIC file as upright 8-bit RGB.
 
-    The first bytes decide the format, not the suffix. EXIF orientation is applied. The high byte of 16-bit samples is
-    used. Grey, palette and CMYK images become RGB. Transparent pixels become white. If a file has several pages or
-    frames, the first one is read.
+    The first bytes decide the format, not the suffix. EXIF orientation is applied. Grey, palette and CMYK images become
+    RGB. Transparent pixels become white. If a file has several pages or frames, the first one is read, and a warning is
+    logged. Thumbnails are passed over.
 
     Args:
         path: The file.
         name: Name of the frame.
         max_pixels: A photo with more pixels is refused before anything is decoded.
+        sample_range: Value of black and of white, for samples of more than 8 bits. ``full`` keeps the high byte of
+            16-bit samples, and takes floats from 0 to 1. ``auto`` cuts half a percent of the photo's samples at both
+            ends. ``(low, high)`` are two values.
 
     Returns:
         The frame. Its image belongs to the caller alone.
 
     Raises:
-        InputError: If the file cannot be opened, is no photo, is damaged or cut short, has 32-bit samples, or is too
-            large.
+        InputError: If the file cannot be opened, is no photo, is damaged or cut short, is too large, or is of a kind
+            that is not read.
+        SettingsError: If ``sample_range`` is something else.
     """
+    check_range(sample_range)
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise InputError(f"{path} is not a file; expected a photo ({_KINDS}).")
-        with path.open("rb") as file:
-            image = _open(file, path)
-            _check_size(image, path, max_pixels)
-            pixels = _jpeg_pixels(image, file)
-            if pixels is None:
-                with _no_warnings() if isinstance(image, TiffImageFile) else nullcontext():
-                    image.load()  # for a TIFF, this reads the EXIF data again
-                pixels = _to_rgb(image, path)
-            return Frame(_upright(pixels, _orientation(image)), name, disposable=True)
+        with _opened(path) as (file, plugin):
+            if plugin is None:
+                from esam_rt.sources.tiff_files import read_tiff  # tifffile takes 150 ms to import
+
+                return Frame(read_tiff(file, path, max_pixels, sample_range), name, disposable=True)
+            image = _header(plugin, file, path)
+            check_size(image.size, file, path, max_pixels)
+            if isinstance(image, JpegImageFile):
+                pixels = read_jpeg(image, file, path, sample_range)
+            else:
+                pixels = _read_other(image, plugin, file, path, sample_range)
+            return Frame(upright(pixels, orientation_of(image)), name, disposable=True)
     except InputError:
         raise
-    except Image.DecompressionBombError as e:  # Pillow has a limit of its own for WebP
+    except MemoryError as e:
+        raise InputError(f"{path} needs more memory than there is. Make it smaller.") from e
+    except Image.DecompressionBombError as e:  # Pillow has a limit of its own for TIFF and WebP
         raise InputError(f"{path} is too large ({_one_line(e)}). Make it smaller or convert it to JPEG or PNG.") from e
     except _DAMAGE as e:
         if isinstance(e, OSError) and e.errno is not None:  # from the system, not from a decoder
@@ -105,102 +130,71 @@ def pixel_count(path: Path) -> int:
     Returns:
         Width times height, or 0 if the header cannot be read. `read_photo` then explains why.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - never raises
-        return 0
     try:
-        with path.open("rb") as file:
-            width, height = _open(file, path).size
-    except (InputError, Image.DecompressionBombError, *_DAMAGE):
+        with _opened(path) as (file, plugin):
+            if plugin is None:
+                from esam_rt.sources.tiff_files import tiff_size
+
+                width, height = tiff_size(file)
+            else:
+                width, height = _header(plugin, file, path).size
+    except (InputError, MemoryError, Image.DecompressionBombError, *_DAMAGE):
         return 0
     return width * height
 
 
-def _open(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BoundedFile, Plugin | None]]:
+    """Open a photo. Yield the file and its plugin, or None for TIFF."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"{path} is not a file; expected a photo ({_KINDS}).")
+    with path.open("rb") as raw:
+        head = raw.read(_HEAD_BYTES)
+        raw.seek(0)
+        if not head:
+            raise InputError(f"{path} is empty; expected a photo ({_KINDS}). Copy it again.")
+        if _TIFF.match(head):
+            yield BoundedFile(raw, path, _TIFF_HEADER_BYTES), None
+            return
+        plugin = next((plugin for magic, plugin in _FORMATS if magic.match(head)), None)
+        if plugin is None:
+            kind = name_of(head)
+            found = f"it is {kind}" if kind else f"it begins with {head[:8]!r}"
+            remedy = "Convert it to one of them" if kind else "Remove it"
+            raise InputError(f"{path} is not a photo that is read, {found}; expected {_KINDS}. {remedy}.")
+        yield BoundedFile(raw, path), plugin
+
+
+def _header(plugin: Plugin, file: BoundedFile | BytesIO, path: Path) -> ImageFile.ImageFile:
     """Read the header. No pixel is decoded."""
-    head = file.read(16)
-    if not head:
-        raise InputError(f"{path} is empty; expected a photo ({_KINDS}). Copy it again.")
-    for magic, plugin in _FORMATS:
-        if magic.match(head):
-            file.seek(0)
-            with _no_warnings():
-                return plugin(file, str(path))
-    raise InputError(f"{path} is not a photo, it begins with {head[:8]!r}; expected {_KINDS}. Remove it.")
-
-
-def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        found, cap = width * height / 1e6, max_pixels / 1e6
-        raise InputError(
-            f"{path} is {width} x {height} = {found:.1f} megapixels, the cap is {cap:g}. "
-            f"Make it smaller or raise the cap with --max-megapixels {ceil_div(width * height, 1_000_000)}."
-        )
-
-
-def _jpeg_pixels(image: ImageFile.ImageFile, file: BinaryIO) -> NDArray[np.uint8] | None:
-    """Decode a JPEG in color or grey with less memory than Pillow: three bytes a pixel, not four and a copy.
-
-    The pixels equal those of Pillow. Return None for other photos, and if the decoder warns: Pillow then decides.
-    """
-    if not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
-        return None
-    file.seek(0)
-    data = file.read()
     file.seek(0)
     try:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), np.uint8)
-    except ValueError:
-        return None
+        with no_warnings():
+            return plugin(file)
+    except SyntaxError as e:
+        if "cannot handle" in str(e):  # a JPEG of 12 bits, for example
+            raise InputError(f"{path} is of a kind that is not read ({_one_line(e)}). Convert it to PNG.") from e
+        raise
+    except InputError as e:
+        raise e if str(path) in str(e) else InputError(f"{path} is not read. {e}") from e
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8. Broken EXIF data counts as 1, upright: the pixels are whole."""
-    try:
-        with _no_warnings():
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _DAMAGE:
-        return 1
-    return orientation if isinstance(orientation, int) else 1
-
-
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn [H, W, 3] upright (EXIF 2.32, tag 274). Return the same array if it is upright already."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """Convert a decoded image of any mode to uint8 [H, W, 3]."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and isinstance(image, PngImageFile)):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise InputError(f"{path} has 32-bit samples; expected 8 or 16 bits. Convert it to 8 bits.")
-    if image.mode == "CMYK" and isinstance(image, JpegImageFile) and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow inverts every CMYK JPEG; only Adobe's are stored inverted
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for y in range(0, image.height, _STRIP):  # the whole image at once would be copied twice
-        pixels[y : y + _STRIP] = np.asarray(image.crop((0, y, image.width, min(y + _STRIP, image.height))))
-    return pixels
+def _read_other(
+    image: ImageFile.ImageFile, plugin: Plugin, file: BoundedFile, path: Path, sample_range: SampleRange
+) -> Rgb:
+    """Decode an image that is neither JPEG nor TIFF."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        _log.warning("%s holds %d frames, the first one is read.", path, frames)
+    source: BoundedFile | BytesIO = file
+    if image.tile and image.tile[0].codec_name == "bmp_rle":
+        if image.width * image.height > _RLE_PIXELS:
+            raise InputError(f"{path} is a compressed BMP of more than 16 megapixels. Convert it to PNG.")
+        file.seek(0)
+        source = BytesIO(file.read())
+        image = _header(plugin, source, path)
+    return rgb_of(image, lambda: _header(plugin, source, path), path, sample_range)
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Silence Pillow's warnings about odd EXIF data. Warning filters are global, so one thread does it at a time."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -20,7 +20,7 @@ from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, Se
 from esam_rt.run import RunOptions, RunSummary, folder_run, run_photos
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks import LabelMaps
-from esam_rt.sources import photo_files
+from esam_rt.sources import decode, photo_files
 from esam_rt.storage.atomic import TEMPORARY
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
@@ -586,7 +586,7 @@ def test_out_of_memory_names_the_photo(photos: Path, out: Path) -> None:
     assert "b.jpg" in summary.error
 
 
-@pytest.mark.parametrize("part", ["sources.photo_files.read_photo", "sinks.Overlays.write", "sinks.HtmlReport.write"])
+@pytest.mark.parametrize("part", ["sinks.Overlays.write", "sinks.HtmlReport.write"])
 def test_out_of_memory_outside_the_segmenter(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -682,7 +682,7 @@ def test_large_photos_go_alone(photos: Path, out: Path, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(owner, name, told)
 
-    tell("read", photo_files, "read_photo", lambda path, name, most: name)
+    tell("read", photo_files, "read_photo", lambda path, name, *options: name)
     tell("write", LabelMaps, "write", lambda sink, frame, result: frame.name)
     monkeypatch.setattr(folder_run, "OVERLAPPED_PIXELS", 1)
     assert run(photos, out, FakeSegmenter(lambda number: order.append(f"segment {number}"))).done == 3
@@ -695,6 +695,20 @@ def test_a_link_to_itself_is_one_photo_that_fails(photos: Path, out: Path) -> No
     summary = run(photos, out)
     assert (summary.done, summary.failed, summary.exit_code) == (3, 1, 1)
     assert "loop.jpg" in (out / "errors.jsonl").read_text()
+
+
+def test_out_of_memory_while_reading_is_the_photos_error(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, *options: object) -> Any:
+        if path.name == "b.jpg":
+            raise MemoryError
+        return decode.read_photo(path, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(photo_files, "read_photo", read)
+    summary = run(photos, out)
+    assert (summary.exit_code, summary.done, summary.failed, summary.left) == (1, 2, 1, 0)
+    assert "b.jpg needs more memory than there is" in (out / "errors.jsonl").read_text()
 
 
 def test_a_run_that_nobody_follows(photos: Path, tmp_path: Path) -> None:

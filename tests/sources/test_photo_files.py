@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import os
 import struct
-import zlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from esam_rt.errors import InputError
-from esam_rt.sources.decode import read_photo
-from esam_rt.sources.photo_files import find_photos
+from esam_rt.sources.decode import pixel_count, read_photo
+from esam_rt.sources.photo_files import PhotoFolder
+from esam_rt.sources.photo_search import find_photos, local_path, search_photos
+from tests.support.photo_bytes import png
 
 Rgb = NDArray[np.uint8]
 
@@ -162,16 +164,6 @@ def test_sixteen_bit_grey_keeps_the_high_byte(tmp_path: Path, kind: str) -> None
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
-def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
-    """A PNG file, written apart from Pillow."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
 def test_sixteen_bit_colour(tmp_path: Path) -> None:
     row = np.array([[1 << 8, 2 << 8 | 77, 65535], [0, 128 << 8, 255]], ">u2")
     (tmp_path / "rgb.png").write_bytes(png(2, 1, 16, 2, b"\0" + row.tobytes()))
@@ -202,7 +194,7 @@ def test_alpha_shows_white(tmp_path: Path, kind: str) -> None:
 
 
 def test_transparency_of_palettes_keys_and_grey(tmp_path: Path) -> None:
-    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
     palette.putpalette([10, 20, 30, 40, 50, 60])
     image = read(save(tmp_path / "p.png", palette, "PNG", transparency=0))
     np.testing.assert_array_equal(image, [[[255, 255, 255], [40, 50, 60]]])
@@ -217,12 +209,12 @@ def test_cmyk_jpeg_of_adobe_and_of_others(tmp_path: Path) -> None:
     cmyk = np.zeros((16, 16, 4), np.uint8)
     cmyk[..., 1:3] = 255  # full magenta and yellow: red
     adobe = io.BytesIO()
-    Image.fromarray(cmyk, "CMYK").save(adobe, "JPEG", quality=95)
+    Image.frombytes("CMYK", (16, 16), cmyk.tobytes()).save(adobe, "JPEG", quality=95)
     assert b"Adobe" in adobe.getvalue()
     (tmp_path / "adobe.jpg").write_bytes(adobe.getvalue())
     # Others store the values straight and have no Adobe segment: Pillow inverts, so it is given the inverse.
     straight = io.BytesIO()
-    Image.fromarray(255 - cmyk, "CMYK").save(straight, "JPEG", quality=95)
+    Image.frombytes("CMYK", (16, 16), (255 - cmyk).tobytes()).save(straight, "JPEG", quality=95)
     data = straight.getvalue()
     at = data.index(b"\xff\xee")
     (tmp_path / "other.jpg").write_bytes(data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :])
@@ -247,6 +239,63 @@ def test_the_first_page_of_several(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(path)[0, 0], [255, 0, 0])
 
 
+@pytest.mark.parametrize("orientation", list(UPRIGHT))
+def test_avif_in_every_orientation(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "x.avif", Image.fromarray(picture()), "AVIF", quality=95, exif=exif, subsampling="4:4:4")
+    expected = UPRIGHT[orientation](picture())
+    assert np.abs(read(path).astype(int) - expected).max() < 16
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_heic(tmp_path: Path, orientation: int) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = pillow_heif.from_pillow(Image.fromarray(picture(64, 96)))
+    image.info["exif"] = exif.tobytes()
+    image.save(tmp_path / "x.heic", quality=95, chroma=444)
+    expected = UPRIGHT[orientation](picture(64, 96))
+    found = read(tmp_path / "x.heic")
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 6
+    assert pixel_count(tmp_path / "x.heic") == 64 * 96
+    (tmp_path / "x.heic").write_bytes((tmp_path / "x.heic").read_bytes()[:-200])
+    assert "damaged" in refusal(tmp_path / "x.heic")
+
+
+def test_heic_without_its_library_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert "need pillow-heif: pip install 'esam-rt[heif]'" in refusal(tmp_path / "x.heic")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF"])
+def test_the_first_frame_of_an_animation_with_a_warning(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue", "lime")]
+    options = {"PNG": {}, "WEBP": {"lossless": True}, "AVIF": {"quality": 95}}[kind]
+    path = save(tmp_path / "x", frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert np.abs(read(path)[0, 0].astype(int) - [255, 0, 0]).max() < 12
+    assert f"{path} holds 3 frames, the first one is read." in caplog.text
+
+
+def test_colors_in_xyb(tmp_path: Path) -> None:
+    """A JPEG whose profile exchanges red and green, and is called XYB as those of jpegli."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {
+        bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
+    }
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    at = profile.index("sRGB".encode("utf-16-be"))
+    profile[at : at + 8] = "XYB_".encode("utf-16-be")
+    path = save(tmp_path / "x.jpg", Image.fromarray(picture()), "JPEG", quality=95, icc_profile=bytes(profile))
+    assert np.abs(read(path).astype(int) - picture()[..., [1, 0, 2]]).max() < 12
+
+
 # --- refusing --------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +304,25 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert "is empty" in refusal(tmp_path / "x.jpg")
 
 
-@pytest.mark.parametrize("data", [b"hello, I am a text\n", b"\xff", b"<html>", b"GIF89a\x01\0\x01\0\0\0\0;"])
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"GIF89a\x01\0\x01\0\0\0\0;", "a GIF image"),
+        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000 image"),
+        (b"P6\n1 1\n255\n", "a PBM, PGM or PPM image"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\0" * 128 + b"DICM", "a DICOM file"),
+        (b"\0\0\0\x18ftypmp42", "a video"),
+        (b"<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+    ],
+)
+def test_known_files_are_named(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(data)
+    assert f"it is {kind}" in refusal(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("data", [b"hello, I am a text\n", b"\xff", b"<html>"])
 def test_other_files_called_jpg(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.jpg").write_bytes(data)
     assert "is not a photo" in refusal(tmp_path / "x.jpg")
@@ -319,7 +386,7 @@ def test_the_size_is_checked_before_anything_is_decoded(tmp_path: Path) -> None:
 
 
 def test_the_cap_is_the_callers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "x.png", Image.fromarray(picture(30, 40)), "PNG")
+    path = save(tmp_path / "x.jpg", Image.fromarray(picture(30, 40)), "JPEG")
     assert read_photo(path, "x", max_pixels=1200).image_hwc_rgb.shape == (30, 40, 3)
     assert "--max-megapixels 1" in refusal(path, max_pixels=1199)
     webp = save(tmp_path / "x.webp", Image.fromarray(picture(30, 40)), "WEBP")
@@ -334,11 +401,6 @@ def test_the_cap_is_the_callers_alone(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_no_pixels(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(png(0, 3, 8, 2, b""))
     assert "damaged" in refusal(tmp_path / "x.png")
-
-
-def test_samples_of_32_bits(tmp_path: Path) -> None:
-    path = save(tmp_path / "x.tif", Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
-    assert "32-bit samples" in refusal(path)
 
 
 def test_folders_pipes_and_missing_files(tmp_path: Path) -> None:
@@ -429,8 +491,7 @@ def test_equal_names_of_several_sources_get_prefixes(tmp_path: Path) -> None:
     ("source", "says"),
     [
         ("missing", "does not exist"),
-        ("empty", "holds no photos; expected files ending in .jpg, .jpeg, .png, .bmp, .tif, .tiff or .webp"),
-        ("notes.txt", "is not a photo by its name; expected a folder or a file ending in .jpg"),
+        ("empty", "holds no photos; expected files ending in .jpg, .* It left out 1 file that is no photo by its name"),
         ("dangling.jpg", "does not exist"),
     ],
 )
@@ -459,3 +520,49 @@ def test_folders_that_cannot_be_listed(
     assert f"{tmp_path / 'locked'} is left out: Permission denied" in caplog.text
     with pytest.raises(InputError, match="cannot be listed: Permission denied"):
         find_photos([tmp_path / "locked"])
+
+
+def left_out(*sources: Path, exclude: tuple[Path, ...] = ()) -> dict[str, int]:
+    return dict(search_photos(sources, exclude).left_out)
+
+
+def test_files_left_out_are_counted_by_suffix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, "a.jpg", "b.GIF", "sub/c.gif", "d.mov", "noext", ".hidden", "sub/.e.txt")
+    assert left_out(tmp_path) == {".gif": 2, ".mov": 1, "": 1}
+    assert next(iter(left_out(tmp_path))) == ".gif"
+    source = PhotoFolder(tmp_path)
+    assert source.left_out == {".gif": 2, ".mov": 1, "": 1}
+    assert "left out 4 files that are no photos by their names: 2 .gif, 1 .mov, 1 without a suffix." in caplog.text
+    caplog.clear()
+    assert PhotoFolder(tmp_path / "a.jpg").left_out == {}
+    assert not caplog.records
+
+
+def test_excluded_files_are_not_counted(tmp_path: Path) -> None:
+    tree(tmp_path, "a.jpg", "out/run.json", "out/labels/b.npy", "c.txt")
+    assert left_out(tmp_path, exclude=(tmp_path / "out",)) == {".txt": 1}
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "b.JPE", "c.JPG", "d.dib", "e.avif", "f.HEIC", "g.heif", "h.Tiff"])
+def test_suffixes_of_photos(tmp_path: Path, name: str) -> None:
+    assert names(tree(tmp_path, name)) == [name]
+
+
+def test_a_file_that_is_named_may_have_any_suffix(tmp_path: Path) -> None:
+    path = save(tmp_path / "photo", Image.fromarray(picture()), "PNG")
+    assert names(path) == ["photo"]
+    (frame,) = PhotoFolder([path])
+    np.testing.assert_array_equal(frame.image_hwc_rgb, picture())
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a.jpg", "s3://bucket/photos", "FILE:///home/a.jpg"])
+def test_urls_are_kept_as_they_were_given(url: str) -> None:
+    with pytest.raises(InputError, match=r"is a URL\. Download it first") as caught:
+        PhotoFolder(url)
+    assert str(caught.value).startswith(url)
+
+
+def test_a_folder_may_look_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path / "photos:", "a.jpg")
+    assert local_path("photos:/") == Path("photos:/")

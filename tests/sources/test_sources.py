@@ -10,7 +10,7 @@ from PIL import Image
 
 from esam_rt.errors import InputError
 from esam_rt.sources import ArraySource, Frame, ListedSource, PhotoFolder
-from esam_rt.sources.photo_files import PhotoFile
+from esam_rt.sources.photo_search import PhotoFile
 
 
 @pytest.fixture

@@ -79,7 +79,9 @@ def run_table(
         finished = {image_id for image_id, _ in read_photos(journal, rows)}
         for photo in plan.photos:
             if photo.image_id not in finished:
-                image = read_photo(plan.files[photo.image_id].path, photo.name, o.run.max_pixels).image_hwc_rgb
+                image = read_photo(
+                    plan.files[photo.image_id].path, photo.name, o.run.max_pixels, o.run.sample_range
+                ).image_hwc_rgb
                 cached.clear()
                 pixels.clear()
                 found = {name: segment(image).to_coco(photo.image_id) for name, segment in segmenters.items()}

@@ -162,7 +162,8 @@ def _photo(plan: Plan, photo: TruePhoto) -> NDArray[np.uint8]:
     file = plan.files.get(photo.image_id)
     if file is None:
         return np.full((photo.height, photo.width, 3), _GREY, np.uint8)
-    return read_photo(file.path, photo.name, plan.options.run.max_pixels).image_hwc_rgb
+    run = plan.options.run
+    return read_photo(file.path, photo.name, run.max_pixels, run.sample_range).image_hwc_rgb
 
 
 def _true_labels(
