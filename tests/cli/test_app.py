@@ -312,6 +312,30 @@ def test_models_lists_them() -> None:
     assert {"license", "description", "input_px"} <= rows[0].keys()
 
 
+def test_range(photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:
+    assert_one_error_line(call("run", photos, "--range", "9,1"), "--range 9,1", "auto, full, or two numbers that rise")
+    Image.fromarray(np.full((4, 4), 900, np.uint16)).save(photos / "4.png")
+    result = call("run", photos, "--out", tmp_path / "a", "--quiet")
+    assert result.exit_code == 0
+    assert "no sample is above 900 of 65535, so it is nearly black; try --range auto" in result.stderr
+    result = call("run", photos, "--out", tmp_path / "b", "--quiet", "--range", "0,1000")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["range"] == [0, 1000]
+
+
+def test_files_left_out_are_told_on_stderr(photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:
+    (photos / "a.gif").touch()
+    result = call("run", photos, "--out", tmp_path / "out", "--json")
+    assert result.stderr.splitlines() == ["warning: left out 1 file that is no photo by its name: 1 .gif."]
+    assert json.loads(result.stdout)["left_out"] == {".gif": 1}
+
+
+def test_a_url(tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:
+    result = call("run", "https://example.com/a.jpg", "--out", tmp_path / "out")
+    assert_one_error_line(result, "https://example.com/a.jpg is a URL. Download it first")
+    assert not (tmp_path / "out").exists()
+
+
 def test_module_and_version() -> None:
     result = python("-m", "esam_rt", "--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"esam-rt {__version__}\n", "")

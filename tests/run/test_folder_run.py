@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from esam_rt import Settings
+from esam_rt.entity_map import EntityMap
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
 from esam_rt.run import RunOptions, RunSummary, folder_run, run_photos
 from esam_rt.segmenter import SegmenterConfig
@@ -709,6 +711,38 @@ def test_out_of_memory_while_reading_is_the_photos_error(
     summary = run(photos, out)
     assert (summary.exit_code, summary.done, summary.failed, summary.left) == (1, 2, 1, 0)
     assert "b.jpg needs more memory than there is" in (out / "errors.jsonl").read_text()
+
+
+def test_the_range_is_recorded_and_kept(photos: Path, out: Path) -> None:
+    samples = np.full((4, 4), 4095, np.uint16)
+    samples[0] = 0
+    Image.fromarray(samples).save(photos / "d.png")
+    seen: list[int] = []
+
+    class Spy(FakeSegmenter):
+        def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
+            seen.append(int(image_hwc_rgb.max()))
+            return super().__call__(image_hwc_rgb)
+
+    assert run(photos / "d.png", out, Spy(), sample_range=(0, 4095)).done == 1
+    assert seen == [255]
+    assert json.loads((out / "run.json").read_text())["range"] == [0, 4095]
+    assert run(photos / "d.png", out, sample_range=(0, 4095), resume=True).done_before == 1
+    with pytest.raises(SettingsError, match="range"):
+        run(photos / "d.png", out, resume=True)
+    assert run(photos / "d.png", out, overwrite=True).done == 1
+    assert json.loads((out / "run.json").read_text())["range"] == "full"
+
+
+def test_files_left_out_are_in_the_record(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("x.gif", "y.GIF", "z"):
+        (photos / name).touch()
+    out = photos / "results"
+    summary = run(photos, out)
+    assert summary.left_out == summary.to_json()["left_out"] == {".gif": 2, "": 1}
+    assert json.loads((out / "run.json").read_text())["summary"]["left_out"] == {".gif": 2, "": 1}
+    assert "left out 3 files that are no photos by their names: 2 .gif, 1 without a suffix" in caplog.text
+    assert run(photos, out, overwrite=True).left_out == {".gif": 2, "": 1}, "its own files are not counted"
 
 
 def test_a_run_that_nobody_follows(photos: Path, tmp_path: Path) -> None:
