@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[tuple[BoundedFile, Plugin | None]]:
         raw.seek(0)
         if not head:
             raise InputError(f"{path} is empty; expected a photo ({_KINDS}). Copy it again.")
-        if _TIFF.match(head):
+        if _TIFF.match(head) and not name_of(head):
             yield BoundedFile(raw, path, _TIFF_HEADER_BYTES), None
             return
         plugin = next((plugin for magic, plugin in _FORMATS if magic.match(head)), None)

@@ -17,6 +17,7 @@ _NAMES: tuple[tuple[bytes, str], ...] = (
     (rb"\x01\xda[\0\x01][\x01\x02]", "an SGI image"),
     (rb".{128}DICM", "a DICOM file"),
     (rb"SIMPLE  =", "a FITS file"),
+    (rb"II\*\0.{4}CR", "a raw file of a camera"),
     (rb"FUJIFILM|IIU\0|IIR[OS]|\0MRM|FOVb", "a raw file of a camera"),
     (rb"....ftypcrx ", "a raw file of a camera"),
     (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", "a video"),

@@ -30,9 +30,11 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its errors ar
 
 _METADATA_BYTES = 256_000_000  # layers of Photoshop, for example
 _MOST_PAGES = 16  # pages that are looked at
+_REDUCED, _MASK = 0b1, 0b100  # bits of NewSubfileType
 _SMALL = 4  # a page with less than a quarter of the pixels of another one is a thumbnail
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
-_RAW = {32803: "mosaic", 34892: "linear raw"}  # data of a camera's sensor
+_RAW = (32803, 34892)  # photometric: mosaic of a sensor, linear raw
+_DNG_VERSION = 50706
 _JPEG = 7
 _PLAIN = (1, 8, 32946)  # not compressed, deflate
 _NO_PREDICTOR, _DIFFERENCE, _FLOAT_DIFFERENCE = 1, 2, 3
@@ -76,10 +78,8 @@ def read_tiff(file: BoundedFile, path: Path, max_pixels: int, sample_range: Samp
         index, page = _photo(pages)
         check_size((page.imagewidth, page.imagelength), file, path, max_pixels)
         file.allow(_METADATA_BYTES)
-        if page.photometric in _RAW:
-            raise InputError(
-                f"{path} holds {_RAW[page.photometric]} data of a camera. Develop it to JPEG or PNG first."
-            )
+        if page.photometric in _RAW or _DNG_VERSION in pages[0].tags:
+            raise InputError(f"{path} is a raw photo of a camera. Develop it to JPEG or PNG first.")
         _check_segments(page, file, path)
         _warn_of_pages(pages, index, path)
         if _is_read_here(page):
@@ -92,7 +92,7 @@ def read_tiff(file: BoundedFile, path: Path, max_pixels: int, sample_range: Samp
                 with no_warnings():
                     image = TiffImageFile(cast(Any, file))
                     image.seek(index)
-            except (SyntaxError, LookupError) as e:
+            except (SyntaxError, LookupError, EOFError) as e:
                 if "data organization" in str(e) or not {258, 277}.issubset(page.tags.keys()):
                     raise  # its tags are damaged
                 raise InputError(
@@ -134,6 +134,9 @@ def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
             break
     if not pages:
         raise ValueError("it has no page")
+    first = pages[0]
+    if first.subfiletype & _REDUCED and first.subifds:  # raw photos: a thumbnail, and the photo below it
+        pages += [cast(tifffile.TiffPage, first.pages[i]) for i in range(min(len(first.subifds), _MOST_PAGES))]
     return pages
 
 
@@ -141,7 +144,7 @@ def _photo(pages: list[tifffile.TiffPage]) -> tuple[int, tifffile.TiffPage]:
     """Return the first page that is no thumbnail, no mask and not much smaller than another page."""
     largest = max(_pixels(page) for page in pages)
     for index, page in enumerate(pages):
-        if not page.subfiletype & 0b101 and _pixels(page) * _SMALL >= largest:
+        if not page.subfiletype & (_REDUCED | _MASK) and _pixels(page) * _SMALL >= largest:
             return index, page
     return 0, pages[0]
 
@@ -149,7 +152,9 @@ def _photo(pages: list[tifffile.TiffPage]) -> tuple[int, tifffile.TiffPage]:
 def _warn_of_pages(pages: list[tifffile.TiffPage], index: int, path: Path) -> None:
     """Log which page is read if there are several photos."""
     photos = [
-        page for page in pages if not page.subfiletype & 0b101 and _pixels(page) * _SMALL >= _pixels(pages[index])
+        page
+        for page in pages
+        if not page.subfiletype & (_REDUCED | _MASK) and _pixels(page) * _SMALL >= _pixels(pages[index])
     ]
     if len(photos) > 1:
         count = f"more than {_MOST_PAGES}" if len(pages) > _MOST_PAGES else str(len(pages))

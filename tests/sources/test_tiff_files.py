@@ -174,7 +174,28 @@ def test_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
     assert "compression JPEG2000" in refusal(path)
     tags |= {259: 1, 262: 32803}
     path.write_bytes(tiff({code: (4, [value]) for code, value in tags.items()}, bytes(16)))
-    assert "holds mosaic data of a camera. Develop it" in refusal(path)
+    assert "is a raw photo of a camera. Develop it" in refusal(path)
+
+
+def test_a_raw_photo_is_not_read_as_its_thumbnail(tmp_path: Path) -> None:
+    path = tmp_path / "x.dng"
+    with tifffile.TiffWriter(path) as file:
+        file.write(grey(1, 5, 8), subfiletype=1, photometric="minisblack", subifds=1, metadata=None)
+        file.write(grey(2).astype(np.uint16), photometric="cfa", metadata=None)
+    assert "is a raw photo of a camera. Develop it" in refusal(path)
+    path = write(tmp_path / "y.dng", grey(1), extratags=[(50706, "B", 4, bytes([1, 4, 0, 0]), True)])
+    assert "is a raw photo of a camera. Develop it" in refusal(path)
+    (tmp_path / "z.cr2").write_bytes(b"II*\0\x10\0\0\0CR\x02\0" + bytes(100))
+    assert "it is a raw file of a camera" in refusal(tmp_path / "z.cr2")
+
+
+def test_a_photo_below_its_thumbnail(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(grey(1, 5, 8), subfiletype=1, photometric="minisblack", subifds=1, metadata=None)
+        file.write(grey(2).astype(np.uint16) << 8, photometric="minisblack", metadata=None)
+    assert read(path).shape == (20, 30, 3)
+    assert (read(path) == 2).all()
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
