@@ -83,10 +83,11 @@ def add_attacks(folder: Path) -> None:
 def reference(path: Path) -> tuple[str, Rgb]:
     """Read a photo with another library, and return the library's name. It may fail in any way."""
     head = path.read_bytes()[:8] if path.stat().st_size < 1 << 30 else b""
-    if head[:4] in (b"II*\0", b"MM\0*") and (samples := tifffile.imread(path)).dtype == np.uint16:
+    if head[:4] in (b"II*\0", b"MM\0*"):
         with tifffile.TiffFile(path) as tiff:
-            if tiff.pages[0].photometric <= 2:  # type: ignore[union-attr]
-                return "tifffile", as_rgb(samples >> 8)
+            page = tiff.pages.first
+            if page.dtype == np.uint16 and page.photometric <= 2:
+                return "tifffile", as_rgb(page.asarray() >> 8)
     if head == b"\x89PNG\r\n\x1a\n":
         samples = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if samples is not None and samples.dtype == np.uint16:

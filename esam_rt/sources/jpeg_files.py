@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
 
 from esam_rt.errors import InputError
-from esam_rt.sources.photo_limits import MAX_PIXELS, BoundedFile
+from esam_rt.sources.photo_limits import MAX_PIXELS, BoundedFile, pixels_for
 from esam_rt.sources.pillow_pixels import Rgb, no_warnings, rgb_of
 from esam_rt.sources.sample_range import SampleRange
 
@@ -49,7 +49,8 @@ def check_scans(data: bytes, pixels: int, path: Path) -> None:
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")  # length of the segment
     else:
         raise InputError(f"{path} is a JPEG of more than {_MOST_SEGMENTS} segments. Save it again.")
-    if scans > _MOST_SCANS or (scans > _USUAL_SCANS and scans * pixels > _USUAL_SCANS * MAX_PIXELS):
+    most_pixels = _USUAL_SCANS * min(MAX_PIXELS, pixels_for(len(data)))
+    if scans > _MOST_SCANS or (scans > _USUAL_SCANS and scans * pixels > most_pixels):
         raise InputError(f"{path} is a JPEG of {scans} scans, usual are up to {_USUAL_SCANS}. Save it again.")
 
 

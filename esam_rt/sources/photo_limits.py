@@ -98,6 +98,11 @@ class BoundedFile(io.RawIOBase):
         return True
 
 
+def pixels_for(size_bytes: int) -> int:
+    """Return how many pixels a file of some bytes may have."""
+    return _PIXELS_OF_ANY_FILE + _PIXELS_OF_A_BYTE * size_bytes
+
+
 def check_size(size: tuple[int, int], file: BoundedFile, path: Path, max_pixels: int) -> None:
     """Check the size of a photo, and let its pixels be read.
 
@@ -123,7 +128,7 @@ def check_size(size: tuple[int, int], file: BoundedFile, path: Path, max_pixels:
         raise InputError(
             f"{path} is {width} x {height} pixels, a side has at most {MAX_SIDE}. Cut it into parts or make it smaller."
         )
-    if pixels > _PIXELS_OF_ANY_FILE + _PIXELS_OF_A_BYTE * file.size:
+    if pixels > pixels_for(file.size):
         raise InputError(
             f"{path} has {file.size} bytes for {width} x {height} pixels, too few for a photo: it is damaged, cut "
             "short or a plain area. Copy the whole photo again, or make it smaller."
