@@ -135,7 +135,9 @@ def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     if not pages:
         raise ValueError("it has no page")
     first = pages[0]
-    if first.subfiletype & _REDUCED and first.subifds:  # raw photos: a thumbnail, and the photo below it
+    if (
+        first.subfiletype & _REDUCED and first.subifds and first.pages is not None
+    ):  # raw photos: a thumbnail, and the photo below it
         pages += [cast(tifffile.TiffPage, first.pages[i]) for i in range(min(len(first.subifds), _MOST_PAGES))]
     return pages
 
