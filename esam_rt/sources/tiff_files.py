@@ -83,8 +83,9 @@ def read_tiff(file: BoundedFile, path: Path, max_pixels: int, sample_range: Samp
         _check_segments(page, file, path)
         _warn_of_pages(pages, index, path)
         if _is_read_here(page):
-            tag = page.tags.get("Orientation")
-            return upright(_read_samples(page, file, path, sample_range), int(tag.value) if tag else 1)
+            turned = page.tags.valueof("Orientation")
+            pixels = _read_samples(page, file, path, sample_range)
+            return upright(pixels, turned if isinstance(turned, int) else 1)
 
         def image_of_pillow() -> TiffImageFile:
             file.seek(0)

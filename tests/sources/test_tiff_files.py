@@ -118,6 +118,22 @@ def test_samples_of_unknown_range(tmp_path: Path, samples: Array, says: str) -> 
     assert read(path, "auto").shape == (1, 2, 3)
 
 
+@pytest.mark.parametrize("turned", [1, 3, 6, 8, 99])
+def test_16_bits_that_are_turned(tmp_path: Path, turned: int) -> None:
+    path = write(tmp_path / "x.tif", WIDE, photometric="rgb", extratags=[(274, "H", 1, turned, True)])
+    turns = {1: 0, 3: 2, 6: -1, 8: 1, 99: 0}[turned]  # quarter turns counterclockwise
+    np.testing.assert_array_equal(read(path), np.rot90(WIDE >> 8, turns))
+
+
+def test_floats_that_nothing_decompresses(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    assert cv2.imwrite(str(path), RNG.random((5, 6, 3)).astype(np.float32), [cv2.IMWRITE_TIFF_COMPRESSION, 5])  # LZW
+    message = refusal(path)
+    assert "3 samples of 32 bits (IEEEFP), photometric RGB, compression LZW" in message
+    assert cv2.imwrite(str(path), np.full((5, 6), 0.25, np.float32), [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    assert (read(path) == 64).all()  # Pillow reads one band
+
+
 def test_white_is_zero(tmp_path: Path) -> None:
     for compression in (None, "deflate"):
         path = write(tmp_path / "x.tif", WIDE[..., 0], photometric="miniswhite", compression=compression)
