@@ -276,11 +276,11 @@ def test_pages_in_a_circle(tmp_path: Path) -> None:
 def test_damaged_fax_data_is_not_half_a_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """libtiff prints an error of its own, and returns what it has."""
     path = tmp_path / "x.tif"
-    Image.fromarray(RNG.random((90, 200)) > 0.5).save(path, compression="group4")
+    Image.fromarray(np.random.default_rng(1).random((90, 200)) > 0.5).save(path, compression="group4")
     whole = read(path)
     data = path.read_bytes()
     refused = 0
-    for at in range(10, len(data) - 300, len(data) // 20):
+    for at in range(10, len(data) - 300, len(data) // 60):
         path.write_bytes(data[:at] + b"\0\0\0\0" + data[at + 4 :])
         try:
             assert read(path).shape == whole.shape
