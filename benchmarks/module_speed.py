@@ -45,8 +45,8 @@ from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
 from esam_rt.method.emr import refine_entities
-from esam_rt.method.gallery import Gallery
 from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.predictor import Sam
 from esam_rt.storage.atomic import write_json
@@ -58,14 +58,14 @@ SQUARE_PX = 512
 GOAL_S = 0.40
 
 
-def full_gallery(recording: Recording) -> Gallery:
+def full_gallery(recording: Recording) -> PromptSet:
     """Return a gallery with all prompts decoded. It does not change and can be used again."""
     gallery = recording.gallery()
     gallery.ask_all()
     return gallery
 
 
-def run_modules(recording: Recording, full: Gallery | None) -> tuple[dict[str, float], dict[str, int]]:
+def run_modules(recording: Recording, full: PromptSet | None) -> tuple[dict[str, float], dict[str, int]]:
     """Run the modules and return their seconds and mask counts. Without a full gallery, a lazy one is used."""
     s, min_area = recording.settings, recording.settings.filters.min_area
     gallery = full or recording.gallery()
@@ -100,7 +100,7 @@ def run_modules(recording: Recording, full: Gallery | None) -> tuple[dict[str, f
     return {**taken, "all": sum(taken.values())}, counts
 
 
-def medians(recording: Recording, full: Gallery | None, rounds: int) -> tuple[dict[str, float], dict[str, int]]:
+def medians(recording: Recording, full: PromptSet | None, rounds: int) -> tuple[dict[str, float], dict[str, int]]:
     """Return the median seconds of each module over the rounds."""
     runs = [run_modules(recording, full) for _ in range(rounds)]
     return {key: float(np.median([taken[key] for taken, _ in runs])) for key in runs[0][0]}, runs[0][1]

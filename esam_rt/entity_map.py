@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError
 from esam_rt.polygons import Polygon, mask_polygons
+from esam_rt.stages import Stage
 from esam_rt.tracing import Span
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class EntityMap:
         stage: uint8 [N], a ``Stage``.
         times_s: Seconds of each stage: encoder, superpixels, decoder, mmg, emr, usr, upsampling.
         spans: Start and end of each stage, for a profile.
+        complete: False if a deadline ended the work before all prompts were decoded.
+        completed_stages: Modules that had all of their prompts, in order.
+        prompts_decoded: Number of prompts that were decoded.
     """
 
     labels: NDArray[np.uint16]
@@ -43,6 +47,9 @@ class EntityMap:
     stage: NDArray[np.uint8]
     times_s: Mapping[str, float] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
+    complete: bool = True
+    completed_stages: tuple[Stage, ...] = ()
+    prompts_decoded: int = 0
 
     @classmethod
     def from_labels(

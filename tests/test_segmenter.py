@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 import pickle
 import subprocess
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from esam_rt import EntityMap, EntitySegmenter, Settings, segmenter
+from esam_rt import EntityMap, EntitySegmenter, Settings, pipeline, segmenter
 from esam_rt.errors import DecodingCancelledError, EngineError, InputError, SettingsError
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.method.baselines import region_entities
@@ -94,6 +96,24 @@ def test_invariants_hold_for_every_switch(gallery: str, mmg: bool, emr: bool, us
     np.testing.assert_array_equal(first.score, second.score)
 
 
+RECORDED: dict[str, list[Any]] = json.loads((Path(__file__).parent / "data" / "maps.json").read_text())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_maps_are_those_that_were_recorded(name: str) -> None:
+    """Number of entities and hash of the map, recorded before prompts were decoded in waves."""
+    seed, method, *changes = name.split()
+    scene, photo = noisy_scene(int(seed))
+    settings = settings_with().with_overrides(dict(change.split("=") for change in changes))
+    with EntitySegmenter(scene.sam(), settings=settings, method=method) as segment:
+        result = segment(photo)
+    parts = (result.labels, result.score, result.stage)
+    digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
+    assert [len(result), digest] == RECORDED[name]
+    assert result.complete
+    assert result.prompts_decoded > 150
+
+
 def decoded_prompts(scene: Scene, photo: NDArray[np.uint8], gallery: str) -> tuple[EntityMap, int]:
     """The entities of a photo, and how many prompts the decoder was given."""
     sam, counts = scene.sam(), []
@@ -164,7 +184,7 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
         return multi_level_masks(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sam.engines.decoder, "infer", slow)
-    monkeypatch.setattr(segmenter, "multi_level_masks", leave)
+    monkeypatch.setattr(pipeline, "multi_level_masks", leave)
     segment = EntitySegmenter(sam, settings=settings_with().with_overrides({"emr.gallery": "exact"}))
     with pytest.raises(KeyboardInterrupt if how == "interrupt" else DecodingCancelledError):
         segment(photo)

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_rt import segmenter
+from esam_rt import pipeline
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.masks import MaskSet
 from esam_rt.method import emr, mmg
@@ -83,11 +83,11 @@ def by_score(entities: GridEntities, additional: MaskSet, settings: Usr, min_are
     return entities
 
 
-fill_gaps = segmenter.fill_gaps
+fill_gaps = pipeline.fill_gaps
 READINGS: dict[str, dict[str, object] | Patches] = {
     "as it is": {},
     "NMS by boxes": ((mmg, "greedy_nms", greedy_box_nms), (mmg, "adaptive_nms", box_nms)),
-    "B after NMS": ((segmenter, "multi_level_masks", best_after_nms),),
+    "B after NMS": ((pipeline, "multi_level_masks", best_after_nms),),
     "density by rank": ((SuperpixelMap, "density_map", ranked_density),),
     "no density": {"mmg.w_max": 0},
     "density up to 0.7": {"mmg.w_max": 0.7},
@@ -111,8 +111,8 @@ READINGS: dict[str, dict[str, object] | Patches] = {
     "held from 0.8": {"usr.inside": 0.8},
     "cover: 0.5 % at least": {"usr.gain_min": 0.005},
     "cover: any gain": {"usr.gain_min": 0},
-    "cover: half new at least": ((segmenter, "fill_gaps", mostly_new),),
-    "cover: by score": ((segmenter, "fill_gaps", by_score),),
+    "cover: half new at least": ((pipeline, "fill_gaps", mostly_new),),
+    "cover: by score": ((pipeline, "fill_gaps", by_score),),
     "cover: no mask joins": {"usr.rho": 1},
 }
 

@@ -22,8 +22,8 @@ from benchmarks.lib.function_engine import FunctionEngine
 from esam_rt.kernels.bits import areas_and_boxes, pack
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import refine_entities
-from esam_rt.method.gallery import Gallery
 from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.method.usr import new_prompts
 from esam_rt.sam.encoded_image import EncodedImage
@@ -60,7 +60,7 @@ class Recording:
     additional: MaskSet
     settings: Settings
 
-    def gallery(self) -> Gallery:
+    def gallery(self) -> PromptSet:
         """Make a gallery as the segmenter does. It looks masks up instead of decoding."""
         index_of = {tuple(point): i for i, point in enumerate(point_grid(self.settings.prompts.fine_side).tolist())}
 
@@ -70,7 +70,7 @@ class Recording:
             found = self.fine.select(place[self.fine.prompt_index] >= 0)
             return replace(found, prompt_index=place[found.prompt_index])
 
-        return Gallery(self.settings.prompts.fine_side, self.photo.geometry, decode)
+        return PromptSet.grid(self.settings.prompts.fine_side, self.photo.geometry, decode)
 
 
 class EnlargedSam(Sam):

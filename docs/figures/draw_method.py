@@ -20,8 +20,8 @@ from esam_rt import EntitySegmenter, Settings
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import refine_entities
-from esam_rt.method.gallery import Gallery
 from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.method.superpixels import superpixels
 from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.models import get_model
@@ -138,7 +138,7 @@ def draw(photo: Image, point_norm_xy: tuple[float, float] = (0.5, 0.5)) -> dict[
     }
 
     # 3: EMR. Without candidates for a merge it is the split alone.
-    gallery = Gallery(
+    gallery = PromptSet.grid(
         settings.prompts.fine_side,
         encoded.geometry,
         lambda points: sam.decode(encoded, points, 0, filters, (Level.OBJECT,)),

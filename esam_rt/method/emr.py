@@ -11,8 +11,8 @@ from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.similarity import most_similar, pair_similarity, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.masks import Level, MaskSet
-from esam_rt.method.gallery import Gallery
 from esam_rt.method.grid_entities import GridEntities, sources_of
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.settings import Emr
@@ -20,7 +20,7 @@ from esam_rt.stages import Stage
 
 
 def refine_entities(
-    objects: MaskSet, gallery: Gallery, encoded: EncodedImage, pixels: SuperpixelMap, settings: Emr, min_area: int
+    objects: MaskSet, gallery: PromptSet, encoded: EncodedImage, pixels: SuperpixelMap, settings: Emr, min_area: int
 ) -> GridEntities:
     """Run EMR (M_E of E-SAM eq. 8).
 
@@ -107,7 +107,7 @@ def split_objects(
 
 def merge_entities(
     entities: GridEntities,
-    gallery: Gallery,
+    gallery: PromptSet,
     encoded: EncodedImage,
     pixels: SuperpixelMap,
     settings: Emr,
@@ -155,7 +155,7 @@ def _shown_as_one(entities: GridEntities, pairs: NDArray[np.int64], fine: MaskSe
 
 
 def _points_in_pairs(
-    pairs: NDArray[np.int64], labels: NDArray[np.int32], gallery: Gallery, most: int
+    pairs: NDArray[np.int64], labels: NDArray[np.int32], gallery: PromptSet, most: int
 ) -> NDArray[np.bool_]:
     """bool [P]: the first `most` prompts in the gallery's order inside each pair of entities."""
     wanted = np.zeros(len(gallery), bool)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.kernels.bits import unpack
 from esam_rt.kernels.upsample import paint
 from esam_rt.method.grid_entities import GridEntities
-from esam_rt.sam.encoded_image import EncodedImage
-from esam_rt.sam.geometry import CELL_PX
-from esam_rt.sam.promptable import Promptable
+from esam_rt.sam.geometry import CELL_PX, Geometry
 
 RIM = 1e-3  # logit of a cell whose own logit contradicts the map, because the cell was split off or joined
 
 
 def render_labels(
-    entities: GridEntities, sam: Promptable, encoded: EncodedImage, points_norm_xy: NDArray[np.float32]
+    entities: GridEntities,
+    logits_of: Callable[[NDArray[np.float32], NDArray[np.uint8]], NDArray[np.float32]],
+    geometry: Geometry,
+    points_norm_xy: NDArray[np.float32],
 ) -> NDArray[np.uint16]:
     """Draw the label map of an image.
 
@@ -25,8 +28,8 @@ def render_labels(
 
     Args:
         entities: The entities.
-        sam: The model that decoded them.
-        encoded: The image.
+        logits_of: Returns logits float32 [N, H, W] on the working grid for points [N, 2] and their ``mask_index`` [N].
+        geometry: The place of the image in the model's input.
         points_norm_xy: All prompts of the image, float32 [P, 2] in [0, 1], x before y.
 
     Returns:
@@ -35,8 +38,8 @@ def render_labels(
     wanted = sorted({source for sources in entities.sources for source in sources})
     row = {source: i for i, source in enumerate(wanted)}
     prompt, mask_index = np.array(wanted, np.intp).reshape(-1, 2).T
-    logits = sam.logits(encoded, points_norm_xy[prompt], mask_index.astype(np.uint8))
-    grid_h, grid_w = encoded.geometry.grid_hw
+    logits = logits_of(points_norm_xy[prompt], mask_index.astype(np.uint8))
+    grid_h, grid_w = geometry.grid_hw
     masks = unpack(entities.bits, entities.width)
     highest = np.full((grid_h, grid_w), -1, np.float32)
     crops, boxes = [], np.zeros((len(entities), 4), np.int32)
@@ -50,8 +53,8 @@ def render_labels(
         np.maximum(highest[y0:y1, x0:x1], crops[i], out=highest[y0:y1, x0:x1])
     fields = np.concatenate([np.zeros(0, np.float32), *(c.ravel() for c in crops)])
     offset = np.cumsum([0, *(c.size for c in crops)], dtype=np.int64)[:-1]
-    h, w = encoded.geometry.orig_hw
-    rh, rw = encoded.geometry.resized_hw
+    h, w = geometry.orig_hw
+    rh, rw = geometry.resized_hw
     labels = np.zeros((h, w), np.uint16)
     # The logit of "no entity" is the negated highest one. Where three or more entities meet, all logits are negative
     # between the centers of the cells, and a fixed threshold would leave a gap.

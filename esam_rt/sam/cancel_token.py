@@ -13,16 +13,23 @@ class CancelToken:
     """A flag that is set once. As a context manager it is set at the end of the block.
 
     Args:
-        parent: A token that cancels this one too.
+        *parents: Tokens that cancel this one too.
+
+    Example:
+        >>> token = CancelToken()
+        >>> threading.Timer(0.1, token.cancel).start()  # doctest: +SKIP
+        >>> segmenter(image, cancel=token)  # doctest: +SKIP
+        Traceback (most recent call last):
+        esam_rt.errors.DecodingCancelledError: Decoding was cancelled.
     """
 
-    def __init__(self, parent: CancelToken | None = None) -> None:
-        self._cancelled, self._parent = threading.Event(), parent
+    def __init__(self, *parents: CancelToken) -> None:
+        self._cancelled, self._parents = threading.Event(), parents
 
     @property
     def is_cancelled(self) -> bool:
-        """True after ``cancel`` of this token or of its parent."""
-        return self._cancelled.is_set() or (self._parent is not None and self._parent.is_cancelled)
+        """True after ``cancel`` of this token or of a parent."""
+        return self._cancelled.is_set() or any(parent.is_cancelled for parent in self._parents)
 
     def cancel(self) -> None:
         """Set the flag."""

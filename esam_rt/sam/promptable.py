@@ -28,6 +28,11 @@ class Promptable(Protocol):
         """SHA-256 of the checkpoint, in hex."""
         ...
 
+    @property
+    def batch_size(self) -> int:
+        """Prompts of one decoder call."""
+        ...
+
     def check_image(self, image_hwc_rgb: Any) -> Image:
         """Check an image."""
         ...

@@ -9,8 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from esam_rt.masks import MaskSet
 from esam_rt.method.emr import merge_entities
-from esam_rt.method.gallery import Gallery
 from esam_rt.method.grid_entities import GridEntities
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.method.superpixels import SuperpixelMap
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
@@ -47,7 +47,7 @@ class Patchwork:
         self.pixels = SuperpixelMap(labels, np.ones(pixels) / pixels, GEOMETRY.from_cell_xy(centroid))
         self.photo = EncodedImage(rng.normal(size=(1, 4, 16, 16)).astype(np.float32), GEOMETRY)
         self.asked: set[int] = set()
-        self.gallery = Gallery(side, GEOMETRY, self._decode)
+        self.gallery = PromptSet.grid(side, GEOMETRY, self._decode)
         self._index = {tuple(p): i for i, p in enumerate(self.gallery.points_norm_xy.tolist())}
         neighbors = dense_touching_pairs(self.labels)
         self.answers = np.zeros((side**2, *GRID), bool)

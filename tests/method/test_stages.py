@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import cast
 
 import cv2
 import numpy as np
@@ -14,16 +13,15 @@ from scipy import ndimage
 from esam_rt import Settings
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method.emr import guidance_votes, refine_entities
-from esam_rt.method.gallery import Gallery
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.mmg import multi_level_masks
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.method.render import render_labels
 from esam_rt.method.superpixels import SuperpixelMap, superpixels
 from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid
-from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Emr, Mmg, Superpixels, Usr
 from esam_rt.stages import Stage
 from tests.kernels.oracles import dense_cover, dense_without_fragments
@@ -131,7 +129,7 @@ def merge_fixture(gallery_span: tuple[int, int], features: NDArray[np.float32]) 
     embedding[0] = features[:, None, :]
     photo = EncodedImage(embedding, GEOMETRY)
     pixels = pixel_strips(list(range(0, 65, 2)))
-    gallery = Gallery(1, GEOMETRY, lambda points_norm_xy: MaskSet.from_bool(strip(gallery_span)))
+    gallery = PromptSet.grid(1, GEOMETRY, lambda points_norm_xy: MaskSet.from_bool(strip(gallery_span)))
     return refine_entities(objects, gallery, photo, pixels, Emr(), 4)
 
 
@@ -161,7 +159,7 @@ def test_overlapping_objects_that_the_gallery_shows_as_one_keep_all_their_source
         return MaskSet.from_bool(strip(*[(0, 44)] * len(points_norm_xy)), prompt_index=np.arange(len(points_norm_xy)))
 
     photo = EncodedImage(np.zeros((1, 2, 16, 16), np.float32), GEOMETRY)
-    entities = refine_entities(objects, Gallery(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
+    entities = refine_entities(objects, PromptSet.grid(8, GEOMETRY, decode), photo, pixel_strips([0, 32, 64]), Emr(), 4)
     assert [sorted(sources) for sources in entities.sources] == [[(5, 0), (6, 0), (7, 0)], [(8, 0)]]
     assert entities.area.tolist() == [44 * 16, 14 * 16]
 
@@ -295,12 +293,10 @@ def test_rendering_matches_whole_fields(seed: int) -> None:
     )
     points = np.arange(12, dtype=np.float32).reshape(6, 2)
 
-    class Answers:
-        def logits(self, photo: object, points_norm_xy: NDArray[np.float32], output: object) -> NDArray[np.float32]:
-            return logits[(points_norm_xy[:, 0] // 2).astype(int)]
+    def answers(points_norm_xy: NDArray[np.float32], output: object) -> NDArray[np.float32]:
+        return logits[(points_norm_xy[:, 0] // 2).astype(int)]
 
-    photo = EncodedImage(np.zeros((1, 1, 16, 16), np.float32), geometry)
-    labels = render_labels(entities, cast(Sam, Answers()), photo, points)
+    labels = render_labels(entities, answers, geometry, points)
 
     raw = [logits[[p for p, _ in s]].max(0) for s in sources]
     fields = []

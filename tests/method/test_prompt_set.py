@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from esam_rt.masks import MaskSet
-from esam_rt.method.gallery import Gallery
+from esam_rt.method.prompt_set import PromptSet
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.point_grids import point_grid, scattered
 
@@ -37,7 +37,7 @@ def test_the_first_of_a_region_lie_spread_over_it() -> None:
     assert per_tile.max() <= 6
 
 
-def recorder(asked: list[NDArray[np.float32]]) -> Gallery:
+def recorder(asked: list[NDArray[np.float32]]) -> PromptSet:
     """A gallery whose prompt in column x has one mask, of columns up to x; every fifth one fails the filters."""
 
     def decode(points_norm_xy: NDArray[np.float32]) -> MaskSet:
@@ -47,7 +47,7 @@ def recorder(asked: list[NDArray[np.float32]]) -> Gallery:
         found = MaskSet.from_bool(np.repeat(masks[:, None], 16, axis=1))
         return found.select(np.flatnonzero((points_norm_xy.sum(axis=1) * 1000).astype(int) % 5 > 0))
 
-    return Gallery(8, GEOMETRY, decode)
+    return PromptSet.grid(8, GEOMETRY, decode)
 
 
 def test_each_prompt_is_decoded_once_and_numbered_by_its_place_in_the_grid() -> None:
