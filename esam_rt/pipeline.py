@@ -93,6 +93,7 @@ class Pipeline:
         Raises:
             DecodingCancelledError: ``cancel`` was set.
         """
+        self._cancel.check()
         if method == "superpixels":
             result = self._segment_with_superpixels()
         elif not self._budget.may_encode():
@@ -177,7 +178,6 @@ class Pipeline:
         return replace(result, complete=len(completed) == len(stages), completed_stages=completed)
 
     def _encode(self) -> EncodedImage:
-        self._cancel.check()
         with self._trace.span("encoder"), self._budget.step("encoder"):
             return self._sam.encode(self._image)
 

@@ -20,7 +20,7 @@ Step: TypeAlias = Literal["encoder", "prompt", "drawing", "drawings", "rest"]
 
 NEWEST = 0.25  # weight of the newest photo or batch in the moving averages
 CAUTION = 2.0  # mean deviations that an expected cost lies above the average
-FORGETTING = 0.9  # factor of all costs after a photo without a prompt: one slow photo does not stop the next ones
+FORGETTING = 0.95  # factor of all costs after a photo without a prompt: one slow photo does not stop all later ones
 MOST_SIZES = 64  # sizes of photos that are remembered
 
 
@@ -108,12 +108,9 @@ class TimeBudget:
         return self._end < math.inf
 
     def may_encode(self) -> bool:
-        """Return True if there is time for the encoder, one prompt and the rest. It is True if nothing is known."""
-        if not self.is_limited:
-            return True
-        now = self._clock()
-        needed_s = sum(self._expected(step) for step in ("encoder", "prompt", "drawing", "rest"))
-        return now < self._end and now + needed_s <= self._end
+        """Return True if there is time for the encoder, one prompt and the rest, as far as is known."""
+        left_s = self._end - self._clock()
+        return left_s > 0 and self._expected("encoder") + self._needed_s(1) <= left_s
 
     def next_batch(self, wanted: int) -> int:
         """Return how many prompts may be decoded now in one call. After the first 0 it is always 0.
@@ -123,14 +120,17 @@ class TimeBudget:
         """
         if not self.is_limited:
             return wanted
-        most = min(wanted, self._batch_size)
-        drawings = min(self.prompts_decoded + most, self._expected("drawings", math.inf))
-        kept_back_s = self._expected("rest") + drawings * self._expected("drawing", self._expected("prompt"))
-        left_s = self._end - self._clock() - kept_back_s
+        left_s = self._end - self._clock()
+        most = 0 if self._is_over or left_s <= 0 else min(wanted, self._batch_size)
+        count = next((n for n in range(most, 0, -1) if self._needed_s(n) <= left_s), 0)
+        self._is_over = count == 0
+        return count
+
+    def _needed_s(self, prompts: int) -> float:
+        """Seconds to decode more prompts, and of all that follows."""
         prompt_s = self._expected("prompt")
-        count = most if prompt_s * most <= left_s else max(0, int(left_s / prompt_s)) if prompt_s else 0
-        self._is_over |= count == 0
-        return 0 if self._is_over else count
+        drawings = min(self.prompts_decoded + prompts, self._expected("drawings", math.inf))
+        return prompts * prompt_s + drawings * self._expected("drawing", prompt_s) + self._expected("rest")
 
     @contextmanager
     def step(self, step: Step, count: int = 1) -> Iterator[None]:
