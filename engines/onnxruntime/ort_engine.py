@@ -43,7 +43,7 @@ class OnnxRuntimeEngine:
         path: ONNX file.
         device: ``cpu``, ``cuda`` or ``tensorrt``. The last is the GPU through TensorRT, with CUDA for the nodes that
             TensorRT does not support.
-        threads: CPU threads of one call. Default: all cores.
+        threads: CPU threads of one call. Default: one for each CPU that the process may use.
         cuda_graphs: Run calls that repeat as CUDA graphs, on device ``cuda``.
         stream: The caller's CUDA stream for all work; see ``CudaDevice``. Default: streams of the library.
         cache: Folder in which the TensorRT provider keeps engines and timings. The provider trusts its files. Default:

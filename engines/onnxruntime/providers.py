@@ -16,6 +16,7 @@ from esam_rt.engines.onnxruntime.cuda_libraries import missing_cuda, missing_ten
 from esam_rt.engines.shape_profiles import ShapeRange
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutOfMemoryError
 from esam_rt.storage.atomic import utf8_text
+from esam_rt.usable_cpus import usable_cpus
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """Execution providers by device."""
@@ -68,7 +69,7 @@ class SessionConfig:
 
     Attributes:
         device: Key of ``PROVIDERS``.
-        threads: CPU threads of one call. None: all cores.
+        threads: CPU threads of one call. None: ``usable_cpus()``.
         stream: Address of the caller's CUDA stream. None: the library's own streams.
         cuda_graphs: Capture the first call and replay it. Such a session runs no other call.
         tensorrt: Options for device ``tensorrt``.
@@ -197,8 +198,8 @@ def _session_options(config: SessionConfig) -> Any:
         options.add_session_config_entry("session.use_env_allocators", "1")
     if config.whole:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if config.threads is not None:
-        options.intra_op_num_threads = config.threads
+    # The library's own default counts the cores of the host, also inside a container with a quota.
+    options.intra_op_num_threads = config.threads or usable_cpus()
     return options
 
 

@@ -39,7 +39,7 @@ EXECUTION: dict[str, Any] = {
     "engines": Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of engines from build-engine --out.")],
     "build": Annotated[bool, typer.Option("--build/--no-build", help="Build missing engines, or fail.")],
     "threads": Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each usable CPU.")
     ],
     "memory_mb": Annotated[
         int | None,

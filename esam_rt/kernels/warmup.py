@@ -21,6 +21,7 @@ from esam_rt.errors import OutputError
 from esam_rt.kernels import code_cache
 from esam_rt.kernels.code_cache import REMEDY, remove_temporary_files
 from esam_rt.kernels.jit import KERNELS, Kernel, check_compiles
+from esam_rt.usable_cpus import usable_cpus
 
 
 def _modules(*names: str) -> tuple[str, ...]:
@@ -168,9 +169,8 @@ def _second_process(modules: Sequence[str]) -> Iterator[None]:
 
 
 def _started(modules: Sequence[str], prefix: str) -> subprocess.Popen[bytes] | None:
-    """A process that runs ``fill_cache``; None if it cannot start or there is only one core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores < 2 or not sys.executable or hasattr(sys, "frozen"):
+    """A process that runs ``fill_cache``; None if it cannot start or there is only one CPU."""
+    if usable_cpus() < 2 or not sys.executable or hasattr(sys, "frozen"):
         return None
     path = [str(folder) for folder in sys.path]
     # -P: the process imports nothing from the current folder.

@@ -28,7 +28,8 @@ class ExecutionConfig:
         device: Device of the backend. ``tensorrt`` is the GPU through the TensorRT provider of ONNX Runtime. Default:
             ``cpu`` for ONNX Runtime, ``cuda`` for TensorRT.
         precision: Number format of weights and activations. Default: ``fp32`` for ONNX Runtime, ``fp16`` for TensorRT.
-        threads: CPU threads of one call. Default: one for each core.
+        threads: CPU threads of one call. Default: one for each CPU that the process may use. The affinity mask and the
+            quota of the control group limit them.
         engines: Folder of engines that ``esam-rt build-engine --out`` made. Default: the cache.
         build: If true, missing engines are built. If false, a missing engine is a ``ModelError``.
         memory_mb: Most memory of the device that the engines may take, in MB. It counts weights, inputs, outputs and
