@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from esam_rt.entity_map import EntityMap
     from esam_rt.loading.execution import ExecutionConfig
     from esam_rt.loading.loader import load_sam
+    from esam_rt.sam.cancel_token import CancelToken
     from esam_rt.segmenter import EntitySegmenter, SegmenterConfig
     from esam_rt.settings import Settings
     from esam_rt.sources.frame import Frame
 
 __all__ = [
+    "CancelToken",
     "EntityMap",
     "EntitySegmenter",
     "ExecutionConfig",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CancelToken": ".sam.cancel_token",
     "EntityMap": ".entity_map",
     "EntitySegmenter": ".segmenter",
     "ExecutionConfig": ".loading.execution",

@@ -6,21 +6,25 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
+import numpy as np
+
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import DecodingCancelledError, EngineError, SettingsError, did_you_mean
+from esam_rt.kernels.warmup import METHOD_MODULES, entry_kernels
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.method import superpixels as superpixel_stage
 from esam_rt.method.time_budget import Clock, Costs, TimeBudget
 from esam_rt.pipeline import Pipeline, SuperpixelFunction
+from esam_rt.rounding import ceil_div
 from esam_rt.sam.cancel_token import CancelToken
 from esam_rt.sam.promptable import Promptable
 from esam_rt.settings import Settings
@@ -173,6 +177,29 @@ class EntitySegmenter:
                 if stop.is_cancelled:  # close() in another thread took an engine away
                     raise DecodingCancelledError("Decoding was cancelled, because the segmenter was closed.") from e
                 raise
+
+    def warm_up(self, sizes_hw: Iterable[tuple[int, int]] = ((480, 640),)) -> None:
+        """Compile the kernels and segment a picture of each size, so that the first image takes as long as the others.
+
+        Deadlines also learn their first costs from it.
+
+        Args:
+            sizes_hw: Heights and widths of the images that will come, in pixels.
+
+        Raises:
+            EsamError: As a call.
+        """
+        for kernel in entry_kernels(METHOD_MODULES[self.method]):
+            kernel.compile()
+        for h, w in sizes_hw:
+            image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+            image = image.repeat(ceil_div(h, 5), axis=0).repeat(ceil_div(w, 7), axis=1)[:h, :w]
+            if self.method != "superpixels":  # the picture may have no mask, and the mask head would not run
+                encoded = self._sam.encode(image)
+                point = np.full((1, 2), 0.5, np.float32)
+                self._sam.decode(encoded, point, 0, None)
+                self._sam.logits(encoded, point, np.zeros(1, np.uint8))
+            self(image)
 
     def _start(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """Run a function in another thread. DecodingCancelledError after ``close``."""
