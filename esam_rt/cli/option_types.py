@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -117,6 +119,26 @@ def pixels(megapixels: float) -> int:
         The number of pixels.
     """
     return int(min(megapixels * 1e6, sys.maxsize))
+
+
+def seconds(option: str, value: str) -> float:
+    """Read a time with its unit.
+
+    Args:
+        option: Name of the option, for the message.
+        value: For example ``100ms`` or ``1.5 s``.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        SettingsError: ``value`` is no time above 0.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s)\s*", value)
+    number = float(match[1]) if match else 0.0
+    if match is None or not 0 < number < math.inf:
+        raise SettingsError(f"{option} {value}: expected a time above 0 with its unit, such as 100ms or 2s.")
+    return number / 1000 if match[2] == "ms" else number
 
 
 def names(words: str) -> tuple[str, ...]:

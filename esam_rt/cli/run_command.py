@@ -38,6 +38,10 @@ def run(
     sample_range: option_types.SampleRange = "full",
     resume: option_types.Resume = False,
     overwrite: option_types.Overwrite = False,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Time for a photo, such as 100ms or 2s. The map is the best by then."),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write profile.json, a timeline of the run for ui.perfetto.dev.")
     ] = False,
@@ -62,6 +66,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         profile=profile,
+        deadline_s=None if deadline is None else option_types.seconds("--deadline", deadline),
     )
     shown = output.shows_progress(quiet, as_json)
 
@@ -102,6 +107,8 @@ def _sentence(summary: RunSummary) -> str:
         parts.append(f"{summary.done_before} done before")
     if summary.failed:
         parts.append(f"{summary.failed} failed, see {summary.out / 'errors.jsonl'}")
+    if summary.incomplete:
+        parts.append(f"{summary.incomplete} incomplete at the deadline")
     if summary.left:
         parts.append(f"{summary.left} left: run again with --resume")
     return f"{', '.join(parts)}. Look at {summary.look_at.resolve()}"

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def run_photos(
         "method": options.segmenter.method,
         "settings": options.segmenter.settings.to_dict(),
         "write": list(options.write),
+        "deadline_s": options.deadline_s,
         "sources": [str(path.resolve()) for path in options.sources],
     }
     plan = _Plan(
@@ -93,6 +94,7 @@ def segment_source(
     resume: bool = False,
     overwrite: bool = False,
     profile: bool = False,
+    deadline_s: float | None = None,
 ) -> RunSummary:
     """Segment the frames of any source, and write them to any sinks. See `run_photos` for failures and interrupts.
 
@@ -106,6 +108,7 @@ def segment_source(
         resume: Continue an earlier run in ``out``.
         overwrite: Remove an earlier run in ``out``.
         profile: Also write ``profile.json``.
+        deadline_s: Seconds that the segmenter may take for a frame. Call its ``warm_up`` before.
 
     Returns:
         The summary.
@@ -124,7 +127,8 @@ def segment_source(
     settings = getattr(segmenter, "settings", None)
     if isinstance(settings, Settings):
         record = {"method": getattr(segmenter, "method", None), "settings": settings.to_dict()}
-    record |= {"write": [type(sink).__name__ for sink in sinks], "sources": [type(source).__name__]}
+    record |= {"deadline_s": deadline_s, "write": [type(sink).__name__ for sink in sinks]}
+    record |= {"sources": [type(source).__name__]}
     folder = RunFolder(out, outputs_of(sinks))
     plan = _Plan(source, sinks, folder, listener or NoListener(), record, limit, resume, profile)
     with folder.locked():
@@ -171,6 +175,8 @@ class _Run:
             "started": utc_now(),
             "ended": None,
         }
+        deadline_s = plan.record["deadline_s"]
+        self._options = {} if deadline_s is None else {"deadline_s": deadline_s}
         self.stem: Callable[[str], str]
         self.todo: Iterable[SourceItem]
         if isinstance(plan.source, ListedSource):
@@ -252,7 +258,7 @@ class _Run:
         frame, trace = read
         start = time.perf_counter()
         with _enough_memory(item):
-            result = self.segmenter(frame.image_hwc_rgb)
+            result = self.segmenter(frame.image_hwc_rgb, **self._options)
         return frame, trace, replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
 
     def _write(self, item: SourceItem, made: tuple[Frame, Trace, EntityMap]) -> None:
@@ -267,9 +273,9 @@ class _Run:
 
     def _finish(self, stop: BaseException | None) -> RunSummary:
         """Close the sinks and write run.json. All totals come from the journal."""
-        names, means, entities = _totals(self.folder.records())
+        totals = _totals(self.folder.records())
         # Counted in the journal: Ctrl-C may come between a photo's line and any counter.
-        done = len(names - self.finished)
+        done = len(totals.names - self.finished)
         record = {**self.header, "ended": utc_now()}
         pages = (getattr(sink, "look_at", None) for sink in self.opened)
         summary = RunSummary(
@@ -280,10 +286,11 @@ class _Run:
             failed=self.failed,
             left_out=getattr(self.plan.source, "left_out", {}),
             left=max(0, self.total - self.done_before - done - self.failed),
-            entities=entities,
-            mean_times_s=means,
+            entities=totals.entities,
+            mean_times_s={stage: float(np.mean(values)) for stage, values in totals.times_s.items()},
             exit_code=_exit_code(stop, self.failed),
             error="interrupted" if isinstance(stop, KeyboardInterrupt) else str(stop or ""),
+            incomplete=totals.incomplete,
         )
         try:
             _close(self.opened, record)
@@ -333,17 +340,25 @@ def _exit_code(stop: BaseException | None, failed: int) -> int:
     return INTERRUPTED if stop else int(failed > 0)
 
 
-def _totals(records: Iterator[PhotoRecord]) -> tuple[set[str], dict[str, float], int]:
-    """Return the names, the mean seconds of each stage over the photos that have it, and the number of entities."""
-    names: set[str] = set()
-    times_s: dict[str, list[float]] = defaultdict(list)
-    entities = 0
+@dataclass
+class _Totals:
+    """Sums over the journal: names, seconds of each stage by photo, entities, photos that a deadline cut short."""
+
+    names: set[str] = field(default_factory=set)
+    times_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    entities: int = 0
+    incomplete: int = 0
+
+
+def _totals(records: Iterator[PhotoRecord]) -> _Totals:
+    totals = _Totals()
     for record in records:
-        names.add(record.name)
-        entities += len(record.entities)
+        totals.names.add(record.name)
+        totals.entities += len(record.entities)
+        totals.incomplete += not record.complete
         for stage, seconds in record.times_s.items():
-            times_s[stage].append(seconds)
-    return names, {stage: float(np.mean(values)) for stage, values in times_s.items()}, entities
+            totals.times_s[stage].append(seconds)
+    return totals
 
 
 def _checked_stems(names: Sequence[str]) -> dict[str, str]:

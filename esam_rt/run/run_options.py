@@ -23,11 +23,12 @@ from esam_rt.sources.sample_range import SampleRange
 class Segmenter(AbstractContextManager["Segmenter"], Protocol):
     """The part of `EntitySegmenter` that a run needs."""
 
-    def __call__(self, image_hwc_rgb: NDArray[np.uint8]) -> EntityMap:
+    def __call__(self, image_hwc_rgb: NDArray[np.uint8], *, deadline_s: float | None = None) -> EntityMap:
         """Segment a photo.
 
         Args:
             image_hwc_rgb: uint8 [H, W, 3], RGB, upright.
+            deadline_s: Seconds that the photo may take. It is passed only if the run has a deadline.
 
         Returns:
             Its entities.
@@ -105,6 +106,7 @@ class RunOptions:
         overwrite: Remove an earlier run in ``out``.
         profile: Also write ``profile.json``, the time of each step by thread.
         photos: The photos to segment, if they are not all photos in ``sources``.
+        deadline_s: Seconds that the segmenter may take for a photo. Reading and writing are not counted.
     """
 
     sources: Sequence[Path]
@@ -118,6 +120,7 @@ class RunOptions:
     overwrite: bool = False
     profile: bool = False
     photos: Sequence[PhotoFile] | None = None
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class RunSummary:
         mean_times_s: Mean seconds a photo by stage, of all finished photos.
         exit_code: Exit code of the command line.
         error: Why the run stopped early. Empty if it did not.
+        incomplete: Finished photos whose deadline came before all prompts were decoded.
     """
 
     out: Path
@@ -149,6 +153,7 @@ class RunSummary:
     mean_times_s: dict[str, float]
     exit_code: int
     error: str
+    incomplete: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for ``--json``."""
@@ -156,7 +161,7 @@ class RunSummary:
 
 
 def open_segmenter(options: RunOptions, on_event: OnEvent = ignore) -> Segmenter:
-    """Load the model and open the segmenter of a run.
+    """Load the model and open the segmenter of a run. With a deadline it is warmed up.
 
     Args:
         options: The run.
@@ -165,4 +170,7 @@ def open_segmenter(options: RunOptions, on_event: OnEvent = ignore) -> Segmenter
     Returns:
         The segmenter.
     """
-    return options.segmenter.open(on_event)
+    segmenter = options.segmenter.open(on_event)
+    if options.deadline_s is not None:
+        segmenter.warm_up()
+    return segmenter

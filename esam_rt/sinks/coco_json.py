@@ -16,8 +16,9 @@ from esam_rt.storage.atomic import atomic_path
 class CocoJson(FileSink):
     """Write ``entities.json`` when the run ends: images, and annotations of the one category ``entity``.
 
-    Images have id, file_name, width and height. Annotations have a compressed RLE, bbox, area and score. Ids count from
-    1 in the order of the frames. Memory holds the annotations of one frame and the names of all.
+    Images have id, file_name, width, height and complete. The last is false if a deadline ended the work on the photo.
+    Annotations have a compressed RLE, bbox, area and score. Ids count from 1 in the order of the frames. Memory holds
+    the annotations of one frame and the names of all.
 
     Args:
         folder: Folder for the file. Default: the folder of the run.
@@ -67,7 +68,7 @@ class CocoJson(FileSink):
             file.write(f'{{"info": {info},\n"categories": [{{"id": 1, "name": "entity"}}],\n"annotations": [')
             for r in self.run.records():
                 image = {"id": len(images) + 1, "file_name": r.name, "width": r.width, "height": r.height}
-                images.append(image)
+                images.append({**image, "complete": r.complete})
                 for entity in r.entities:
                     separator = ",\n" if annotation_id else "\n"
                     annotation_id += 1

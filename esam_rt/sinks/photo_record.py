@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from tempfile import TemporaryFile
 from typing import IO, Any
 
@@ -24,6 +24,9 @@ class PhotoRecord:
         times_s: Seconds by stage, as in `EntityMap.times_s`, and ``total``.
         stem: Path of the photo's files, relative and without suffix (`output_stems`).
         path: Path of the photo without links. Empty if it is unknown.
+        complete: False if a deadline ended the work before all prompts were decoded.
+        completed_stages: Modules that had all of their prompts, such as ``mmg``.
+        prompts_decoded: Number of prompts that were decoded.
     """
 
     name: str
@@ -33,6 +36,9 @@ class PhotoRecord:
     times_s: dict[str, float]
     stem: str
     path: str = ""
+    complete: bool = True
+    completed_stages: list[str] = field(default_factory=list)
+    prompts_decoded: int = 0
 
     @classmethod
     def of(cls, name: str, stem: str, result: EntityMap, path: str = "") -> PhotoRecord:
@@ -48,7 +54,11 @@ class PhotoRecord:
             The record.
         """
         height, width = result.labels.shape
-        return cls(name, width, height, result.to_coco(), dict(result.times_s), stem, path)
+        stages = [stage.name.lower() for stage in result.completed_stages]
+        return cls(
+            *(name, width, height, result.to_coco(), dict(result.times_s), stem, path),
+            *(result.complete, stages, result.prompts_decoded),
+        )
 
     def to_json(self) -> str:
         """Return one line of ASCII JSON, without a line end."""

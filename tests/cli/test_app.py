@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from esam_rt import __version__
-from esam_rt.cli import app, execution_options, output
-from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError
+from esam_rt.cli import app, execution_options, option_types, output
+from esam_rt.entity_map import EntityMap
+from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError, SettingsError
 from esam_rt.loading.execution import ExecutionConfig
 from tests.support.fake_segmenter import FakeSegmenter
 
@@ -489,3 +491,37 @@ def test_warnings_are_lines_on_stderr(
     monkeypatch.setattr("esam_rt.segmenter.EntitySegmenter", lambda model, **options: FakeSegmenter(warn))
     result = call("run", photos, "--out", tmp_path / "out")
     assert (result.exit_code, result.stderr) == (0, "warning: GPU 0: out of memory. Going on [slower].\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("100ms", 0.1), ("2s", 2), ("1.5 s", 1.5), (" .5s", 0.5), ("250. ms ", 0.25)]
+)
+def test_a_time_has_a_unit(text: str, expected: float) -> None:
+    assert option_types.seconds("--deadline", text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["100", "0ms", "0.0s", "-1s", "1m", "s", "", "1e3ms", "nan s", "9" * 400 + "s"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="expected a time above 0 with its unit, such as 100ms or 2s"):
+        option_types.seconds("--deadline", text)
+
+
+def test_a_deadline_of_the_command_line(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    class Hurried(FakeSegmenter):
+        def __call__(self, image_hwc_rgb: Any, *, deadline_s: float | None = None) -> EntityMap:
+            seen.append(deadline_s)
+            return replace(super().__call__(image_hwc_rgb), complete=False)
+
+        def warm_up(self) -> None:
+            seen.append("warm")
+
+    monkeypatch.setattr("esam_rt.segmenter.EntitySegmenter", lambda model, **options: Hurried())
+    done = call("run", photos, "--out", tmp_path / "out", "--deadline", "250ms")
+    assert done.exit_code == 0, done.stderr
+    assert seen == ["warm", 0.25, 0.25, 0.25]
+    assert "6 entities, 3 incomplete at the deadline" in " ".join(done.stdout.split())
+    wrong = call("run", photos, "--out", tmp_path / "other", "--deadline", "250")
+    assert wrong.exit_code == 2
+    assert_one_error_line(wrong, "--deadline 250: expected a time above 0")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from esam_rt import Settings
-from esam_rt.entity_map import EntityMap
+from esam_rt import EntityMap, Settings
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
-from esam_rt.run import RunOptions, RunSummary, folder_run, run_photos
+from esam_rt.run import RunOptions, RunSummary, folder_run, run_photos, segment_source
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks import LabelMaps
-from esam_rt.sources import decode, photo_files
+from esam_rt.sources import ArraySource, decode, photo_files
+from esam_rt.stages import Stage
 from esam_rt.storage.atomic import TEMPORARY
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
@@ -749,3 +750,55 @@ def test_a_run_that_nobody_follows(photos: Path, tmp_path: Path) -> None:
     segmenter = FakeSegmenter()
     summary = run_photos(RunOptions(sources=[photos], out=tmp_path / "out"), make_segmenter=segmenter.open)
     assert (summary.exit_code, summary.done) == (0, 3)
+
+
+class InHurry(FakeSegmenter):
+    """It finds the deadline too short for every second photo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deadlines: list[float | None] = []
+        self.is_warm = False
+
+    def __call__(self, image_hwc_rgb: NDArray[np.uint8], *, deadline_s: float | None = None) -> EntityMap:
+        self.deadlines.append(deadline_s)
+        result = super().__call__(image_hwc_rgb)
+        complete = len(self.deadlines) % 2 == 1
+        return replace(result, complete=complete, completed_stages=(Stage.MMG,), prompts_decoded=len(self.deadlines))
+
+    def warm_up(self) -> None:
+        self.is_warm = True
+
+
+def test_a_deadline_reaches_each_photo_and_the_records_say_what_it_cut_short(photos: Path, out: Path) -> None:
+    segmenter = InHurry()
+    summary = run(photos, out, segmenter, deadline_s=0.25)
+    assert segmenter.deadlines == [0.25] * 3
+    assert (summary.done, summary.incomplete) == (3, 1)
+    record = json.loads((out / "run.json").read_text())
+    assert (record["deadline_s"], record["summary"]["incomplete"]) == (0.25, 1)
+    journal = lines(out / "photos.jsonl")
+    assert [line["complete"] for line in journal] == [True, False, True]
+    assert [line["prompts_decoded"] for line in journal] == [1, 2, 3]
+    assert {tuple(line["completed_stages"]) for line in journal} == {("mmg",)}
+    images = json.loads((out / "entities.json").read_text())["images"]
+    assert [image["complete"] for image in images] == [True, False, True]
+    with pytest.raises(SettingsError, match=r"deadline_s was 0\.25, now it is 0\.5"):
+        run(photos, out, InHurry(), deadline_s=0.5, resume=True)
+
+
+def test_a_run_with_a_deadline_warms_up(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path) -> None:
+    segmenter = InHurry()
+    monkeypatch.setattr("esam_rt.segmenter.EntitySegmenter", lambda model, **options: segmenter)
+    run_photos(RunOptions(sources=[photos], out=out))
+    assert not segmenter.is_warm
+    run_photos(RunOptions(sources=[photos], out=out, deadline_s=1.5, overwrite=True))
+    assert segmenter.is_warm
+    assert segmenter.deadlines == [None] * 3 + [1.5] * 3
+
+
+def test_frames_of_any_source_have_a_deadline(out: Path) -> None:
+    segmenter = InHurry()
+    source = ArraySource({"a": np.zeros((8, 8, 3), np.uint8), "b": np.zeros((8, 8, 3), np.uint8)})
+    assert segment_source(source, segmenter, [], out, deadline_s=0.1).incomplete == 1
+    assert segmenter.deadlines == [0.1, 0.1]
