@@ -14,7 +14,8 @@ import pytest
 from esam_rt import EntityMap, EntitySegmenter, pipeline
 from esam_rt.errors import DecodingCancelledError, EngineError, SettingsError
 from esam_rt.sam.cancel_token import CancelToken
-from esam_rt.sam.predictor import Sam
+from esam_rt.sam.predictor import Engines, Sam
+from esam_rt.segmenter import METHODS
 from esam_rt.stages import Stage
 from tests.support.fake_clock import FakeClock
 from tests.support.scene import ROW, FakeEngine, Scene, photo_of, quadrants
@@ -218,3 +219,31 @@ def test_other_engine_errors_stay() -> None:
     sam = Sam(ROW, replace(scene.engines(), decoder=FakeEngine(broken)), "0" * 64)
     with EntitySegmenter(sam) as segment, pytest.raises(EngineError, match="broken"):
         segment(photo, deadline_s=5, cancel=CancelToken())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_warm_up_runs_every_network_also_without_a_mask(method: str) -> None:
+    scene, _ = noisy_scene(0)
+    scene.score[:] = 0.1
+    ran: list[str] = []
+
+    def noted(name: str, answer: Callable[..., Any]) -> FakeEngine:
+        return FakeEngine(lambda feed: ran.append(name) or answer(feed))
+
+    names = {"encoder": scene.encode, "decoder": scene.decode, "mask_head": scene.upscale, "logits": scene.logits}
+    sam = Sam(ROW, Engines(**{name: noted(name, answer) for name, answer in names.items()}), "0" * 64)
+    with EntitySegmenter(sam, settings=settings_with(), method=method) as segment:
+        segment.warm_up([(7, 9), (300, 20)])
+    assert set(ran) == (set() if method == "superpixels" else set(names))
+    assert ran.count("encoder") == (0 if method == "superpixels" else 4)
+
+
+def test_warm_up_teaches_what_an_image_costs(clock: FakeClock) -> None:
+    scene, photo = noisy_scene(0)
+    with EntitySegmenter(clock.sam(scene), settings=settings_with(), clock=clock) as segment:
+        segment.warm_up([photo.shape[:2]])
+        start = clock.now_s
+        assert not segment(photo, deadline_s=0.9 * clock.encoder_s).complete
+        assert clock.now_s == start, "the encoder did not run"
+        assert segment(photo, deadline_s=0.2).prompts_decoded > 0
+        assert clock.now_s - start < 0.2 + clock.drawn * (clock.prompt_s + clock.drawing_s)

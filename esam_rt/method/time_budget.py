@@ -34,18 +34,19 @@ class Costs:
         self._of: dict[tuple[Size, Step], tuple[float, float]] = {}  # mean and mean deviation, the newest last
         self._lock = threading.Lock()
 
-    def learn(self, size: Size, step: Step, value: float) -> None:
+    def learn(self, size: Size, step: Step, value: float, weight: float = 1.0) -> None:
         """Add a measurement to the moving average.
 
         Args:
             size: Height and width of the photo.
             step: The step.
             value: Seconds, or the number of drawings.
+            weight: Share of the usual weight, 0 to 1.
         """
         with self._lock:
             mean, deviation = self._of.pop((size, step), (value, 0.0))
-            error = value - mean
-            self._of[size, step] = mean + NEWEST * error, deviation + NEWEST * (abs(error) - deviation)
+            error, newest = value - mean, NEWEST * weight
+            self._of[size, step] = mean + newest * error, deviation + newest * (abs(error) - deviation)
             while len(self._of) > 5 * MOST_SIZES:
                 del self._of[next(iter(self._of))]
 
@@ -148,8 +149,9 @@ class TimeBudget:
             self.prompts_decoded += count
         if step == "drawing":
             self._drawings = count
-        if count:
-            self._costs.learn(self._size, step, seconds / count)
+        if count:  # each call has a fixed cost, so a small batch says little about a prompt
+            weight = min(1.0, count / self._batch_size) if step == "prompt" else 1.0
+            self._costs.learn(self._size, step, seconds / count, weight)
 
     def finish(self) -> None:
         """Learn the cost of the photo beside the measured steps."""

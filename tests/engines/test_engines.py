@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from esam_rt.engines import Engine, TensorSpec
+from esam_rt.engines.onnxruntime import providers
 from esam_rt.engines.onnxruntime.cuda_libraries import load_cuda
 from esam_rt.engines.onnxruntime.ort_engine import OnnxRuntimeEngine
 from esam_rt.engines.onnxruntime.providers import share_memory
@@ -126,6 +127,15 @@ def test_broken_files(path: Path, kind: str, capfd: pytest.CaptureFixture[str]) 
     with pytest.raises(ModelError, match=r"double\.onnx: .*expected"):
         OnnxRuntimeEngine(path)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, 3), (5, 5)])
+def test_threads_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: int
+) -> None:
+    """Not those of the host, of which a container may have a part."""
+    monkeypatch.setattr(providers, "usable_cpus", lambda: 3)
+    assert providers._session_options(providers.SessionConfig("cpu", threads)).intra_op_num_threads == expected
 
 
 def test_unknown_device_and_threads(path: Path) -> None:

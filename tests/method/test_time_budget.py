@@ -39,6 +39,14 @@ def test_costs_are_moving_averages_with_their_deviation() -> None:
     assert costs.expected(SIZE, "encoder") == pytest.approx(FORGETTING * (mean + CAUTION * deviation))
 
 
+def test_a_small_batch_weighs_little() -> None:
+    clock, costs = Clock(), known(prompt=1.0)
+    with TimeBudget(costs, SIZE, batch_size=16, clock=clock).step("prompt", 2):
+        clock.now_s += 6
+    mean, deviation = 1 + NEWEST / 8 * 2, NEWEST / 8 * 2
+    assert costs.expected(SIZE, "prompt") == pytest.approx(mean + CAUTION * deviation)
+
+
 def test_a_new_size_costs_what_the_last_photo_did() -> None:
     costs = Costs()
     assert costs.expected(SIZE, "rest", unknown=7.0) == 7
