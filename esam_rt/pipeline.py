@@ -127,14 +127,14 @@ class Pipeline:
         gallery_later = self._start(gallery.ask_all) if is_exact and not is_limited else None
         pixels = pixels_later.result()
         objects, parts = self._generate_levels(coarse.masks, pixels)
-        gaps = None
-        if s.usr.enabled and is_limited:
+        fills_gaps, gaps = s.usr.enabled and coarse.is_complete, None  # no time for the grid: none for gaps
+        if fills_gaps and is_limited:
             covered = GridEntities.by_score(objects, Stage.MMG, s.filters.min_area)
             gaps = self._decode_gaps(covered, pixels, parts, decoder)
         if gallery_later is not None:
             gallery_later.result()
         entities = self._refine(objects, gallery, encoded, pixels)
-        if s.usr.enabled:
+        if fills_gaps:
             gaps = self._decode_gaps(entities, pixels, parts, decoder, gaps)
             entities = self._fill_gaps(entities, gaps, len(coarse))
         sets = [coarse] if gaps is None else [coarse, gaps]
@@ -229,8 +229,10 @@ class Pipeline:
         s = self._settings
         with self._trace.span("usr"):
             points = new_prompts(entities, pixels, parts, self._geometry, s.usr, s.filters.min_area)
-            covered = unpack(entities.covered()[None], entities.width)[0]
-            order = np.argsort(-depth(covered, self._geometry.to_cell_yx(points)), kind="stable")
+            order = None
+            if self._budget.is_limited:
+                covered = unpack(entities.covered()[None], entities.width)[0]
+                order = np.argsort(-depth(covered, self._geometry.to_cell_yx(points)), kind="stable")
             gaps = PromptSet(points, self._geometry, decoder.at(()), self._budget, order)
             if earlier is not None:
                 gaps.take_over(earlier)
