@@ -20,7 +20,7 @@ from esam_rt.method.emr import refine_entities
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.mmg import multi_level_masks, nms
 from esam_rt.method.prompt_decoder import PromptDecoder
-from esam_rt.method.prompt_set import PromptSet
+from esam_rt.method.prompt_set import Decode, PromptSet
 from esam_rt.method.render import render_labels
 from esam_rt.method.superpixels import SuperpixelMap, reduced_hw
 from esam_rt.method.time_budget import TimeBudget
@@ -30,6 +30,7 @@ from esam_rt.sam.cancel_token import CancelToken
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import Image
+from esam_rt.sam.point_grids import Latitudes
 from esam_rt.sam.promptable import Promptable
 from esam_rt.settings import Settings, Superpixels, decided
 from esam_rt.stages import Stage
@@ -66,6 +67,7 @@ class Pipeline:
         start: Runs a function in another thread.
         budget: The time for the image.
         cancel: Set it to stop decoding.
+        latitudes: Latitudes of the upper and the lower edge, if the image is a part of a panorama.
     """
 
     def __init__(
@@ -77,10 +79,11 @@ class Pipeline:
         start: Start,
         budget: TimeBudget,
         cancel: CancelToken,
+        latitudes: Latitudes | None = None,
     ) -> None:
         self._sam, self._settings, self._image = sam, settings, image
         self._superpixels, self._start = find_superpixels, start
-        self._budget, self._cancel, self._trace = budget, cancel, Trace()
+        self._budget, self._cancel, self._latitudes, self._trace = budget, cancel, latitudes, Trace()
         self._orig_hw = (image.shape[0], image.shape[1])
         self._geometry = Geometry.of(self._orig_hw, sam.model.input_px)
 
@@ -122,7 +125,7 @@ class Pipeline:
         if self._budget.prompts_decoded == 0:
             pixels_later.cancel()
             return self._nothing()
-        gallery = PromptSet.grid(s.prompts.fine_side, self._geometry, decoder.at((Level.OBJECT,)), self._budget)
+        gallery = self._grid(s.prompts.fine_side, decoder.at((Level.OBJECT,)))
         is_exact = s.emr.enabled and s.emr.gallery == "exact"
         gallery_later = self._start(gallery.ask_all) if is_exact and not is_limited else None
         pixels = pixels_later.result()
@@ -186,9 +189,12 @@ class Pipeline:
 
     def _decode_coarse_grid(self, decoder: PromptDecoder, levels: tuple[Level, ...] = tuple(Level)) -> PromptSet:
         """High-confidence masks of the coarse grid at `levels`, and the best mask of each prompt."""
-        coarse = PromptSet.grid(self._settings.prompts.coarse_side, self._geometry, decoder.at(levels), self._budget)
+        coarse = self._grid(self._settings.prompts.coarse_side, decoder.at(levels))
         decode_waves(coarse, farthest_first(all_at_once) if self._budget.is_limited else all_at_once)
         return coarse
+
+    def _grid(self, side: int, decode: Decode) -> PromptSet:
+        return PromptSet.grid(side, self._geometry, decode, self._budget, self._latitudes)
 
     def _on_host(self) -> NDArray[np.uint8]:
         """Copy an image on the GPU to the host, reduced to the size that superpixels need."""

@@ -22,10 +22,13 @@ from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.method import superpixels as superpixel_stage
+from esam_rt.method.tiling import segment_windows
 from esam_rt.method.time_budget import Clock, Costs, TimeBudget
 from esam_rt.pipeline import Pipeline, SuperpixelFunction
 from esam_rt.rounding import ceil_div
 from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.images import Image
+from esam_rt.sam.point_grids import Latitudes
 from esam_rt.sam.promptable import Promptable
 from esam_rt.settings import Settings
 
@@ -36,6 +39,7 @@ METHODS = {
     "superpixels": "baseline: superpixels alone; the model is loaded but not used",
 }
 Result = TypeVar("Result")
+NO_TIME_S = 1e-9
 
 ONE_EACH = "Make one in each process, for example by SegmenterConfig(...).open()."
 
@@ -146,8 +150,8 @@ class EntitySegmenter:
                 PyTorch, CuPy, Numba, JAX or any library with DLPack or ``__cuda_array_interface__``. Such an array is
                 scaled on the GPU, and its rows may lie apart.
             deadline_s: Seconds from now. The result is then the best map that can be had by that time. Its
-                ``complete`` is False if prompts were left out. Without time for a single prompt it is empty. Default:
-                no limit.
+                ``complete`` is False if prompts were left out. Without time for a single prompt it is empty. The tiles
+                of a large photo share the time that is left. Default: no limit.
             cancel: Another thread sets it to stop the work.
 
         Returns:
@@ -166,13 +170,19 @@ class EntitySegmenter:
         if deadline_s is not None and not 0 < deadline_s < math.inf:
             raise SettingsError(f"deadline_s: found {deadline_s}, expected a number of seconds above 0, or None.")
         image = self._sam.check_image(image_hwc_rgb)
-        size = image.shape[0], image.shape[1]
-        budget = TimeBudget(self._costs, size, self._sam.batch_size, deadline_s, self._clock)
+        end_s = math.inf if deadline_s is None else self._clock() + deadline_s
         tokens = [self._closing] if cancel is None else [self._closing, cancel]
         with CancelToken(*tokens) as stop:  # an interrupt does not wait for the rest of the gallery
-            pipeline = Pipeline(self._sam, self.settings, image, self._superpixels, self._start, budget, stop)
+
+            def segment(window: Image, latitudes: Latitudes | None, windows_left: int) -> EntityMap:
+                hw = window.shape[0], window.shape[1]
+                share_s = None if deadline_s is None else max((end_s - self._clock()) / windows_left, NO_TIME_S)
+                budget = TimeBudget(self._costs, hw, self._sam.batch_size, share_s, self._clock)
+                sam, settings, find = self._sam, self.settings, self._superpixels
+                return Pipeline(sam, settings, window, find, self._start, budget, stop, latitudes).run(self.method)
+
             try:
-                return pipeline.run(self.method)
+                return segment_windows(image, self.settings, segment, stop.check)
             except EngineError as e:
                 if stop.is_cancelled:  # close() in another thread took an engine away
                     raise DecodingCancelledError("Decoding was cancelled, because the segmenter was closed.") from e

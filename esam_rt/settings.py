@@ -94,6 +94,25 @@ class Amg(Group):
     nms: float | None = share(None, "SAM 0.7", "maximum IoU of two masks after NMS")
 
 
+class Tiles(Group):
+    """Tiles of a large photo, in addition to the whole photo. The model sees each at its full input."""
+
+    side_px: int = number(0, 0, 65536, "ours", "side of a tile in pixels of the photo; 0: no such tiles")
+    crop_n_layers: int = number(0, 0, 4, "SAM", "layers of tiles: layer i has 2^i tiles a side")
+    overlap: float = number(0.25, 0.0, 0.9, "ours", "share of its side that a tile has in common with its neighbor")
+    join_iou: float = number(
+        0.5, 0.5, 1.0, "ours", "IoU in what two windows have in common from which entities are one"
+    )
+    small: float = share(0.001, "ours", "a tile's entity up to this share of the photo stands out from a larger one")
+
+
+class Panorama(Group):
+    """Panoramas: equirectangular photos, twice as wide as high. Their left and right edge are one."""
+
+    enabled: bool = switch(False, "ours", "the photo is a panorama")
+    overlap: float = share(0.125, "ours", "share of the width that is seen again beyond the right edge")
+
+
 class Settings(BaseModel):
     """All settings. ``Settings()`` is the preset ``paper``. It cannot be changed; methods return changed copies.
 
@@ -105,6 +124,8 @@ class Settings(BaseModel):
         emr: Entity-level mask refinement.
         usr: Under-segmentation refinement.
         amg: Baselines.
+        tiles: Tiles of large photos.
+        panorama: Panoramas.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -117,6 +138,8 @@ class Settings(BaseModel):
     emr: Emr = Emr()
     usr: Usr = Usr()
     amg: Amg = Amg()
+    tiles: Tiles = Tiles()
+    panorama: Panorama = Panorama()
 
     def __init__(self, **groups: Any) -> None:
         try:

@@ -6,6 +6,7 @@ import ctypes
 import importlib.resources
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,15 @@ class GpuImage:
         with self._images.using(), self._images.scaled(self._array, resized_hw, resized_hw) as small:
             copied: NDArray[np.uint8] = small.numpy()[0]
             return copied
+
+    def window(self, y0: int, x0: int, height: int, width: int) -> GpuImage:
+        """Return a part of the image in place. It must lie inside the image.
+
+        Args:
+            y0: First row.
+            x0: First column.
+            height: Rows.
+            width: Columns.
+        """
+        pointer = self._array.pointer + y0 * self._array.strides_bytes[0] + 3 * x0
+        return GpuImage(self._images, replace(self._array, pointer=pointer, shape=(height, width, 3)))

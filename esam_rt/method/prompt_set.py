@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from esam_rt.masks import MaskSet
 from esam_rt.method.time_budget import TimeBudget
 from esam_rt.sam.geometry import Geometry
-from esam_rt.sam.point_grids import point_grid, scattered
+from esam_rt.sam.point_grids import Latitudes, point_grid, scattered
 
 Decode = Callable[[NDArray[np.float32]], MaskSet]
 """Returns the masks of points float32 [N, 2], numbered from 0."""
@@ -54,16 +54,24 @@ class PromptSet:
         self._budget = budget if budget is not None and budget.is_limited else None
 
     @classmethod
-    def grid(cls, side: int, geometry: Geometry, decode: Decode, budget: TimeBudget | None = None) -> PromptSet:
-        """Make the prompts of a square grid. Their order is scattered: the first few of any region are spread over it.
+    def grid(
+        cls,
+        side: int,
+        geometry: Geometry,
+        decode: Decode,
+        budget: TimeBudget | None = None,
+        latitudes: Latitudes | None = None,
+    ) -> PromptSet:
+        """Make the prompts of a grid. Their order is scattered: the first few of any region are spread over it.
 
         Args:
-            side: Points per side; P = side².
+            side: Points per side; P = side² without latitudes.
             geometry: See above.
             decode: See above.
             budget: See above.
+            latitudes: Latitudes of the upper and the lower edge, if the image is a part of a panorama.
         """
-        return cls(point_grid(side), geometry, decode, budget, scattered(side))
+        return cls(point_grid(side, latitudes), geometry, decode, budget, scattered(side, latitudes))
 
     def __len__(self) -> int:
         return len(self.points_norm_xy)

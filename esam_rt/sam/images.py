@@ -63,6 +63,22 @@ class HostImage:
         """
         return self._image
 
+    def window(self, y0: int, x0: int, height: int, width: int) -> HostImage:
+        """Return a part of the image. Columns beyond the right edge go on at the left edge.
+
+        Args:
+            y0: First row.
+            x0: First column.
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            A view, or a copy if the part goes over the edge.
+        """
+        rows = self._image[y0 : y0 + height]
+        beyond = x0 + width - rows.shape[1]
+        return HostImage(rows[:, x0 : x0 + width] if beyond <= 0 else np.hstack([rows[:, x0:], rows[:, :beyond]]))
+
 
 Image: TypeAlias = HostImage | GpuImage
 

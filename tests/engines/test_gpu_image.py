@@ -117,6 +117,12 @@ def test_a_part_of_a_greater_picture(photos: GpuImages, cuda: FakeCuda) -> None:
     np.testing.assert_array_equal(photos.photo(upside_down).on_host((20, 30)), expected)
 
 
+def test_a_window_of_a_part(photos: GpuImages, cuda: FakeCuda) -> None:
+    picture = noise(40, 60)
+    part = photos.photo(ByDlpack(Foreign(cuda, picture), np.s_[5:30, 10:50]))
+    np.testing.assert_array_equal(part.window(3, 7, 20, 30).on_host((20, 30)), picture[8:28, 17:47])
+
+
 def test_waits_for_what_is_still_written(photos: GpuImages, cuda: FakeCuda) -> None:
     image = noise(20, 30)
     late = ByDlpack(Foreign(cuda, image))

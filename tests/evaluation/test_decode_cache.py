@@ -75,6 +75,17 @@ def test_many_settings_and_methods_over_photos_decode_each_prompt_once() -> None
         assert encoded == 2
 
 
+def test_each_window_is_remembered_alone() -> None:
+    scene, photo = noisy_scene(1)
+    settings = settings_of({"tiles.crop_n_layers": 1})
+    expected = EntitySegmenter(scene.sam(), settings=settings)(photo)
+    sam, pixels = CachingSam(scene.sam()), CachingSuperpixels()
+    for _ in range(2):
+        result = EntitySegmenter(sam, settings=settings, superpixels=pixels)(photo)
+        np.testing.assert_array_equal(result.labels, expected.labels)
+        np.testing.assert_array_equal(result.score, expected.score)
+
+
 def test_a_second_run_decodes_nothing() -> None:
     scene, photo = noisy_scene(4)
     engines = scene.engines()

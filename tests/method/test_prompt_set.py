@@ -37,6 +37,37 @@ def test_the_first_of_a_region_lie_spread_over_it() -> None:
     assert per_tile.max() <= 6
 
 
+WHOLE_SPHERE = np.pi / 2, -np.pi / 2
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 32, 64])
+def test_points_of_a_panorama_stand_for_equal_areas(side: int) -> None:
+    points = point_grid(side, WHOLE_SPHERE)
+    rows, counts = np.unique(points[:, 1], return_counts=True)
+    assert len(rows) == side
+    area = np.cos(np.pi * (rows - 0.5))  # of a row on the sphere
+    assert np.abs(counts - np.maximum(1, side * area)).max() <= 0.5 + 1e-4
+    for y in rows:
+        x = np.sort(points[points[:, 1] == y, 0])
+        np.testing.assert_allclose(np.diff(x), 1 / len(x), atol=1e-5)
+        assert x[0] == pytest.approx(0.5 / len(x))
+    np.testing.assert_array_equal(np.sort(scattered(side, WHOLE_SPHERE)), np.arange(len(points)))
+
+
+def test_a_window_at_the_equator_has_the_full_grid_and_one_at_a_pole_few_points() -> None:
+    np.testing.assert_allclose(point_grid(32, (0.01, -0.01)), point_grid(32))
+    assert len(point_grid(32, (np.pi / 2, np.pi / 2 - 0.2))) < 0.15 * 32**2
+
+
+def test_the_first_of_a_panorama_are_spread_by_area() -> None:
+    points = point_grid(64, WHOLE_SPHERE)
+    first = points[scattered(64, WHOLE_SPHERE)[:256]]
+    for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)):
+        expected = 256 * (np.cos(np.pi * low) - np.cos(np.pi * high)) / 2
+        found = ((first[:, 1] >= low) & (first[:, 1] < high)).sum()
+        assert abs(found - expected) < 0.15 * 256
+
+
 def recorder(asked: list[NDArray[np.float32]]) -> PromptSet:
     """A gallery whose prompt in column x has one mask, of columns up to x; every fifth one fails the filters."""
 

@@ -51,3 +51,12 @@ def test_the_error_says_the_line_that_helps(given: Any, remedy: str, photo: np.n
 def test_other_objects(given: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         HostImage(given)
+
+
+def test_a_window_is_a_view_and_goes_on_at_the_left_edge() -> None:
+    image = HostImage(RGB)
+    inside = image.window(1, 2, 3, 3)
+    assert np.shares_memory(inside.on_host((3, 3)), RGB)
+    np.testing.assert_array_equal(inside.on_host((3, 3)), RGB[1:4, 2:5])
+    around = image.window(0, 3, 4, 6)
+    np.testing.assert_array_equal(around.on_host((4, 6)), RGB[:, [3, 4, 0, 1, 2, 3]])

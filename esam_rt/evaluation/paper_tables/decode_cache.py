@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ Prompt = tuple[bytes, bytes]
 
 
 class CachingSam(Sam):
-    """A ``Sam`` that encodes a photo once and decodes each of its prompts once.
+    """A ``Sam`` that encodes a photo once and decodes each of its prompts once. Each window of a photo counts alone.
 
     Results equal those of the wrapped model. Masks are kept before the filters on area and stability, so rows that
     differ in those share them. Rows that differ in ``score_min`` or ``stability_offset`` decode their own masks.
@@ -37,15 +38,17 @@ class CachingSam(Sam):
 
     def clear(self) -> None:
         """Forget the photo."""
-        self._photo: EncodedImage | None = None
-        self._masks: dict[tuple[Prompt, float, float], MaskSet] = {}
-        self._logits: dict[tuple[Prompt, int], NDArray[np.float32]] = {}
+        self._windows: dict[bytes, EncodedImage] = {}
+        self._masks: dict[tuple[int, Prompt, float, float], MaskSet] = {}
+        self._logits: dict[tuple[int, Prompt, int], NDArray[np.float32]] = {}
 
     def encode(self, image_hwc_rgb: Any) -> EncodedImage:
-        """Encode the photo, or return the encoded photo of the first call since ``clear``."""
-        if self._photo is None:
-            self._photo = super().encode(image_hwc_rgb)
-        return self._photo
+        """Encode the photo or a window of it, once since ``clear``."""
+        image = self.check_image(image_hwc_rgb)
+        key = _sha256(image.on_host((image.shape[0], image.shape[1])))
+        if key not in self._windows:
+            self._windows[key] = super().encode(image)
+        return self._windows[key]
 
     def decode(
         self,
@@ -60,7 +63,8 @@ class CachingSam(Sam):
         """Return what ``Sam.decode`` returns; only prompts that are not remembered reach the engines."""
         thresholds = Thresholds.of(filters, self.model)
         score_min, stability_offset = thresholds.score_min, thresholds.stability_offset
-        keys = [(prompt, score_min, stability_offset) for prompt in _prompts(points_norm_xy, labels)]
+        window = id(encoded)  # kept until clear(), so no other one gets its id
+        keys = [(window, prompt, score_min, stability_offset) for prompt in _prompts(points_norm_xy, labels)]
         missing = _first_of_each(keys, self._masks)
         if missing:
             unfiltered = None
@@ -88,7 +92,8 @@ class CachingSam(Sam):
         labels: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
         """Return what ``Sam.logits`` returns; only outputs that are not remembered reach the engines."""
-        keys = list(zip(_prompts(points_norm_xy, labels), mask_index.tolist(), strict=True))
+        prompts = _prompts(points_norm_xy, labels)
+        keys = [(id(encoded), *key) for key in zip(prompts, mask_index.tolist(), strict=True)]
         missing = _first_of_each(keys, self._logits)
         if missing:
             index = np.array(missing)
@@ -96,6 +101,13 @@ class CachingSam(Sam):
             found = super().logits(encoded, points_norm_xy[index], mask_index[index], asked)
             self._logits.update(zip((keys[i] for i in missing), found, strict=True))
         return np.stack([np.empty(encoded.geometry.grid_hw, np.float32), *(self._logits[key] for key in keys)])[1:]
+
+
+def _sha256(image_hwc_rgb: NDArray[np.uint8]) -> bytes:
+    """Hash of shape and pixels."""
+    found = hashlib.sha256(str(image_hwc_rgb.shape).encode())
+    found.update(np.ascontiguousarray(image_hwc_rgb).data)
+    return found.digest()
 
 
 def _prompts(points_norm_xy: NDArray[np.float32], labels: NDArray[np.integer] | None) -> list[Prompt]:
@@ -110,16 +122,20 @@ def _first_of_each(keys: list[Any], known: dict[Any, Any]) -> list[int]:
 
 
 class CachingSuperpixels:
-    """Superpixels that remember a photo's map for each group of settings. Call ``clear`` before each new photo."""
+    """Superpixels that remember the maps of a photo and its windows, for each group of settings.
+
+    Call ``clear`` before each new photo.
+    """
 
     def __init__(self) -> None:
-        self._maps: dict[Superpixels, SuperpixelMap] = {}
+        self._maps: dict[tuple[bytes, Superpixels], SuperpixelMap] = {}
 
     def __call__(self, image_hwc_rgb: NDArray[np.uint8], geometry: Geometry, settings: Superpixels) -> SuperpixelMap:
         """Return what ``superpixels`` returns, computed once for each group of settings."""
-        if settings not in self._maps:
-            self._maps[settings] = superpixels(image_hwc_rgb, geometry, settings)
-        return self._maps[settings]
+        key = _sha256(image_hwc_rgb), settings
+        if key not in self._maps:
+            self._maps[key] = superpixels(image_hwc_rgb, geometry, settings)
+        return self._maps[key]
 
     def clear(self) -> None:
         """Forget the photo."""
