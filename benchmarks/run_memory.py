@@ -5,6 +5,7 @@
 Photos are scikit-image's, enlarged. Each row is its own process. It first segments a small photo, so that the engines
 are loaded and warm. Figures are the growth of the resident set from there, with preset `paper`, by kind of file. The
 folder's row has photos of 0.3 to 12 megapixels and preset `fast`, and samples the resident set after each photo.
+`--set tiles.side_px=2048` measures with tiles.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def save(path: Path, height: int, width: int, orientation: int = 1) -> None:
     Image.fromarray(enlarged(height, width)).save(path, exif=exif, **options)
 
 
-def rise(folder: Path, preset: str) -> dict[str, float]:
+def rise(folder: Path, preset: str, changes: dict[str, str]) -> dict[str, float]:
     """Segment a folder and return its peak and resident set, in MB beyond those after a first small photo."""
     with TemporaryDirectory() as temporary:
         (Path(temporary) / "first").mkdir()
         save(Path(temporary) / "first/a.jpg", 400, 600)
-        config = SegmenterConfig(settings=Settings.preset(preset))
+        config = SegmenterConfig(settings=Settings.preset(preset).with_overrides(changes))
         options = RunOptions([Path(temporary) / "first"], Path(temporary) / "out", config)
         with open_segmenter(options) as segmenter:
 
@@ -108,20 +109,25 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--megapixels", type=float, nargs="+", default=[12, 50], help="sizes of single photos")
     parser.add_argument("--folder", type=int, default=200, help="number of photos in the folder; 0 leaves it out")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="kinds of files")
+    parser.add_argument("--preset", default="paper", choices=Settings.presets, help="preset of single photos")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     a = parser.parse_args()
+    changes = dict(item.split("=", 1) for item in a.set)
     rows: dict[str, dict[str, float]] = {}
 
     def measure(name: str, photos: Path, preset: str) -> None:
         note(f"measuring {name}")
-        rows[name] = in_fresh_process(rise, photos, preset)
+        rows[name] = in_fresh_process(rise, photos, preset, changes)
         note(f"{name}: {rows[name]}")
 
     for megapixels in a.megapixels:
         height = round((megapixels * 1e6 / 1.5) ** 0.5)
-        for kind, (suffix, orientation) in KINDS.items():
+        for kind in a.kinds:
+            suffix, orientation = KINDS[kind]
             with TemporaryDirectory() as folder:
                 save(Path(folder) / f"a{suffix}", height, round(height * 1.5), orientation)
-                measure(f"{megapixels:g} megapixels, {kind}", Path(folder), "paper")
+                measure(f"{megapixels:g} megapixels, {kind}", Path(folder), a.preset)
     if a.folder:
         with TemporaryDirectory() as folder:
             for i in range(a.folder):
@@ -133,7 +139,7 @@ def main() -> None:
         table.add_row(name, *(f"{row[c]:g}" for c in columns))
     Console(width=140).print(table)
     if a.json:
-        write_json(a.json, {"esam_rt": __version__, "platform": platform.platform(), "rows": rows})
+        write_json(a.json, {"esam_rt": __version__, "platform": platform.platform(), "set": a.set, "rows": rows})
 
 
 if __name__ == "__main__":

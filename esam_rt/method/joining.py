@@ -158,23 +158,18 @@ class EntityJoiner:
         return sorted(found, key=lambda pair: (-pair[0], *pair[1:]))
 
     def _join(self, seen: _Seen, entity: int, root: int, same: bool) -> None:
-        """Put an entity of the window, and the group that it has, into a group."""
-        own = seen.group[entity]
-        if own == root:
+        """Put an entity of the window, and the group that it has, into a group. `same`: this window has seen it too."""
+        own, group = int(seen.group[entity]), self._groups[root]
+        windows = self._groups[own].windows if own else {seen.window}
+        if own == root or (windows & group.windows) - ({seen.window} if same else set()):
             return
-        group = self._groups[root]
         if own == 0:
-            if seen.window in group.windows and not same:
-                return
             seen.group[entity] = root
             group.take(seen.as_group(entity))
             return
-        shared = self._groups[own].windows & group.windows - ({seen.window} if same else set())
-        if shared:
-            return
         keep, drop = min(own, root), max(own, root)
-        self._root[self._root == drop] = keep
         self._groups[keep].take(self._groups.pop(drop))
+        self._root[self._root == drop] = keep
         seen.group = self._root[seen.group]
 
     def _begin_groups(self, seen: _Seen, pairs: Pairs) -> None:
