@@ -43,8 +43,8 @@ def found(result: EntityMap, truth: NDArray[np.int64]) -> int:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--preset", default="paper", choices=Settings.presets)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[40, 20], help="sides of the squares, in pixels")
+    parser.add_argument("--preset", default="fast", choices=Settings.presets)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[40], help="sides of the squares, in pixels")
     a = parser.parse_args()
     base, rows = Settings.preset(a.preset), {}
     variants = {"whole photo": {}, "2 x 2 tiles": {"tiles.crop_n_layers": 1}, "tiles of 256 px": {"tiles.side_px": 256}}

@@ -32,7 +32,7 @@ class EntityMap:
         box_xyxy: int32 [N, 4], in pixels, half-open.
         centroid_xy: float32 [N, 2], in pixels; (0, 0) is the center of the top left pixel.
         stage: uint8 [N], a ``Stage``.
-        times_s: Seconds of each stage: encoder, superpixels, decoder, mmg, emr, usr, upsampling.
+        times_s: Seconds of each stage: encoder, superpixels, decoder, mmg, emr, usr, upsampling, joining.
         spans: Start and end of each stage, for a profile.
         complete: False if a deadline ended the work before all prompts were decoded.
         completed_stages: Modules that had all of their prompts, in order.

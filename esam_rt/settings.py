@@ -103,7 +103,7 @@ class Tiles(Group):
     join_iou: float = number(
         0.5, 0.5, 1.0, "ours", "IoU in what two windows have in common from which entities are one"
     )
-    small: float = share(0.001, "ours", "a tile's entity up to this share of the photo stands out from a larger one")
+    small: float = share(0.01, "ours", "a tile's entity up to this share of the photo stands out from a larger one")
 
 
 class Panorama(Group):

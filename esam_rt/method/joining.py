@@ -70,7 +70,7 @@ class _Seen:
 
 
 class EntityJoiner:
-    """A map of a photo that grows window by window.
+    """A map of a photo that grows window by window, beginning with the whole photo.
 
     An entity of a window joins the group of the map that looks the same if only pixels count that both have seen. Two
     entities of one window never join, because the window has told them apart. An entity without a group becomes a new
@@ -111,10 +111,15 @@ class EntityJoiner:
         self._windows += 1
 
     def result(self) -> EntityMap:
-        """Return the map. A group has the mean score of its members by area, and the stage of the largest one."""
+        """Return the map. A group has the mean score of its members by area, and the stage of the largest one.
+
+        A group that only one tile shows, and shows cut, is left out: it would end with the tile.
+        """
         score, stage = np.zeros(len(self._root) - 1), np.zeros(len(self._root) - 1, np.uint8)
         for root, group in self._groups.items():
             score[root - 1], stage[root - 1] = group.score_sum / group.area_sum, group.stage
+            if group.is_cut and len(group.windows) == 1 and 0 not in group.windows:
+                self._root[self._root == root] = 0
         for rows in _strips(len(self._labels)):
             self._labels[rows] = self._root[self._labels[rows]]
         return EntityMap.from_labels(self._labels, score, stage, in_place=True)
