@@ -25,9 +25,8 @@ class Rectangle:
         Args:
             other: A rectangle.
         """
-        y0, x0, y1, x1 = (
-            max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
-        )  # fmt: skip
+        y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
+        y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
         return Rectangle(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
 
 
