@@ -70,8 +70,8 @@ def mask_polygons(mask: NDArray[np.bool_], tolerance_px: float = 0.0, holes: boo
 def joined_ring(rings_xy: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Join rings to one, for formats with one ring an object.
 
-    Each ring is reached over a seam of no width from the nearest point. Seams run back and forth, so a fill by the even-odd
-    rule is that of the rings.
+    Each ring is reached over a seam of no width from the nearest point. Seams run back and forth, so a fill by the
+    even-odd rule is that of the rings.
 
     Args:
         rings_xy: Rings float32 [K, 2].

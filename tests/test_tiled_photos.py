@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from esam_rt import EntityMap, EntitySegmenter, Settings
 from esam_rt.errors import DecodingCancelledError, InputError
+from esam_rt.pipeline import Pipeline
 from esam_rt.sam.point_grids import point_grid
 from esam_rt.segmenter import METHODS
 from tests.support.scene import ColorScene
@@ -106,15 +107,28 @@ def test_closing_stops_between_tiles(method: str, monkeypatch: pytest.MonkeyPatc
     photo, scene = painted(cells_around((256, 256), 5, np.random.default_rng(0), wraps=False))
     seen = []
 
-    def close_later(self: EntitySegmenter, window: Any, *rest: Any) -> EntityMap:
-        seen.append(window.shape)
+    def close_later(self: Pipeline, of_method: str) -> EntityMap:
+        seen.append(of_method)
         segment.close()
-        return EntityMap.from_labels(np.ones(window.shape[:2], np.uint16), np.ones(1), np.ones(1))
+        return EntityMap.from_labels(np.ones(self._orig_hw, np.uint16), np.ones(1), np.ones(1))
 
-    name = {"e-sam": "_segment_with_e_sam", "superpixels": "_segment_with_superpixels"}.get(method, "_segment_with_sam")
-    monkeypatch.setattr(EntitySegmenter, name, close_later)
+    monkeypatch.setattr(Pipeline, "run", close_later)
     settings = FAST.with_overrides({"tiles.crop_n_layers": 1})
     segment = EntitySegmenter(scene.sam(), settings=settings, method=method)
     with pytest.raises(DecodingCancelledError):
         segment(photo)
-    assert len(seen) == 1
+    assert seen == [method]
+
+
+def test_tiles_share_the_time_of_a_deadline() -> None:
+    photo, scene = painted(cells_around((256, 256), 5, np.random.default_rng(0), wraps=False))
+    settings = FAST.with_overrides({"tiles.crop_n_layers": 1})
+    with EntitySegmenter(scene.sam(), settings=settings) as segment:
+        whole = segment(photo)
+        assert whole.complete and set(whole.times_s) >= {"encoder", "decoder", "joining"}
+        assert whole.prompts_decoded > 5 * 16**2
+        segment(photo, deadline_s=1e-6)  # learns what the encoder costs
+        cut = segment(photo, deadline_s=1e-6)
+        assert not cut.complete and cut.labels.shape == photo.shape[:2]
+        unhurried = segment(photo, deadline_s=1e6)
+    assert unhurried.complete and np.array_equal(unhurried.labels, whole.labels)

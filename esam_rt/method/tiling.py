@@ -25,8 +25,8 @@ def segment_windows(
     Args:
         image: The photo.
         settings: All settings; ``tiles`` and ``panorama`` count here.
-        segment: Segments a window. It gets the latitudes of its upper and lower edge if the photo is a panorama, and the
-            number of windows that are left, this one included.
+        segment: Segments a window. It gets the latitudes of its upper and lower edge if the photo is a panorama, and
+            the number of windows that are left, this one included.
         check: Called before each window. It raises if the photo is cancelled.
 
     Raises:
