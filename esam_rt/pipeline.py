@@ -15,6 +15,7 @@ from esam_rt.entity_map import EntityMap
 from esam_rt.kernels.bits import unpack
 from esam_rt.masks import Level, MaskSet
 from esam_rt.method import superpixels as superpixel_stage
+from esam_rt.method.adaptive_prompts import in_waves, outside_agreed_masks, shared_gallery
 from esam_rt.method.baselines import automatic_masks, object_masks, region_entities
 from esam_rt.method.emr import refine_entities
 from esam_rt.method.grid_entities import GridEntities
@@ -32,7 +33,7 @@ from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import Image
 from esam_rt.sam.point_grids import Latitudes
 from esam_rt.sam.promptable import Promptable
-from esam_rt.settings import Settings, Superpixels, decided
+from esam_rt.settings import Adaptive, Settings, Superpixels, decided
 from esam_rt.stages import Stage
 from esam_rt.tracing import Trace
 
@@ -121,11 +122,11 @@ class Pipeline:
         pixels_later = self._start(self._find_superpixels, self._on_host())
         encoded = self._encode()
         decoder = self._decoder(encoded)
-        coarse = self._decode_coarse_grid(decoder)
+        coarse = self._decode_coarse_grid(decoder, adaptive=s.adaptive if s.is_adaptive else None)
         if self._budget.prompts_decoded == 0:
             pixels_later.cancel()
             return self._nothing()
-        gallery = self._grid(s.prompts.fine_side, decoder.at((Level.OBJECT,)))
+        gallery = self._gallery(coarse, decoder)
         is_exact = s.emr.enabled and s.emr.gallery == "exact"
         gallery_later = self._start(gallery.ask_all) if is_exact and not is_limited else None
         pixels = pixels_later.result()
@@ -187,11 +188,25 @@ class Pipeline:
     def _decoder(self, encoded: EncodedImage) -> PromptDecoder:
         return PromptDecoder(self._sam, encoded, self._settings.filters, self._cancel, self._budget, self._trace)
 
-    def _decode_coarse_grid(self, decoder: PromptDecoder, levels: tuple[Level, ...] = tuple(Level)) -> PromptSet:
+    def _decode_coarse_grid(
+        self, decoder: PromptDecoder, levels: tuple[Level, ...] = tuple(Level), adaptive: Adaptive | None = None
+    ) -> PromptSet:
         """High-confidence masks of the coarse grid at `levels`, and the best mask of each prompt."""
         coarse = self._grid(self._settings.prompts.coarse_side, decoder.at(levels))
-        decode_waves(coarse, farthest_first(all_at_once) if self._budget.is_limited else all_at_once)
+        strategy = all_at_once if adaptive is None else outside_agreed_masks(adaptive)
+        if self._budget.is_limited:
+            strategy = farthest_first(strategy)
+        elif adaptive is not None:
+            strategy = in_waves(strategy, adaptive.wave)
+        decode_waves(coarse, strategy)
         return coarse
+
+    def _gallery(self, coarse: PromptSet, decoder: PromptDecoder) -> PromptSet:
+        """Object masks and best masks of the fine grid, decoded on demand."""
+        side, decode = self._settings.prompts.fine_side, decoder.at((Level.OBJECT,))
+        if self._settings.is_adaptive:
+            return shared_gallery(coarse, side, self._geometry, decode, self._budget, self._latitudes)
+        return self._grid(side, decode)
 
     def _grid(self, side: int, decode: Decode) -> PromptSet:
         return PromptSet.grid(side, self._geometry, decode, self._budget, self._latitudes)
@@ -220,7 +235,8 @@ class Pipeline:
         s = self._settings
         with self._trace.span("emr"):
             if s.emr.enabled:
-                return refine_entities(objects, gallery, encoded, pixels, s.emr, s.filters.min_area)
+                emr = s.emr.with_changes(votes=s.adaptive.votes) if s.is_adaptive else s.emr
+                return refine_entities(objects, gallery, encoded, pixels, emr, s.filters.min_area)
             return GridEntities.by_score(objects, Stage.MMG if s.mmg.enabled else Stage.AMG, s.filters.min_area)
 
     def _decode_gaps(

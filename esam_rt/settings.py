@@ -21,10 +21,22 @@ from esam_rt.setting_fields import Group, SettingInfo, Value, choice, number, sh
 
 
 class Prompts(Group):
-    """Sides of the two square grids of point prompts (E-SAM §3.2, Table 4)."""
+    """The two square grids of point prompts (E-SAM §3.2, Table 4)."""
 
+    strategy: Literal["grid", "adaptive"] = choice(
+        "grid", "paper §3.2", "grid decodes the whole coarse grid, adaptive leaves out points in objects already found"
+    )
     coarse_side: int = number(32, 1, 256, "paper Table 4", "points per side of the coarse grid, used by MMG")
     fine_side: int = number(64, 1, 256, "paper Table 4", "points per side of the fine grid, used by EMR's gallery")
+
+
+class Adaptive(Group):
+    """Numbers of the strategy ``adaptive``."""
+
+    wave: int = number(64, 1, 65536, "ours", "prompts of the coarse grid between two decisions")
+    agree: int = number(8, 1, 65536, "ours", "points in an object mask are left out if this many prompts gave it")
+    agree_iou: float = share(0.8, "ours", "masks with this IoU agree")
+    votes: int = number(12, 1, 65536, "ours", "replaces emr.votes; coarse prompts count too")
 
 
 class Filters(Group):
@@ -118,6 +130,7 @@ class Settings(BaseModel):
 
     Attributes:
         prompts: Grids of point prompts.
+        adaptive: The strategy ``adaptive`` of prompts.
         filters: Filters of high-confidence masks.
         superpixels: Superpixels.
         mmg: Multi-level mask generation.
@@ -132,6 +145,7 @@ class Settings(BaseModel):
     presets: ClassVar[tuple[str, ...]] = ("paper", "fast")
 
     prompts: Prompts = Prompts()
+    adaptive: Adaptive = Adaptive()
     filters: Filters = Filters()
     superpixels: Superpixels = Superpixels()
     mmg: Mmg = Mmg()
@@ -214,6 +228,11 @@ class Settings(BaseModel):
             own: The model's numbers by full name, see ``ModelSpec.default_thresholds``.
         """
         return self.with_overrides({name: value for name, value in own.items() if self.value(name) is None})
+
+    @property
+    def is_adaptive(self) -> bool:
+        """True if prompts follow the strategy ``adaptive``."""
+        return self.prompts.strategy == "adaptive"
 
     def value(self, name: str) -> Value:
         """Return the value of a setting.
