@@ -24,6 +24,7 @@ from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
 from esam_rt.evaluation import average_precision, read_truth
 from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
 from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
+from esam_rt.evaluation.paper_tables.table_rows import WHOLE_GRID
 from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.loading.loader import load_sam
 from esam_rt.masks import MaskSet
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th photo")
     a = parser.parse_args()
     sam = load_sam(a.model)
-    rows = run(a.photos, sam, Settings.preset(a.preset), a.votes, a.every)
+    rows = run(a.photos, sam, Settings.preset(a.preset).with_overrides(WHOLE_GRID), a.votes, a.every)
     name = f"{a.photos.parent.name}/{a.photos.name}"
     table = Table("gallery", *COLUMNS, title=f"{a.model}, preset {a.preset}, {name}, means per photo")
     for variant, row in rows.items():

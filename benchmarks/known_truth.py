@@ -6,8 +6,8 @@ A model that knows each photo's tree of regions replaces the networks. Objects a
 the median count. Parts are the intersections of objects with the finest annotator's regions. Sub-parts are their
 intersections with superpixels. A prompt gets the three regions under it, each with a boundary that wavers differently
 for every prompt, and their true IoU as scores. The scenarios then take away what real models lack. Filters and
-thresholds are those of SAM and the paper. The table has AP against the objects and the covered share, for each row of
-the ablation and for SAM's mask generation.
+thresholds are those of SAM and the paper, and so is the whole grid. The table has AP against the objects and the
+covered share, for each row of the ablation and for SAM's mask generation.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
 from esam_rt.evaluation import average_precision
 from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
 from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
+from esam_rt.evaluation.paper_tables.table_rows import WHOLE_GRID
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources.decode import read_photo
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of all rows")
     parser.add_argument("--readings", action="store_true", help="other readings of the paper instead of the ablation")
     a = parser.parse_args()
-    base = Settings().with_overrides(dict(item.split("=", 1) for item in a.set))
+    base = Settings().with_overrides({**WHOLE_GRID, **dict(item.split("=", 1) for item in a.set)})
     rows_of = partial(other_readings if a.readings else ablation, base=base)
     results = {}
     for name in a.scenarios:

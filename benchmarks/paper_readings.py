@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from benchmarks.lib.readings import READINGS, changes, in_place
 from esam_rt import EntityMap, EntitySegmenter, Settings
-from esam_rt.evaluation.paper_tables.table_rows import Row
+from esam_rt.evaluation.paper_tables.table_rows import WHOLE_GRID, Row
 from esam_rt.evaluation.paper_tables.tables import MARKDOWN, run_table
 from esam_rt.evaluation.plan import EvalOptions
 from esam_rt.evaluation.run_evaluation import prepare
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier table")
     a = parser.parse_args()
-    run = RunOptions((), a.out, SegmenterConfig(a.model, settings=Settings.preset(a.preset)))
+    run = RunOptions((), a.out, SegmenterConfig(a.model, settings=Settings.preset(a.preset).with_overrides(WHOLE_GRID)))
     plan = prepare(
         EvalOptions(a.gt, a.out, images=a.images, run=run, limit=a.limit, resume=a.resume, overwrite=a.overwrite)
     )

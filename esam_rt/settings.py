@@ -23,8 +23,8 @@ from esam_rt.setting_fields import Group, SettingInfo, Value, choice, number, sh
 class Prompts(Group):
     """The two square grids of point prompts (E-SAM §3.2, Table 4)."""
 
-    strategy: Literal["grid", "adaptive"] = choice(
-        "grid", "paper §3.2", "grid decodes the whole coarse grid, adaptive leaves out points in objects already found"
+    strategy: Literal["adaptive", "grid"] = choice(
+        "adaptive", "ours; paper: grid", "adaptive leaves out coarse points in objects already found, grid decodes all"
     )
     coarse_side: int = number(32, 1, 256, "paper Table 4", "points per side of the coarse grid, used by MMG")
     fine_side: int = number(64, 1, 256, "paper Table 4", "points per side of the fine grid, used by EMR's gallery")
@@ -36,7 +36,7 @@ class Adaptive(Group):
     wave: int = number(64, 1, 65536, "ours", "prompts of the coarse grid between two decisions")
     agree: int = number(8, 1, 65536, "ours", "points in an object mask are left out if this many prompts gave it")
     agree_iou: float = share(0.8, "ours", "masks with this IoU agree")
-    votes: int = number(12, 1, 65536, "ours", "replaces emr.votes; coarse prompts count too")
+    votes: int = number(16, 1, 65536, "ours", "replaces emr.votes; coarse prompts count too")
 
 
 class Filters(Group):
@@ -166,7 +166,7 @@ class Settings(BaseModel):
         """Return a preset.
 
         Args:
-            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32).
+            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32). Both are adaptive.
 
         Raises:
             SettingsError: The name is unknown.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from esam_rt import EntityMap, EntitySegmenter, Settings
 from esam_rt.stages import Stage
-from tests.support.scene import SIDE, Scene, photo_of, quadrants
+from tests.support.fake_clock import FakeClock
+from tests.support.scene import ROW, SIDE, Scene, photo_of, quadrants
 
 GRIDS: dict[str, object] = {"prompts.coarse_side": 16, "prompts.fine_side": 32}
 
@@ -68,7 +69,7 @@ def overlapping_scene() -> tuple[Scene, NDArray[np.uint8]]:
 
 def test_coarse_prompts_vote_and_the_overlap_goes_to_the_same_object() -> None:
     scene, photo = overlapping_scene()
-    whole, _ = segmented(scene, photo, {"emr.gallery": "exact"})
+    whole, _ = segmented(scene, photo, {"prompts.strategy": "grid", "emr.gallery": "exact"})
     changes = {"prompts.strategy": "adaptive", "adaptive.agree": 256, "adaptive.votes": 16}
     adaptive, asked = segmented(scene, photo, changes)
     np.testing.assert_array_equal(adaptive.labels, whole.labels)
@@ -109,10 +110,24 @@ def test_a_deadline_far_away_leaves_out_points_too() -> None:
     assert 2 * adaptive.prompts_decoded < whole.prompts_decoded
 
 
+def test_every_deadline_gives_a_valid_map() -> None:
+    scene, photo = noisy_scene(6)
+    clock, settings = FakeClock(), Settings().with_overrides(GRIDS)
+    with EntitySegmenter(clock.sam(scene), settings=settings, clock=clock) as segment:
+        segment(photo)
+        for deadline_s in np.geomspace(0.03, 3, 25):
+            start = clock()
+            result = segment(photo, deadline_s=float(deadline_s))
+            assert clock() - start <= deadline_s + clock.prompt_s * ROW.decode_batch
+            assert set(np.unique(result.labels)) - {0} == set(range(1, len(result) + 1))
+    assert result.complete
+
+
 def test_the_numbers_of_adaptive_prompts_change_nothing_of_the_grid() -> None:
     scene, photo = noisy_scene(5)
-    plain, _ = segmented(scene, photo, {})
-    other, _ = segmented(scene, photo, {"adaptive.agree": 1, "adaptive.votes": 1, "adaptive.wave": 1})
+    grid: dict[str, object] = {"prompts.strategy": "grid"}
+    plain, _ = segmented(scene, photo, grid)
+    other, _ = segmented(scene, photo, {**grid, "adaptive.agree": 1, "adaptive.votes": 1, "adaptive.wave": 1})
     assert plain.prompts_decoded == other.prompts_decoded
     np.testing.assert_array_equal(plain.labels, other.labels)
 

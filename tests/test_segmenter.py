@@ -39,7 +39,9 @@ SWITCHES = list(itertools.product((False, True), repeat=3))
 
 
 def settings_with(mmg: bool = True, emr: bool = True, usr: bool = True) -> Settings:
-    return Settings.preset("fast").with_overrides({"mmg.enabled": mmg, "emr.enabled": emr, "usr.enabled": usr})
+    """Settings of the whole grid. tests/test_adaptive_pipeline.py has the adaptive one."""
+    modules = {"mmg.enabled": mmg, "emr.enabled": emr, "usr.enabled": usr}
+    return Settings.preset("fast").with_overrides({"prompts.strategy": "grid", **modules})
 
 
 def noisy_scene(seed: int) -> tuple[Scene, NDArray[np.uint8]]:

@@ -19,8 +19,8 @@ from esam_rt.settings import Adaptive
 def outside_agreed_masks(settings: Adaptive) -> Strategy:
     """Make a strategy that leaves out points inside object masks that several prompts agree on.
 
-    One more prompt there would give the same mask again. All other points stay. Small objects, holes and places without
-    masks are therefore decoded as densely as by the full grid.
+    One more prompt there would most likely give the same mask again. All other points stay, so holes and places without
+    masks are decoded as densely as by the whole grid.
 
     Args:
         settings: Numbers of adaptive prompts.

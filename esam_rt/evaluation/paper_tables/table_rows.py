@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from esam_rt.errors import SettingsError, did_you_mean
 
 MODULES = ("mmg", "emr", "usr")
+WHOLE_GRID: dict[str, object] = {"prompts.strategy": "grid"}
+"""Settings of the tables of the paper. It decodes every prompt of the coarse grid."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def base_row(row: Row, rows: Sequence[Row]) -> Row:
 
 
 def build_rows(table: str | None, texts: Sequence[str]) -> list[Row]:
-    """Return the rows of a table of the paper, followed by rows that the user wrote.
+    """Return the rows of a table of the paper, with the whole grid, followed by rows that the user wrote.
 
     Args:
         table: A key of ``TABLES``, or None.
@@ -141,7 +143,7 @@ def build_rows(table: str | None, texts: Sequence[str]) -> list[Row]:
     """
     if table is not None and table not in TABLES:
         raise SettingsError(f"Unknown table {table!r}.{did_you_mean(table, TABLES)}")
-    rows = list(TABLES[table]) if table is not None else []
+    rows = [replace(row, changes={**WHOLE_GRID, **row.changes}) for row in TABLES[table]] if table is not None else []
     for text in texts:
         name, _, settings = text.partition(":")
         changes: dict[str, object] = {}
