@@ -122,7 +122,7 @@ def test_closing_stops_between_tiles(method: str, monkeypatch: pytest.MonkeyPatc
 
 def test_tiles_share_the_time_of_a_deadline() -> None:
     photo, scene = painted(cells_around((256, 256), 5, np.random.default_rng(0), wraps=False))
-    settings = FAST.with_overrides({"tiles.crop_n_layers": 1})
+    settings = FAST.with_overrides({"tiles.crop_n_layers": 1, "prompts.strategy": "grid"})
     with EntitySegmenter(scene.sam(), settings=settings) as segment:
         whole = segment(photo)
         assert whole.complete and set(whole.times_s) >= {"encoder", "decoder", "joining"}
