@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from esam_rt.errors import InputError
+from esam_rt.kernels.pieces import count_pieces
 from esam_rt.polygons import Polygon, mask_polygons
 from esam_rt.stages import Stage
 from esam_rt.tracing import Span
@@ -99,6 +101,14 @@ class EntityMap:
     def __len__(self) -> int:
         return len(self.score)
 
+    @functools.cached_property
+    def pieces(self) -> NDArray[np.int32]:
+        """Number of connected pieces of each entity, int32 [N]. Pixels that touch at a corner are connected.
+
+        It is counted at the first use.
+        """
+        return count_pieces(self.labels, len(self))
+
     def mask(self, index: int) -> NDArray[np.bool_]:
         """Return the mask of an entity, bool [H, W].
 
@@ -136,6 +146,8 @@ class EntityMap:
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
         """Return COCO annotations with compressed RLE; bbox (x, y, w, h) and area are in pixels, category_id is 1.
 
+        Beside the score they have ``pieces``, the number of connected pieces.
+
         Args:
             image_id: The image's id.
             first_id: The id of the first annotation.
@@ -157,6 +169,7 @@ class EntityMap:
                     "area": int(self.area[i]),
                     "iscrowd": 0,
                     "score": round(float(self.score[i]), 6),
+                    "pieces": int(self.pieces[i]),
                 }
             )
         return out

@@ -38,8 +38,8 @@ def paint(
         scale_x: Cells per pixel, horizontally.
     """
     grid_h, grid_w = none_hw.shape
-    rows, row_fraction = _cells(labels_out.shape[0], scale_y, grid_h)
-    columns, column_fraction = _cells(labels_out.shape[1], scale_x, grid_w)
+    rows, row_fraction = cells_of_pixels(labels_out.shape[0], scale_y, grid_h)
+    columns, column_fraction = cells_of_pixels(labels_out.shape[1], scale_x, grid_w)
     _paint(
         labels_out,
         np.ascontiguousarray(fields, np.float32),
@@ -53,8 +53,17 @@ def paint(
     )
 
 
-def _cells(pixels: int, scale: float, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The cell before each pixel of a row or column, and the pixel's way to the next cell, 0 to 1."""
+def cells_of_pixels(pixels: int, scale: float, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Place the pixels of a row or column on the grid.
+
+    Args:
+        pixels: Number of pixels.
+        scale: Cells per pixel.
+        cells: Number of cells.
+
+    Returns:
+        The cell before each pixel, int64 [pixels], and the pixel's way to the next cell, 0 to 1, float32 [pixels].
+    """
     position = np.clip((np.arange(pixels) + 0.5) * scale - 0.5, 0, cells - 1)
     cell = np.floor(position)
     return cell.astype(np.int64), (position - cell).astype(np.float32)

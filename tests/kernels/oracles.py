@@ -265,3 +265,35 @@ def dense_pair_similarity(
         return near / len(own) if len(own) else 0
 
     return np.array([[one_way(i, j), one_way(j, i)] for i, j in pairs], np.float32).reshape(-1, 2)
+
+
+def dense_pieces(labels: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The piece of each pixel, numbered by first pixel. Label 0 is not connected at corners."""
+    out = np.zeros(labels.shape, np.int64)
+    count = 0
+    for label in np.unique(labels):
+        numbers, found = ndimage.label(labels == label, np.ones((3, 3)) if label else None)
+        out[numbers > 0] = numbers[numbers > 0] + count
+        count += found
+    _, first, index = np.unique(out, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[index.reshape(out.shape)]
+
+
+def dense_join_pieces(labels: NDArray[np.uint16], is_small: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Round by round, each small piece takes the label that it has the most sides in common with."""
+    out, piece, is_open = labels.copy(), dense_pieces(labels), is_small.copy()
+    while True:
+        votes: dict[int, dict[int, int]] = {}
+        for y, x in np.ndindex(labels.shape):
+            for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                v, u = y + dy, x + dx
+                if not (0 <= v < labels.shape[0] and 0 <= u < labels.shape[1]):
+                    continue
+                if is_open[piece[y, x]] and not is_open[piece[v, u]]:
+                    of_piece = votes.setdefault(int(piece[y, x]), {})
+                    of_piece[int(out[v, u])] = of_piece.get(int(out[v, u]), 0) + 1
+        if not votes:
+            return out
+        for p, of_piece in votes.items():
+            out[piece == p] = min(of_piece, key=lambda label: (-of_piece[label], label))
+            is_open[p] = False

@@ -10,10 +10,12 @@ from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.dedup import leaders
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.kernels.fragments import without_fragments
+from esam_rt.kernels.guided_paint import paint_guided
 from esam_rt.kernels.iou import best_iou
 from esam_rt.kernels.mask_means import mask_means
 from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
+from esam_rt.kernels.pieces import find_pieces, join_pieces
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.kernels.similarity import pair_similarity, top_k, touching_pairs
@@ -47,7 +49,20 @@ def everything(seed: int) -> list[NDArray[Any]]:
         0.1,
         70 / 300,
     )
+    guided = np.empty((60, 80), np.uint16)
+    models = rng.normal(size=(9 * 1400, 4)).astype(np.float32)
+    reach = rng.integers(0, 3, 9 * 1400).astype(np.uint8)
+    paint_guided(
+        guided, photo, models, reach, np.arange(9) * 1400, np.tile([0, 0, 70, 20], (9, 1)), (20, 70), 1 / 3, 7 / 8
+    )
+    pieces = find_pieces(guided)
+    joined = guided.copy()
+    join_pieces(joined, pieces, pieces.area < 20)
     return [
+        guided,
+        pieces.piece,
+        pieces.area,
+        joined,
         pack(masks),
         unpack(bits, 70),
         *areas_and_boxes(bits),
