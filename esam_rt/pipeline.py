@@ -17,6 +17,7 @@ from esam_rt.masks import Level, MaskSet
 from esam_rt.method import superpixels as superpixel_stage
 from esam_rt.method.adaptive_prompts import in_waves, outside_agreed_masks, shared_gallery
 from esam_rt.method.baselines import automatic_masks, object_masks, region_entities
+from esam_rt.method.cleanup import clean_up
 from esam_rt.method.emr import refine_entities
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.mmg import multi_level_masks, nms
@@ -269,6 +270,9 @@ class Pipeline:
             return fill_gaps(entities, additional, self._settings.usr, self._settings.filters.min_area)
 
     def _render(self, entities: GridEntities, decoder: PromptDecoder, points_norm_xy: NDArray[np.float32]) -> EntityMap:
+        s = self._settings
         with self._trace.span("upsampling"):
-            labels = render_labels(entities, decoder.logits, self._geometry, points_norm_xy)
+            guide = self._image.on_host(self._orig_hw) if s.render.refine else None
+            labels = render_labels(entities, decoder.logits, self._geometry, points_norm_xy, guide, s.render)
+            clean_up(labels, s.cleanup)
             return EntityMap.from_labels(labels, entities.score, entities.stage, in_place=True)

@@ -100,6 +100,22 @@ class Usr(Group):
     gain_min: float = share(0.001, "ours", "minimum share of the image that a new mask must newly cover")
 
 
+class Render(Group):
+    """The label map at the photo's resolution."""
+
+    refine: bool = switch(True, "ours", "boundaries follow the photo's edges (guided filter); false: the logits alone")
+    radius: float = number(0.04, 0.0, 0.5, "ours", "half side of the filter's windows, as a share of the longer side")
+    epsilon: float = number(1e-4, 1e-8, 1.0, "ours", "smallest variance of colors (0 to 1) that counts as an edge")
+    reach: int = number(2, 1, 16, "ours", "cells that a boundary may move")
+
+
+class Cleanup(Group):
+    """Specks and holes of the label map. Sizes are in pixels of a photo with a longer side of 512 pixels."""
+
+    min_piece: int = number(300, 0, 1_000_000, "ours", "smaller pieces of an entity join a neighbor, in pixels; 0: off")
+    fill_holes: int = number(100, 0, 1_000_000, "ours", "smaller holes and gaps are filled, in pixels; 0: off")
+
+
 class Amg(Group):
     """The baselines: SAM's automatic mask generation, and its object level alone (E-SAM Table 2)."""
 
@@ -139,6 +155,8 @@ class Settings(BaseModel):
         amg: Baselines.
         tiles: Tiles of large photos.
         panorama: Panoramas.
+        render: The label map at the photo's resolution.
+        cleanup: Specks and holes of the label map.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -154,6 +172,8 @@ class Settings(BaseModel):
     amg: Amg = Amg()
     tiles: Tiles = Tiles()
     panorama: Panorama = Panorama()
+    render: Render = Render()
+    cleanup: Cleanup = Cleanup()
 
     def __init__(self, **groups: Any) -> None:
         try:

@@ -41,6 +41,12 @@ class Geometry:
         h, w = (min(input_px, max(1, int(side * scale + 0.5))) for side in orig_hw)
         return cls(orig_hw, (h, w), (ceil_div(h, CELL_PX), ceil_div(w, CELL_PX)))
 
+    @property
+    def cells_per_pixel(self) -> tuple[float, float]:
+        """Cells of the grid for one pixel of the image, vertically and horizontally."""
+        (h, w), (resized_h, resized_w) = self.orig_hw, self.resized_hw
+        return resized_h / CELL_PX / h, resized_w / CELL_PX / w
+
     def from_pixels(self, points_xy: NDArray[np.floating]) -> NDArray[np.float32]:
         """Convert pixels of the image to the unit square.
 
