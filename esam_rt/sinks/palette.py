@@ -16,7 +16,8 @@ _GAP = 3  # neighbors may be this many pixels of that map apart
 def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
     """Choose a color for each entity, clearly different for entities that touch or nearly touch.
 
-    Each entity takes the least used of the hues that differ enough from the colors of its neighbors.
+    Each entity takes the least used of the colors that differ enough from those of its neighbors, also for people who
+    do not see red and green.
 
     Args:
         result: Entities of one photo.
@@ -53,15 +54,56 @@ def _neighbors(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]
     return np.split(other.astype(np.intp), np.searchsorted(one, np.arange(1, count + 1)))
 
 
+def _as_seen(rgb: NDArray[np.floating], vision: NDArray[np.floating]) -> NDArray[np.float32]:
+    """CIELAB colors [K, 3] of sRGB colors [K, 3] from 0 to 1, as people with that vision see them."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ vision.T
+    linear = np.clip(linear, 0, 1)
+    seen = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.asarray(cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2Lab)[0], np.float32)
+
+
+def color_difference(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the CIELAB distances between colors, for the vision that sees the least of them.
+
+    Distances for normal vision are reduced, since most people have it and expect more.
+
+    Args:
+        rgb: uint8 [K, 3].
+
+    Returns:
+        float32 [K, K].
+    """
+    lab = [_as_seen(rgb / 255, np.array(vision)) for vision in _VISIONS]
+    distance = np.array([np.linalg.norm(seen[:, None] - seen[None], axis=2) for seen in lab], np.float32)
+    distance[0] *= _NORMAL
+    least: NDArray[np.float32] = distance.min(axis=0)
+    return least
+
+
 def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return vivid colors, uint8 RGB [K, 3], and the CIELAB distances between them [K, K]."""
-    hue = np.arange(18) * 0.618034 % 1 * 360
-    hsv = np.stack([hue, np.tile([0.8, 0.55, 0.95], 6), np.tile([1, 1, 0.8], 6)], axis=1).astype(np.float32)
-    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)[0]
-    difference = np.linalg.norm(lab[:, None] - lab[None], axis=2)
-    return np.round(rgb[0] * 255).astype(np.uint8), difference.astype(np.float32)
+    """Return colors, uint8 RGB [K, 3], and the differences between them [K, K].
+
+    Each color is the one of many that differs most from those before it.
+    """
+    shades = ((0.95, 1), (0.6, 1), (1, 0.75), (0.6, 0.8), (1, 0.5), (0.35, 1))  # saturation and value
+    hsv = np.array([(hue, *shade) for shade in shades for hue in range(0, 360, 15)], np.float32)
+    rgb = np.round(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] * 255).astype(np.uint8)
+    difference = color_difference(rgb)
+    chosen = [0]
+    while len(chosen) < _COLORS:
+        chosen.append(int(difference[chosen].min(axis=0).argmax()))
+    return rgb[chosen], difference[np.ix_(chosen, chosen)]
 
 
+# Linear RGB as people with normal vision see it, and people without the cones for red, green and blue (Machado,
+# Oliveira, Fernandes: A Physiologically-based Model for Simulation of Color Vision Deficiency, 2009, severity 1).
+_VISIONS = (
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+)
+_NORMAL = 0.65  # 35 units of the difference are 54 of CIELAB for normal vision
+_COLORS = 18
+_CLEAR = 35.0  # CIELAB units: each color has at least seven others that differ so much for everybody
 _HUES, _DIFFERENCE = _hues()
-_CLEAR = 45.0  # CIELAB units: red and orange are 60 apart, neighboring greens 20

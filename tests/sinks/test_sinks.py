@@ -36,6 +36,7 @@ from esam_rt.sinks import (
 )
 from esam_rt.sinks.output_names import SUFFIXES, StemMaker, check_name, output_stems
 from esam_rt.sinks.overlays import draw_overlay
+from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sinks.sink import in_write_order, outputs_of, write_all
 from esam_rt.sinks.sink_table import make_sinks
@@ -356,6 +357,22 @@ def test_neighbours_differ(gap: int) -> None:
     for step in (grid[1:] - grid[:-1], grid[:, 1:] - grid[:, :-1]):
         assert np.linalg.norm(step, axis=2).min() > 40
     assert len(np.unique(np.round(grid.reshape(-1, 3)), axis=0)) > 8
+
+
+@pytest.mark.parametrize("missing_cone", [None, 0, 1])
+def test_neighbours_differ_for_people_who_are_color_blind(missing_cone: int | None) -> None:
+    """Colors lose what a missing cone would see (Viénot, Brettel, Mollon 1999; another model than the palette's)."""
+    rgb_to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    keep = np.eye(3)
+    if missing_cone is not None:  # replaced so that white and one more color look as they do to others
+        keep[missing_cone] = ([0, 2.02344, -2.52581], [0.494207, 0, 1.24827])[missing_cone]
+    to_seen = np.linalg.inv(rgb_to_lms) @ keep @ rgb_to_lms
+    result = blocks(6, 8, 16)
+    colors = entity_colors(result)[1:] / 255
+    seen = np.clip(colors**2.2 @ to_seen.T, 0, 1) ** (1 / 2.2)
+    lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2Lab)[0].reshape(6, 8, 3)
+    for step in (lab[1:] - lab[:-1], lab[:, 1:] - lab[:, :-1]):
+        assert np.linalg.norm(step, axis=2).min() > 20
 
 
 def test_unlabelled_pixels_keep_the_photo_and_labelled_ones_show_it() -> None:
