@@ -26,6 +26,7 @@ class Pieces:
     Attributes:
         label: uint16 [K].
         area: int32 [K], in pixels.
+        side: int32 [K], the longer side of the box around the piece, in pixels.
         row_first: int64 [H + 1], the first run of each row.
         start: int32 [R], the first column of each run.
         piece: int32 [R], the piece of each run.
@@ -33,6 +34,7 @@ class Pieces:
 
     label: NDArray[np.uint16]
     area: NDArray[np.int32]
+    side: NDArray[np.int32]
     row_first: NDArray[np.int64]
     start: NDArray[np.int32]
     piece: NDArray[np.int32]
@@ -50,8 +52,10 @@ def find_pieces(labels: NDArray[np.uint16]) -> Pieces:
     start, parent = np.empty((2, row_first[-1]), np.int32)
     piece = np.full(row_first[-1], -1, np.int32)
     label, area = np.empty(row_first[-1], np.uint16), np.empty(row_first[-1], np.int32)
-    count = _find_pieces(labels, row_first, start, parent, piece, label, area)
-    return Pieces(label[:count].copy(), area[:count].copy(), row_first, start, piece)
+    box = np.empty((row_first[-1], 4), np.int32)
+    count = _find_pieces(labels, row_first, start, parent, piece, label, area, box)
+    side = (box[:count, 2:] - box[:count, :2]).max(axis=1, initial=0)
+    return Pieces(label[:count].copy(), area[:count].copy(), side, row_first, start, piece)
 
 
 def count_pieces(labels: NDArray[np.uint16], count: int) -> NDArray[np.int32]:
@@ -121,6 +125,7 @@ def _count_runs(labels: NDArray[np.uint16], row_first: NDArray[np.int64]) -> Non
     types.int32[::1],
     types.uint16[::1],
     types.int32[::1],
+    types.int32[:, ::1],
 )
 def _find_pieces(
     labels: NDArray[np.uint16],
@@ -130,6 +135,7 @@ def _find_pieces(
     piece: NDArray[np.int32],
     label_out: NDArray[np.uint16],
     area_out: NDArray[np.int32],
+    box_out: NDArray[np.int32],
 ) -> int:
     h, w = labels.shape
     for y in range(h):
@@ -166,9 +172,13 @@ def _find_pieces(
             top = root(parent, k)
             if piece[top] < 0:
                 label_out[count], area_out[count] = labels[y, start[k]], -parent[top]
+                box_out[count, 0], box_out[count, 1], box_out[count, 2] = w, y, 0
                 piece[top] = count
                 count += 1
-            piece[k] = piece[top]
+            p = piece[k] = piece[top]
+            box_out[p, 0] = min(box_out[p, 0], start[k])
+            box_out[p, 2] = max(box_out[p, 2], start[k + 1] if k + 1 < row_first[y + 1] else w)
+            box_out[p, 3] = y + 1
     return count
 
 

@@ -10,6 +10,8 @@ from esam_rt.settings import Cleanup
 
 SIDE_PX = 512  # the sizes in the settings are those of a photo with this longer side
 
+LENGTH = 2.5  # a small piece stays if it is this much longer than a square of the smallest size: lines are thin
+
 
 def clean_up(labels: NDArray[np.uint16], settings: Cleanup) -> None:
     """Join small pieces of entities and small gaps with the neighbor that has the longest border with them.
@@ -28,5 +30,6 @@ def clean_up(labels: NDArray[np.uint16], settings: Cleanup) -> None:
     largest = np.zeros(int(pieces.label.max()) + 1, np.int32)
     np.maximum.at(largest, pieces.label, pieces.area)
     is_gap = pieces.label == 0
-    is_small = (pieces.area < np.where(is_gap, min_gap, min_piece)) & (is_gap | (pieces.area < largest[pieces.label]))
+    is_speck = (pieces.area < min_piece) & (pieces.side < LENGTH * np.sqrt(min_piece))
+    is_small = np.where(is_gap, pieces.area < min_gap, is_speck & (pieces.area < largest[pieces.label]))
     join_pieces(labels, pieces, is_small)

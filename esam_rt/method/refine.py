@@ -18,6 +18,8 @@ from esam_rt.sam.geometry import CELL_PX, Geometry
 from esam_rt.settings import Render
 
 Box = tuple[int, int, int, int]
+THIN = np.ones((3, 3), np.uint8)  # an entity is thin where this window does not fit into its cells
+THIN_BONUS = np.float32(0.25)  # of membership: lines of 2 pixels keep their recall on scenes with known truth
 
 
 class Guide:
@@ -110,8 +112,10 @@ def paint_refined(
         around = _grown(crop, guide.radius, labels.shape)
         membership = np.zeros(labels[_part(around)].shape, np.float32)
         membership[_part(box, around)] = weight
-        models.append(guide.models(membership, around)[_part(crop, around)].reshape(-1, 4))
         is_own = (labels[_part(crop)] == number).astype(np.uint8)
+        fitted = guide.models(membership, around)[_part(crop, around)]
+        fitted[..., 3] += THIN_BONUS * (is_own - cv2.morphologyEx(is_own, cv2.MORPH_OPEN, THIN))
+        models.append(fitted.reshape(-1, 4))
         is_near = cv2.dilate(is_own, window)
         reaches.append(np.where(is_own & is_alone[_part(crop)], ALONE, is_near * np.uint8(NEAR)).ravel())
         crops.append(crop)

@@ -39,6 +39,8 @@ def test_pieces_are_those_of_scipy(seed: int) -> None:
     np.testing.assert_array_equal(piece_map(found, labels.shape[1]), expected)
     np.testing.assert_array_equal(found.area, np.bincount(expected.ravel()))
     np.testing.assert_array_equal(found.label[expected], labels)
+    boxes = ndimage.find_objects(expected + 1)
+    assert found.side.tolist() == [max(s.stop - s.start for s in box) for box in boxes]
     counts = [ndimage.label(labels == k, np.ones((3, 3)))[1] for k in range(1, 5)]
     assert count_pieces(labels, 4).tolist() == counts
 

@@ -55,6 +55,15 @@ def test_sizes_grow_with_the_photo(scale: int) -> None:
     assert (small[200:204, 20:44] == 2).all()
 
 
+def test_a_long_thin_piece_stays() -> None:
+    labels = np.ones((512, 512), np.uint16)
+    labels[100:200, 100:200] = 2
+    labels[300, 100:160], labels[400, 100:120] = 2, 2
+    clean_up(labels, Cleanup(min_piece=300, fill_holes=0))
+    assert (labels[300, 100:160] == 2).all()
+    assert (labels[400] == 1).all()
+
+
 def test_off_changes_nothing() -> None:
     labels = speckled()
     clean_up(labels, Cleanup(min_piece=0, fill_holes=0))

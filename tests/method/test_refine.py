@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from esam_rt.masks import MaskSet
 from esam_rt.method.grid_entities import GridEntities
@@ -107,9 +108,14 @@ def test_maps_match_dense_filters_of_all_entities(seed: int) -> None:
     for k in range(5):
         m = dense_guided(color, p[k], max(1, round(0.15 * W)), 1e-3)
         at = (m[iy, ix] * (1 - fx) + m[iy, jx] * fx) * (1 - fy) + (m[jy, ix] * (1 - fx) + m[jy, jx] * fx) * fy
+        window = np.ones((3, 3))
+        core = ndimage.binary_erosion(owner == k, window, border_value=1)
+        thin = np.float64(owner == k) - ndimage.binary_dilation(core, window)
+        upper, lower = (thin[i, ix] * (1 - fx[..., 0]) + thin[i, jx] * fx[..., 0] for i in (iy, jy))
+        bonus = 0.25 * (upper * (1 - fy[..., 0]) + lower * fy[..., 0])
         near = cv2.dilate((owner == k).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         around = near[iy, ix] | near[iy, jx] | near[jy, ix] | near[jy, jx]
-        values.append(np.where(around, (at[..., :3] * photo / 255).sum(2) + at[..., 3], -np.inf))
+        values.append(np.where(around, (at[..., :3] * photo / 255).sum(2) + at[..., 3] + bonus, -np.inf))
     second, first = np.sort(np.array(values), axis=0)[-2:]
     clear = first - second > 2e-3
     assert clear.mean() > 0.9
@@ -137,3 +143,17 @@ def test_without_an_edge_contradicted_cells_are_divided_midway() -> None:
 def test_no_entities_leave_an_empty_map() -> None:
     labels = refined(random_photo(0), np.zeros((0, H, W), bool), np.zeros((0, H, W), np.float32), Render())
     assert (labels == 0).all()
+
+
+def test_a_line_thinner_than_a_cell_stays_whole() -> None:
+    """Its color differs little from one of the two regions that it crosses."""
+    rng = np.random.default_rng(0)
+    truth = np.where(np.arange(64) < 30, 1, 2) * np.ones((48, 1), int)
+    truth[22:24] = 3
+    colors = np.array([(0, 0, 0), (90, 90, 90), (200, 60, 30), (104, 96, 90)])
+    photo = np.clip(colors[truth] + rng.normal(0, 3, (48, 64, 3)), 0, 255).astype(np.uint8)
+    cells = truth.reshape(H, 4, W, 4)
+    owner = np.where((cells == 3).any((1, 3)), 3, cells[:, 2, :, 2])
+    masks = np.stack([owner == k for k in (1, 2, 3)])
+    labels = refined(photo, masks, np.where(masks, np.float32(2), np.float32(-2)), Render())
+    assert (labels[truth == 3] == 3).mean() > 0.95
