@@ -1,0 +1,219 @@
+"""How much closer to the truth are boundaries that follow the photo, and how many pieces has an entity?
+
+    python -m benchmarks.boundary_refinement --bsds bsds500/val --coco coco/panoptic_dev --cityscapes cityscapes \\
+        --every 2 --json boundary_refinement.json
+
+Each photo is decoded once and drawn in three ways: from the logits alone, with boundaries that follow the photo
+(render.refine), and with specks removed as well (cleanup, the default). Boundary precision is the share of found
+boundary pixels within 1, 2 or 4 pixels of any annotator's boundary. Recall is the share of annotators' boundary pixels
+near a found one. F is their harmonic mean over all photos. Synthetic scenes have lines of 1 to 3 pixels. CPU time is
+that of one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.lib.command_line import note, parser_of
+from benchmarks.lib.thin_scenes import thin_scene
+from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
+from esam_rt.evaluation import average_precision, read_truth
+from esam_rt.evaluation.metrics.boundaries import boundary
+from esam_rt.evaluation.metrics.matching import PhotoMatches, match_photo
+from esam_rt.evaluation.paper_tables.decode_cache import CachingSam, CachingSuperpixels
+from esam_rt.evaluation.truth.coco_truth import MaskTruth
+from esam_rt.loading.loader import load_sam
+from esam_rt.method.cleanup import clean_up
+from esam_rt.method.render import render_labels
+from esam_rt.sam.predictor import Sam
+from esam_rt.sources.decode import read_photo
+from esam_rt.sources.photo_files import find_photos
+from esam_rt.storage.atomic import write_json
+
+OFF = {"render.refine": False, "cleanup.min_piece": 0, "cleanup.fill_holes": 0}
+VARIANTS: dict[str, dict[str, object]] = {
+    "logits": OFF,
+    "refined": OFF | {"render.refine": True},
+    "refined and cleaned": {},
+}
+TOLERANCES_PX = (1, 2, 4)
+METHODS = ("e-sam", "amg")
+
+
+class Scores:
+    """Sums over the photos of one set, drawn in one way."""
+
+    def __init__(self) -> None:
+        self.boundary = np.zeros((len(TOLERANCES_PX), 4))
+        self.matches: list[PhotoMatches] = []
+        self.lines: dict[int, list[float]] = defaultdict(list)
+        self.pieces: list[int] = []
+        self.seconds = self.megapixels = 0.0
+
+    def add(self, result: EntityMap, truths: Sequence[NDArray[np.integer]], seconds: float) -> None:
+        """Add a photo with its annotators' maps."""
+        self.pieces += result.pieces.tolist()
+        self.seconds += seconds
+        self.megapixels += result.labels.size / 1e6
+        if not truths:
+            return
+        found = boundary(result.labels)
+        from_found = _distance(found)
+        lines = [boundary(labels) for labels in truths]
+        from_true = np.min([_distance(line) for line in lines], axis=0)
+        for row, reach in zip(self.boundary, TOLERANCES_PX, strict=True):
+            row += (
+                np.count_nonzero(from_true[found] <= reach),
+                np.count_nonzero(found),
+                sum(np.count_nonzero(from_found[line] <= reach) for line in lines),
+                sum(np.count_nonzero(line) for line in lines),
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures."""
+        out: dict[str, Any] = {
+            "pieces_an_entity": round(float(np.mean(self.pieces)), 2),
+            "cpu_ms_a_megapixel": round(1e3 * self.seconds / self.megapixels, 1),
+        }
+        if self.boundary.any():
+            precision, recall = self.boundary[:, 0] / self.boundary[:, 1], self.boundary[:, 2] / self.boundary[:, 3]
+            for reach, f in zip(TOLERANCES_PX, 2 * precision * recall / (precision + recall), strict=True):
+                out[f"boundary_F_{reach}px"] = round(float(f), 3)
+        if self.matches:
+            out |= {name: round(average_precision(self.matches)[name], 2) for name in ("AP", "AP50", "AR100")}
+        for width, recalls in sorted(self.lines.items()):
+            out[f"line_recall_{width}px"] = round(float(np.mean(recalls)), 3)
+        return out
+
+
+def _distance(line: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance of each pixel to a boundary; far beyond any tolerance without one."""
+    if not line.any():
+        return np.full(line.shape, np.inf, np.float32)
+    return np.asarray(cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+
+
+class Photos:
+    """Segments photos in all ways. Each photo is decoded once."""
+
+    def __init__(self, sam: Sam, base: Settings) -> None:
+        self.sam, self.pixels = CachingSam(sam), CachingSuperpixels()
+        self.segmenters = {
+            (method, name): EntitySegmenter(
+                self.sam, settings=base.with_overrides(changes), method=method, superpixels=self.pixels
+            )
+            for method in METHODS
+            for name, changes in VARIANTS.items()
+        }
+        self.scores = {key: Scores() for key in self.segmenters}
+
+    def results(self, image: NDArray[np.uint8]) -> Iterable[tuple[Scores, EntityMap, float]]:
+        """Yield the results of a photo in all ways, with the CPU seconds of drawing."""
+        self.sam.clear()
+        self.pixels.clear()
+        for key, segment in self.segmenters.items():
+            segment(image)  # decodes
+            start = time.thread_time()
+            result = segment(image)
+            yield self.scores[key], result, time.thread_time() - start
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """Return the figures of each row, and begin anew. CPU time is what a way needs beyond the logits alone."""
+        rows = {}
+        for (method, name), scores in self.scores.items():
+            scores.seconds -= self.scores[method, "logits"].seconds if name != "logits" else scores.seconds
+            rows[f"{method}, {name}"] = scores.to_json()
+        for method in METHODS:
+            del rows[f"{method}, logits"]["cpu_ms_a_megapixel"]
+        self.scores = {key: Scores() for key in self.segmenters}
+        return rows
+
+
+def with_boundaries(photos: Photos, folder: Path, truths: str, every: int) -> dict[str, dict[str, Any]]:
+    """Score a folder with images/ and label maps of the annotators in a folder beside it."""
+    for photo in track(find_photos([folder / "images"])[::every], folder.name, console=Console(stderr=True)):
+        paths = sorted((folder / truths).glob(f"{photo.path.stem}*.png"))
+        maps = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.int32) for path in paths]
+        for scores, result, seconds in photos.results(read_photo(photo.path, photo.name).image_hwc_rgb):
+            scores.add(result, maps, seconds)
+    return photos.table()
+
+
+def with_masks(photos: Photos, folder: Path, every: int) -> dict[str, dict[str, Any]]:
+    """Score a folder with images/ and entities.json."""
+    truth = read_truth(folder / "entities.json")
+    assert isinstance(truth, MaskTruth)
+    true_photos = {photo.name: photo for photo in truth.photos}
+    for photo in track(find_photos([folder / "images"])[::every], folder.name, console=Console(stderr=True)):
+        entities = truth.entities(true_photos[photo.name])
+        for scores, result, seconds in photos.results(read_photo(photo.path, photo.name).image_hwc_rgb):
+            scores.add(result, (), seconds)
+            scores.matches.append(match_photo(entities, result.to_coco()))
+    return photos.table()
+
+
+def synthetic(base: Settings, count: int) -> dict[str, dict[str, Any]]:
+    """Score scenes with known truth."""
+    rows = {name: Scores() for name in VARIANTS}
+    for seed in range(count):
+        scene = thin_scene(seed)
+        points = np.tile(np.arange(len(scene.entities), dtype=np.float32)[:, None], 2)
+        for name, changes in VARIANTS.items():
+            s = base.with_overrides(changes)
+            start = time.thread_time()
+            guide = scene.image if s.render.refine else None
+            labels = render_labels(scene.entities, cast(Sam, scene), scene.encoded, points, guide, s.render)
+            clean_up(labels, s.cleanup)
+            seconds = time.thread_time() - start
+            for label, width in scene.widths.items():
+                rows[name].lines[width].append(float((labels[scene.truth == label] == label).mean()))
+            result = EntityMap.from_labels(labels, scene.entities.score, scene.entities.stage)
+            rows[name].add(result, [scene.truth], seconds)
+    return {name: scores.to_json() for name, scores in rows.items()}
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--bsds", type=Path, help="folder of BSDS500 with images/ and segmentations/")
+    parser.add_argument("--coco", type=Path, help="folder with images/ and entities.json")
+    parser.add_argument("--cityscapes", type=Path, help="folder with images/ and instances/")
+    parser.add_argument("--scenes", type=int, default=20, help="number of synthetic scenes")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th photo of BSDS500")
+    a = parser.parse_args()
+    base = Settings.preset(a.preset)
+    sets = {"synthetic": synthetic(base, a.scenes)}
+    note(str(sets))
+    if a.bsds or a.coco or a.cityscapes:
+        photos = Photos(load_sam(a.model), base)
+        if a.cityscapes:
+            sets["cityscapes"] = with_boundaries(photos, a.cityscapes, "instances", 1)
+        if a.coco:
+            sets["coco"] = with_masks(photos, a.coco, 1)
+        if a.bsds:
+            sets["bsds"] = with_boundaries(photos, a.bsds, "segmentations", a.every)
+    for name, rows in sets.items():
+        columns = list(next(iter(reversed(rows.values()))))
+        table = Table(name, *columns)
+        for row, figures in rows.items():
+            table.add_row(row, *(f"{figures.get(column, '')}" for column in columns))
+        Console(width=160).print(table)
+    if a.json:
+        record = {"esam_rt": __version__, "model": a.model, "preset": a.preset, "every": a.every}
+        write_json(a.json, record | {"sets": sets})
+
+
+if __name__ == "__main__":
+    main()
