@@ -1,13 +1,13 @@
 """How much closer to the truth are boundaries that follow the photo, and how many pieces has an entity?
 
     python -m benchmarks.boundary_refinement --bsds bsds500/val --coco coco/panoptic_dev --cityscapes cityscapes \\
-        --every 2 --json boundary_refinement.json
+        --most 20 --json boundary_refinement.json
 
 Each photo is decoded once and drawn in three ways: from the logits alone, with boundaries that follow the photo
 (render.refine), and with specks removed as well (cleanup, the default). Boundary precision is the share of found
 boundary pixels within 1, 2 or 4 pixels of any annotator's boundary. Recall is the share of annotators' boundary pixels
 near a found one. F is their harmonic mean over all photos. Synthetic scenes have lines of 1 to 3 pixels. CPU time is
-that of one thread.
+that of one thread, without the networks.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.lib.command_line import note, parser_of
-from benchmarks.lib.thin_scenes import thin_scene
+from benchmarks.lib.command_line import parser_of
+from benchmarks.lib.thin_scenes import ThinScene, enlarged, thin_scene
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
 from esam_rt.evaluation import average_precision, read_truth
 from esam_rt.evaluation.metrics.boundaries import boundary
@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 TOLERANCES_PX = (1, 2, 4)
 METHODS = ("e-sam", "amg")
+REPEATS = 5
 
 
 class Scores:
@@ -59,13 +60,10 @@ class Scores:
         self.matches: list[PhotoMatches] = []
         self.lines: dict[int, list[float]] = defaultdict(list)
         self.pieces: list[int] = []
-        self.seconds = self.megapixels = 0.0
 
-    def add(self, result: EntityMap, truths: Sequence[NDArray[np.integer]], seconds: float) -> None:
+    def add(self, result: EntityMap, truths: Sequence[NDArray[np.integer]]) -> None:
         """Add a photo with its annotators' maps."""
         self.pieces += result.pieces.tolist()
-        self.seconds += seconds
-        self.megapixels += result.labels.size / 1e6
         if not truths:
             return
         found = boundary(result.labels)
@@ -82,10 +80,7 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures."""
-        out: dict[str, Any] = {
-            "pieces_an_entity": round(float(np.mean(self.pieces)), 2),
-            "cpu_ms_a_megapixel": round(1e3 * self.seconds / self.megapixels, 1),
-        }
+        out: dict[str, Any] = {"pieces_an_entity": round(float(np.mean(self.pieces)), 2)}
         if self.boundary.any():
             precision, recall = self.boundary[:, 0] / self.boundary[:, 1], self.boundary[:, 2] / self.boundary[:, 3]
             for reach, f in zip(TOLERANCES_PX, 2 * precision * recall / (precision + recall), strict=True):
@@ -118,69 +113,74 @@ class Photos:
         }
         self.scores = {key: Scores() for key in self.segmenters}
 
-    def results(self, image: NDArray[np.uint8]) -> Iterable[tuple[Scores, EntityMap, float]]:
-        """Yield the results of a photo in all ways, with the CPU seconds of drawing."""
+    def results(self, image: NDArray[np.uint8]) -> Iterable[tuple[Scores, EntityMap]]:
+        """Yield the results of a photo in all ways."""
         self.sam.clear()
         self.pixels.clear()
         for key, segment in self.segmenters.items():
-            segment(image)  # decodes
-            start = time.thread_time()
-            result = segment(image)
-            yield self.scores[key], result, time.thread_time() - start
+            yield self.scores[key], segment(image)
 
     def table(self) -> dict[str, dict[str, Any]]:
-        """Return the figures of each row, and begin anew. CPU time is what a way needs beyond the logits alone."""
-        rows = {}
-        for (method, name), scores in self.scores.items():
-            scores.seconds -= self.scores[method, "logits"].seconds if name != "logits" else scores.seconds
-            rows[f"{method}, {name}"] = scores.to_json()
-        for method in METHODS:
-            del rows[f"{method}, logits"]["cpu_ms_a_megapixel"]
+        """Return the figures of each row, and begin anew."""
+        rows = {f"{method}, {name}": scores.to_json() for (method, name), scores in self.scores.items()}
         self.scores = {key: Scores() for key in self.segmenters}
         return rows
 
 
-def with_boundaries(photos: Photos, folder: Path, truths: str, every: int) -> dict[str, dict[str, Any]]:
+def with_boundaries(photos: Photos, folder: Path, truths: str, most: int) -> dict[str, dict[str, Any]]:
     """Score a folder with images/ and label maps of the annotators in a folder beside it."""
-    for photo in track(find_photos([folder / "images"])[::every], folder.name, console=Console(stderr=True)):
+    for photo in track(find_photos([folder / "images"])[:most], folder.name, console=Console(stderr=True)):
         paths = sorted((folder / truths).glob(f"{photo.path.stem}*.png"))
         maps = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.int32) for path in paths]
-        for scores, result, seconds in photos.results(read_photo(photo.path, photo.name).image_hwc_rgb):
-            scores.add(result, maps, seconds)
+        for scores, result in photos.results(read_photo(photo.path, photo.name).image_hwc_rgb):
+            scores.add(result, maps)
     return photos.table()
 
 
-def with_masks(photos: Photos, folder: Path, every: int) -> dict[str, dict[str, Any]]:
+def with_masks(photos: Photos, folder: Path, most: int) -> dict[str, dict[str, Any]]:
     """Score a folder with images/ and entities.json."""
     truth = read_truth(folder / "entities.json")
     assert isinstance(truth, MaskTruth)
     true_photos = {photo.name: photo for photo in truth.photos}
-    for photo in track(find_photos([folder / "images"])[::every], folder.name, console=Console(stderr=True)):
+    for photo in track(find_photos([folder / "images"])[:most], folder.name, console=Console(stderr=True)):
         entities = truth.entities(true_photos[photo.name])
-        for scores, result, seconds in photos.results(read_photo(photo.path, photo.name).image_hwc_rgb):
-            scores.add(result, (), seconds)
+        for scores, result in photos.results(read_photo(photo.path, photo.name).image_hwc_rgb):
+            scores.add(result, ())
             scores.matches.append(match_photo(entities, result.to_coco()))
     return photos.table()
 
 
+def drawn(scene: ThinScene, settings: Settings) -> NDArray[np.uint16]:
+    """Draw the entities of a scene."""
+    points = np.tile(np.arange(len(scene.entities), dtype=np.float32)[:, None], 2)
+    guide = scene.image if settings.render.refine else None
+    labels = render_labels(scene.entities, cast(Sam, scene), scene.encoded, points, guide, settings.render)
+    clean_up(labels, settings.cleanup)
+    return labels
+
+
 def synthetic(base: Settings, count: int) -> dict[str, dict[str, Any]]:
-    """Score scenes with known truth."""
+    """Score scenes with known truth, and measure the CPU time of drawing them at three sizes."""
     rows = {name: Scores() for name in VARIANTS}
-    for seed in range(count):
-        scene = thin_scene(seed)
-        points = np.tile(np.arange(len(scene.entities), dtype=np.float32)[:, None], 2)
+    scenes = [thin_scene(seed) for seed in range(count)]
+    for scene in scenes:
         for name, changes in VARIANTS.items():
-            s = base.with_overrides(changes)
-            start = time.thread_time()
-            guide = scene.image if s.render.refine else None
-            labels = render_labels(scene.entities, cast(Sam, scene), scene.encoded, points, guide, s.render)
-            clean_up(labels, s.cleanup)
-            seconds = time.thread_time() - start
+            labels = drawn(scene, base.with_overrides(changes))
             for label, width in scene.widths.items():
                 rows[name].lines[width].append(float((labels[scene.truth == label] == label).mean()))
-            result = EntityMap.from_labels(labels, scene.entities.score, scene.entities.stage)
-            rows[name].add(result, [scene.truth], seconds)
-    return {name: scores.to_json() for name, scores in rows.items()}
+            rows[name].add(EntityMap.from_labels(labels, scene.entities.score, scene.entities.stage), [scene.truth])
+    out = {name: scores.to_json() for name, scores in rows.items()}
+    for times in (1, 2, 4):
+        large = enlarged(scenes[0], times)
+        for name, changes in VARIANTS.items():
+            seconds = []
+            for _ in range(REPEATS):
+                start = time.thread_time()
+                drawn(large, base.with_overrides(changes))
+                seconds.append(time.thread_time() - start)
+            megapixels = large.image[..., 0].size / 1e6
+            out[name][f"cpu_ms_a_megapixel_at_{megapixels:.1f}"] = round(1e3 * min(seconds) / megapixels, 1)
+    return out
 
 
 def main() -> None:
@@ -191,19 +191,18 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20, help="number of synthetic scenes")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--preset", default="fast")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th photo of BSDS500")
+    parser.add_argument("--most", type=int, default=50, metavar="N", help="photos of a set, twice as many of COCO")
     a = parser.parse_args()
     base = Settings.preset(a.preset)
     sets = {"synthetic": synthetic(base, a.scenes)}
-    note(str(sets))
     if a.bsds or a.coco or a.cityscapes:
         photos = Photos(load_sam(a.model), base)
-        if a.cityscapes:
-            sets["cityscapes"] = with_boundaries(photos, a.cityscapes, "instances", 1)
         if a.coco:
-            sets["coco"] = with_masks(photos, a.coco, 1)
+            sets["coco"] = with_masks(photos, a.coco, 2 * a.most)
         if a.bsds:
-            sets["bsds"] = with_boundaries(photos, a.bsds, "segmentations", a.every)
+            sets["bsds"] = with_boundaries(photos, a.bsds, "segmentations", a.most)
+        if a.cityscapes:
+            sets["cityscapes"] = with_boundaries(photos, a.cityscapes, "instances", a.most)
     for name, rows in sets.items():
         columns = list(next(iter(reversed(rows.values()))))
         table = Table(name, *columns)
@@ -211,7 +210,7 @@ def main() -> None:
             table.add_row(row, *(f"{figures.get(column, '')}" for column in columns))
         Console(width=160).print(table)
     if a.json:
-        record = {"esam_rt": __version__, "model": a.model, "preset": a.preset, "every": a.every}
+        record = {"esam_rt": __version__, "model": a.model, "preset": a.preset, "most": a.most}
         write_json(a.json, record | {"sets": sets})
 
 

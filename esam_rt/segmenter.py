@@ -148,7 +148,7 @@ class EntitySegmenter:
         Args:
             image_hwc_rgb: uint8 [H, W, 3], RGB, upright: a NumPy array. A backend on the GPU also takes an array of
                 PyTorch, CuPy, Numba, JAX or any library with DLPack or ``__cuda_array_interface__``. Such an array is
-                scaled on the GPU, and its rows may lie apart.
+                scaled on the GPU, and its rows may lie apart. With ``render.refine`` it is also copied to the host.
             deadline_s: Seconds from now. The result is then the best map that can be had by that time. Its
                 ``complete`` is False if prompts were left out. Without time for a single prompt it is empty. The tiles
                 of a large photo share the time that is left. Default: no limit.

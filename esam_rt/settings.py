@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.setting_fields import Group, SettingInfo, Value, choice, number, share, switch
 
+SAM_NAMES = {"min_mask_region_area": " SAM's name stands for cleanup.min_piece and cleanup.fill_holes."}
+
 
 class Prompts(Group):
     """The two square grids of point prompts (E-SAM §3.2, Table 4)."""
@@ -112,7 +114,7 @@ class Render(Group):
 class Cleanup(Group):
     """Specks and holes of the label map. Sizes are in pixels of a photo with a longer side of 512 pixels."""
 
-    min_piece: int = number(300, 0, 1_000_000, "ours", "smaller pieces of an entity join a neighbor, in pixels; 0: off")
+    min_piece: int = number(500, 0, 1_000_000, "ours", "smaller pieces of an entity join a neighbor, in pixels; 0: off")
     fill_holes: int = number(100, 0, 1_000_000, "ours", "smaller holes and gaps are filled, in pixels; 0: off")
 
 
@@ -235,7 +237,8 @@ class Settings(BaseModel):
         changed: dict[str, dict[str, object]] = {}
         for key, value in overrides.items():
             if key not in known:
-                raise SettingsError(f"Unknown setting {key!r}.{did_you_mean(key, known)}")
+                near = SAM_NAMES.get(key.rpartition(".")[2]) or did_you_mean(key, known)
+                raise SettingsError(f"Unknown setting {key!r}.{near}")
             group, _, name = key.partition(".")
             changed.setdefault(group, {})[name] = known[key].read(value)
         groups = dict(self)

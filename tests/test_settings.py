@@ -81,6 +81,7 @@ def test_overrides_from_the_command_line_get_the_settings_type() -> None:
         ("emr.detla", "1", "Did you mean emr.delta"),
         ("delta", "1", "Unknown setting 'delta'"),
         ("emr", "1", "Unknown setting 'emr'"),
+        ("amg.min_mask_region_area", "100", "SAM's name stands for cleanup.min_piece and cleanup.fill_holes"),
         ("emr.delta", "1.5", r"emr.delta = 1.5: expected a number from 0 to 1"),
         ("emr.delta", "nan", "expected a number"),
         ("emr.delta", "much", "expected a number"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -82,6 +82,19 @@ def thin_scene(seed: int) -> ThinScene:
     )  # fmt: skip
     photo = np.clip(image, 0, 255).astype(np.uint8)
     return ThinScene(photo, truth, widths, EncodedImage(np.zeros((1, 1, 1, 1), np.float32), geometry), entities, logits)
+
+
+def enlarged(scene: ThinScene, times: int) -> ThinScene:
+    """Return a scene with a photo some times as wide and high, on the same grid.
+
+    Args:
+        scene: The scene.
+        times: The factor.
+    """
+    truth = scene.truth.repeat(times, 0).repeat(times, 1)
+    image = cv2.resize(scene.image, truth.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    encoded = replace(scene.encoded, geometry=Geometry.of(truth.shape, SIDE_PX))
+    return replace(scene, image=np.asarray(image, np.uint8), truth=truth, encoded=encoded)
 
 
 def _signed_depth(region: NDArray[np.bool_]) -> NDArray[np.float32]:

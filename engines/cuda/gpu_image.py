@@ -1,4 +1,4 @@
-"""Images in a GPU's memory. They are scaled there, and never copied to the host at full size."""
+"""Images in a GPU's memory. They are scaled there. Only ``render.refine`` needs a copy on the host at full size."""
 
 from __future__ import annotations
 

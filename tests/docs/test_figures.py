@@ -22,3 +22,11 @@ def test_it_draws_all_figures(user_folder: Path) -> None:
         assert image.dtype == np.uint8
         assert image.shape[1:] == (2 * script["WIDTH_PX"] + script["GAP_PX"], 3)
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100  # not one flat color
+
+
+def test_the_demo_shows_photos_side_by_side(user_folder: Path) -> None:
+    script = runpy.run_path(str(FOLDER / "draw_demo.py"), run_name="draw_demo")
+    photo = np.ascontiguousarray(skimage.data.astronaut()[::4, ::4])
+    picture = script["draw"]([photo, photo])
+    assert picture.shape == (script["HEIGHT_PX"], 2 * script["HEIGHT_PX"], 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
