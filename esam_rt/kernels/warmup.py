@@ -31,15 +31,15 @@ def _modules(*names: str) -> tuple[str, ...]:
 # In the order in which a photo needs them.
 PHOTO_MODULES = _modules(
     *("felzenszwalb", "bits", "iou", "nms", "mask_means", "fragments", "sampling", "dedup", "split"),
-    *("similarity", "merge", "containment", "set_cover", "upsample", "guided_paint", "pieces"),
+    *("similarity", "merge", "containment", "set_cover", "guided_paint", "pieces"),
 )
 METHOD_MODULES = {
     "e-sam": PHOTO_MODULES,
-    "amg": _modules("bits", "nms", "fragments", "upsample", "guided_paint", "pieces"),
-    "sam-o": _modules("bits", "nms", "fragments", "upsample", "guided_paint", "pieces"),
+    "amg": _modules("bits", "nms", "fragments", "guided_paint", "pieces"),
+    "sam-o": _modules("bits", "nms", "fragments", "guided_paint", "pieces"),
     "superpixels": _modules("felzenszwalb"),
 }
-ALL_MODULES = (*PHOTO_MODULES, *_modules("interpolated_precision"))
+ALL_MODULES = (*PHOTO_MODULES, *_modules("upsample", "interpolated_precision"))
 
 if hasattr(os, "register_at_fork"):
     # A process forked while a thread compiles would wait forever for a thread that it does not have.
