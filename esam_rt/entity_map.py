@@ -39,6 +39,8 @@ class EntityMap:
         complete: False if a deadline ended the work before all prompts were decoded.
         completed_stages: Modules that had all of their prompts, in order.
         prompts_decoded: Number of prompts that were decoded.
+        track_id: int64 [N], the identity of each entity over frames, from ``EntityTracker``. None without a tracker.
+        features: float32 [N, C], the mean of the encoder's embedding over each entity. None unless asked for.
     """
 
     labels: NDArray[np.uint16]
@@ -52,6 +54,8 @@ class EntityMap:
     complete: bool = True
     completed_stages: tuple[Stage, ...] = ()
     prompts_decoded: int = 0
+    track_id: NDArray[np.int64] | None = None
+    features: NDArray[np.float32] | None = None
 
     @classmethod
     def from_labels(

@@ -12,6 +12,7 @@ from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.kernels.fragments import without_fragments
 from esam_rt.kernels.guided_paint import paint_guided
 from esam_rt.kernels.iou import best_iou
+from esam_rt.kernels.label_pairs import label_pairs
 from esam_rt.kernels.mask_means import mask_means
 from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
@@ -84,6 +85,7 @@ def everything(seed: int) -> list[NDArray[Any]]:
         pairs,
         greedy_cover(bits, box, area, score, np.zeros_like(bits[0]), 1),
         image,
+        *label_pairs(image, image[::-1], rng.integers(-9, 9, (10, 2))),
     ]
 
 
