@@ -9,14 +9,29 @@ from esam_rt._lazy import lazy_names
 if TYPE_CHECKING:
     from esam_rt.run.folder_run import run_photos, segment_source
     from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter
+    from esam_rt.run.stream import Stream, StreamResult
+    from esam_rt.run.stream_statistics import SourceStatistics
 
-__all__ = ["Listener", "RunOptions", "RunSummary", "Segmenter", "run_photos", "segment_source"]
+__all__ = [
+    "Listener",
+    "RunOptions",
+    "RunSummary",
+    "Segmenter",
+    "SourceStatistics",
+    "Stream",
+    "StreamResult",
+    "run_photos",
+    "segment_source",
+]
 
 _HOMES = {
     "Listener": ".run_options",
     "RunOptions": ".run_options",
     "RunSummary": ".run_options",
     "Segmenter": ".run_options",
+    "SourceStatistics": ".stream_statistics",
+    "Stream": ".stream",
+    "StreamResult": ".stream",
     "run_photos": ".folder_run",
     "segment_source": ".folder_run",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,10 @@ VELOCITY_WEIGHT = 0.5  # of the newest movement; the rest is the mean of the ear
 class EntityTracker:
     """Gives entities of successive frames identities that stay. One tracker follows one camera.
 
-    An entity gets the identity of an earlier entity at the same place. The IoU of the masks compares places. The earlier
-    mask is tried where it was, and moved on at its last speed. If the maps have ``features``, these must agree too, and
-    a lower IoU is enough. All pairs are chosen together, so that their sum is highest (Hungarian assignment). The motion
-    of the camera is not estimated: on CamVid it does not help.
+    An entity gets the identity of an earlier entity at the same place. Places are compared by the IoU of the masks. The
+    earlier mask is tried where it was, and moved on at its last speed. If the maps have ``features``, these must agree
+    too, and a lower IoU is enough. All pairs are chosen together, so that their sum is highest (Hungarian assignment).
+    The motion of the camera is not estimated: on CamVid it does not help.
 
     Args:
         max_missed: An identity may be missing in this many frames and come back. 0 to 1000.
@@ -173,7 +173,8 @@ class _View:
         return cls(frame, labels, area, entities.centroid_xy[:, ::-1] / step, features)
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     """An entity of a frame."""
 
     view: _View
@@ -187,7 +188,7 @@ class _Place(NamedTuple):
     @property
     def center_yx(self) -> NDArray[np.float64]:
         """Center in reduced pixels."""
-        return self.view.center_yx[self.index]
+        return np.asarray(self.view.center_yx[self.index])
 
 
 class _Known:
