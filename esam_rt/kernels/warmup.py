@@ -39,7 +39,7 @@ METHOD_MODULES = {
     "sam-o": _modules("bits", "nms", "fragments", "guided_paint", "pieces"),
     "superpixels": _modules("felzenszwalb"),
 }
-ALL_MODULES = (*PHOTO_MODULES, *_modules("upsample", "interpolated_precision", "label_pairs"))
+ALL_MODULES = (*PHOTO_MODULES, *_modules("upsample", "interpolated_precision", "label_pairs", "pooling"))
 
 if hasattr(os, "register_at_fork"):
     # A process forked while a thread compiles would wait forever for a thread that it does not have.

@@ -17,6 +17,7 @@ from esam_rt.kernels.mask_means import mask_means
 from esam_rt.kernels.merge import encompassing
 from esam_rt.kernels.nms import adaptive_nms, greedy_nms
 from esam_rt.kernels.pieces import find_pieces, join_pieces
+from esam_rt.kernels.pooling import pooling_weights
 from esam_rt.kernels.sampling import points_in_overlaps
 from esam_rt.kernels.set_cover import greedy_cover
 from esam_rt.kernels.similarity import pair_similarity, top_k, touching_pairs
@@ -85,6 +86,7 @@ def everything(seed: int) -> list[NDArray[Any]]:
         pairs,
         greedy_cover(bits, box, area, score, np.zeros_like(bits[0]), 1),
         image,
+        pooling_weights(image, 1, 9, np.linspace(0, 4, 200), np.linspace(0, 7, 300), (5, 8)),
         *label_pairs(image, image[::-1], rng.integers(-9, 9, (10, 2))),
     ]
 
