@@ -150,7 +150,7 @@ class EntityMap:
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
         """Return COCO annotations with compressed RLE; bbox (x, y, w, h) and area are in pixels, category_id is 1.
 
-        Beside the score they have ``pieces``, the number of connected pieces.
+        Beside the score they have ``pieces``, the number of connected pieces, and with identities ``track_id``.
 
         Args:
             image_id: The image's id.
@@ -176,6 +176,8 @@ class EntityMap:
                     "pieces": int(self.pieces[i]),
                 }
             )
+            if self.track_id is not None:
+                out[-1]["track_id"] = int(self.track_id[i])
         return out
 
     def to_panoptic(self) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:

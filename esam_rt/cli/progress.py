@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -13,11 +16,16 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.status import Status
 
 from esam_rt.cli import output
 from esam_rt.cli.output import print_error
 from esam_rt.cli.streams import visible
 from esam_rt.loading.events import Building, Downloading, Event, Reading, SelfTesting, Writing
+
+if TYPE_CHECKING:
+    from esam_rt.run.stream import StreamResult
+    from esam_rt.run.stream_statistics import SourceStatistics
 
 
 class Steps:
@@ -141,3 +149,66 @@ class PhotoBar:
         """
         self._progress.advance(self._task)
         print_error(message)
+
+
+class StreamLine:
+    """Status of a stream on stderr, in one line. Failures are always printed.
+
+    Args:
+        shown: If false, only failures are printed.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self._status = Status("waiting for the first frame", console=output.stderr)
+        self._shown = shown
+        self._begin_s: float | None = None
+        self._ids = 0
+
+    def __enter__(self) -> StreamLine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._status.stop()
+
+    def begun(self, total: int, done: int) -> None:
+        """Show the line.
+
+        Args:
+            total: Not used.
+            done: Not used.
+        """
+        if self._shown:
+            self._status.start()
+
+    def photo_begun(self, name: str) -> None:
+        """Do nothing: `follow` has more to show."""
+
+    def photo_done(self) -> None:
+        """Do nothing."""
+
+    def photo_failed(self, message: str) -> None:
+        """Print why a frame failed.
+
+        Args:
+            message: One sentence.
+        """
+        print_error(message)
+
+    def follow(self, result: StreamResult, statistics: SourceStatistics) -> None:
+        """Show frames a second, age, dropped frames, entities and identities.
+
+        Args:
+            result: The newest result.
+            statistics: Counts of its source.
+        """
+        now_s = time.monotonic()
+        self._begin_s = self._begin_s or now_s
+        seconds = now_s - self._begin_s
+        parts = [f"{(statistics.done - 1) / seconds:.1f} frames/s"] if seconds > 0 else []
+        parts += [f"age {result.age_s:.2f} s", f"{sum(statistics.dropped.values())} dropped"]
+        if result.entities is not None:
+            parts.append(f"{len(result.entities)} entities")
+            if result.entities.track_id is not None:
+                self._ids = max(self._ids, int(result.entities.track_id.max(initial=0)))
+                parts.append(f"{self._ids} ids so far")
+        self._status.update(f"{', '.join(parts)}  {escape(result.name)}")

@@ -43,6 +43,15 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Time for a photo, such as 100ms or 2s. The map is the best by then."),
     ] = None,
+    policy: Annotated[
+        str, typer.Option(help="every segments each frame. latest segments the newest one and drops the others.")
+    ] = "every",
+    track: Annotated[
+        bool, typer.Option("--track", help="Treat the photos as frames of one camera: entities keep their identities.")
+    ] = False,
+    fps: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Play the photos at this rate. Default: as fast as possible.")
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write profile.json, a timeline of the run for ui.perfetto.dev.")
     ] = False,
@@ -52,9 +61,13 @@ def run(
     """Segment photos. Write label maps, COCO annotations, overlays and a report."""
     from esam_rt.cli import progress
     from esam_rt.kernels import warmup
+    from esam_rt.run.drop_policy import POLICIES
     from esam_rt.run.folder_run import run_photos
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
+    from esam_rt.run.stream_run import StreamOptions, run_stream
     from esam_rt.sources.sample_range import read_range
+
+    option_types.check_choice("--policy", policy, POLICIES)
 
     options = RunOptions(
         sources=tuple(option_types.source(source) for source in sources),
@@ -77,8 +90,13 @@ def run(
         with progress.Steps(shown) as steps:
             return open_segmenter(options, steps.on_event)
 
-    with progress.PhotoBar(shown) as bar:
-        summary = run_photos(options, bar, open_and_show)
+    if policy == "latest" or track or fps is not None:
+        stream = StreamOptions("latest" if policy == "latest" else "every", track, fps)
+        with progress.StreamLine(shown) as line:
+            summary = run_stream(options, stream, line, open_and_show, line.follow)
+    else:
+        with progress.PhotoBar(shown) as bar:
+            summary = run_photos(options, bar, open_and_show)
     if summary.error:
         output.print_error(summary.error)
     if as_json:

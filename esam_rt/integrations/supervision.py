@@ -24,6 +24,7 @@ def detections(entities: EntityMap, compact: bool = True) -> supervision.Detecti
 
     Returns:
         Boxes in pixels, masks, confidence [N], and class 0 for each entity. An array of masks is bool [N, H, W].
+        Identities are in ``tracker_id``.
 
     Raises:
         MissingDependencyError: The package ``supervision`` is missing, or older than 0.28.
@@ -40,6 +41,7 @@ def detections(entities: EntityMap, compact: bool = True) -> supervision.Detecti
         mask=_compact_masks(entities, CompactMask) if compact else _dense_masks(entities),
         confidence=entities.score,
         class_id=np.zeros(len(entities), int),
+        tracker_id=entities.track_id,
     )
 
 

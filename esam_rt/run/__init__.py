@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from esam_rt.run.folder_run import run_photos, segment_source
     from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter
     from esam_rt.run.stream import Stream, StreamResult
+    from esam_rt.run.stream_run import StreamOptions, run_stream
     from esam_rt.run.stream_statistics import SourceStatistics
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "Segmenter",
     "SourceStatistics",
     "Stream",
+    "StreamOptions",
     "StreamResult",
     "run_photos",
+    "run_stream",
     "segment_source",
 ]
 
@@ -31,8 +34,10 @@ _HOMES = {
     "Segmenter": ".run_options",
     "SourceStatistics": ".stream_statistics",
     "Stream": ".stream",
+    "StreamOptions": ".stream_run",
     "StreamResult": ".stream",
     "run_photos": ".folder_run",
+    "run_stream": ".stream_run",
     "segment_source": ".folder_run",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

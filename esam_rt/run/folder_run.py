@@ -65,7 +65,7 @@ def run_photos(
     """
     sinks = make_sinks(options.write)
     folder = RunFolder(options.out)
-    source = _photos(options, folder.owned)
+    source = photos_of(options, folder.owned)
     record = {
         "method": options.segmenter.method,
         "settings": options.segmenter.settings.to_dict(),
@@ -73,14 +73,12 @@ def run_photos(
         "deadline_s": options.deadline_s,
         "sources": [str(path.resolve()) for path in options.sources],
     }
-    plan = _Plan(
-        source, sinks, folder, listener or NoListener(), record, options.limit, options.resume, options.profile
-    )
+    plan = Plan(source, sinks, folder, listener or NoListener(), record, options.limit, options.resume, options.profile)
     with folder.locked():
         earlier = folder.choose(options.resume, options.overwrite)
         folder.make()
         with make_segmenter(options) as segmenter:
-            return _Run(plan, segmenter, earlier).go()
+            return Run(plan, segmenter, earlier).go()
 
 
 def segment_source(
@@ -130,16 +128,27 @@ def segment_source(
     record |= {"deadline_s": deadline_s, "write": [type(sink).__name__ for sink in sinks]}
     record |= {"sources": [type(source).__name__]}
     folder = RunFolder(out, outputs_of(sinks))
-    plan = _Plan(source, sinks, folder, listener or NoListener(), record, limit, resume, profile)
+    plan = Plan(source, sinks, folder, listener or NoListener(), record, limit, resume, profile)
     with folder.locked():
         earlier = folder.choose(resume, overwrite)
         folder.make()
-        return _Run(plan, segmenter, earlier).go()
+        return Run(plan, segmenter, earlier).go()
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Everything that a run needs besides its segmenter. ``record`` holds further entries of run.json."""
+class Plan:
+    """Everything that a run needs besides its segmenter.
+
+    Attributes:
+        source: The frames.
+        sinks: The sinks, not yet open.
+        folder: The output folder.
+        listener: Follows the progress.
+        record: Further entries of run.json.
+        limit: Only the first frames, this many.
+        resume: Continue an earlier run.
+        profile: Also write ``profile.json``.
+    """
 
     source: Source
     sinks: Sequence[Sink]
@@ -151,10 +160,16 @@ class _Plan:
     profile: bool
 
 
-class _Run:
-    """One run, after the checks of its options."""
+class Run:
+    """One run, after the checks of its options.
 
-    def __init__(self, plan: _Plan, segmenter: Segmenter, earlier: Mapping[str, Any] | None) -> None:
+    Args:
+        plan: The run.
+        segmenter: An open segmenter.
+        earlier: Record of an earlier run in the folder, or None.
+    """
+
+    def __init__(self, plan: Plan, segmenter: Segmenter, earlier: Mapping[str, Any] | None) -> None:
         self.plan, self.folder, self.segmenter = plan, plan.folder, segmenter
         self.sinks = in_write_order(plan.sinks)
         self.opened: list[Sink] = []
@@ -215,7 +230,7 @@ class _Run:
             with TraceWriter(trace_path) if self.plan.profile else nullcontext() as self._trace_file:
                 try:
                     self._open_sinks()
-                    overlapped(self.todo, self._read, self._segment, self._write, _is_large, self._begin, self._fail)
+                    self.process()
                 except (EsamError, KeyboardInterrupt) as e:
                     stop = e
                 except BaseException:  # a defect, maybe of a source or sink from outside: the sinks let go all the same
@@ -226,6 +241,10 @@ class _Run:
             stop = stop or e
         return self._finish(stop)
 
+    def process(self) -> None:
+        """Read, segment and write all frames."""
+        overlapped(self.todo, self._read, self._segment, self.write, _is_large, self._begin, self.fail)
+
     def _open_sinks(self) -> None:
         info = RunInfo(self.folder.path, self.stem, self.folder.records)
         for sink in self.plan.sinks:
@@ -235,8 +254,13 @@ class _Run:
     def _begin(self, item: SourceItem) -> None:
         self.plan.listener.photo_begun(item.name)
 
-    def _fail(self, item: SourceItem, error: InputError) -> None:
-        """Write down why a frame cannot be used."""
+    def fail(self, item: SourceItem, error: InputError) -> None:
+        """Write down why a frame cannot be used.
+
+        Args:
+            item: The frame.
+            error: The reason.
+        """
         self.failed += 1
         failure = {"name": item.name, "error": type(error).__name__, "message": str(error)}
         append_line(self.folder.path / ERRORS, json.dumps(failure))
@@ -261,8 +285,13 @@ class _Run:
             result = self.segmenter(frame.image_hwc_rgb, **self._options)
         return frame, trace, replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
 
-    def _write(self, item: SourceItem, made: tuple[Frame, Trace, EntityMap]) -> None:
-        """Write the files of a frame, then its line of the journal."""
+    def write(self, item: SourceItem, made: tuple[Frame, Trace, EntityMap]) -> None:
+        """Write the files of a frame, then its line of the journal.
+
+        Args:
+            item: The frame.
+            made: The frame, the times of reading, and the entities.
+        """
         frame, trace, result = made
         with _enough_memory(item), trace.span("writing"):
             write_all(self.sinks, frame, result)
@@ -372,8 +401,17 @@ def _checked_stems(names: Sequence[str]) -> dict[str, str]:
     return stems
 
 
-def _photos(options: RunOptions, owned: Sequence[str]) -> PhotoFolder:
-    """Find the photos, without results of earlier runs if ``--out`` lies in a source."""
+def photos_of(options: RunOptions, owned: Sequence[str]) -> PhotoFolder:
+    """Find the photos, without results of earlier runs if ``--out`` lies in a source.
+
+    Args:
+        options: The run.
+        owned: Files and folders that runs make.
+
+    Raises:
+        SettingsError: If the output folder is a source.
+        InputError: If there are no photos.
+    """
     out = options.out.resolve()
     results = [out / name for name in owned]
     for source in options.sources:

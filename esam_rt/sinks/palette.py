@@ -17,7 +17,8 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
     """Choose a color for each entity, clearly different for entities that touch or nearly touch.
 
     Each entity takes the least used of the colors that differ enough from those of its neighbors, also for people who
-    do not see red and green.
+    do not see red and green. An entity with an identity has the color of its ``track_id`` in each frame, and neighbors
+    may then have one color.
 
     Args:
         result: Entities of one photo.
@@ -25,6 +26,8 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
     Returns:
         uint8 RGB [N + 1, 3], row i for label i. Row 0 is black.
     """
+    if result.track_id is not None:
+        return np.concatenate([np.zeros((1, 3), np.uint8), _HUES[result.track_id % len(_HUES)]])
     chosen = np.full(len(result) + 1, -1)
     used = np.zeros(len(_HUES))
     neighbors = _neighbors(result.labels, len(result))

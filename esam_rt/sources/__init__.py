@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from esam_rt.sources.bags import Bag, RosHeader
     from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
+    from esam_rt.sources.paced import Paced
     from esam_rt.sources.photo_files import PhotoFolder
     from esam_rt.sources.photo_search import find_photos
     from esam_rt.sources.ros_images import RosImages
@@ -24,6 +25,7 @@ __all__ = [
     "Frame",
     "FrameItem",
     "ListedSource",
+    "Paced",
     "PhotoFolder",
     "RosHeader",
     "RosImages",
@@ -41,6 +43,7 @@ _HOMES = {
     "Frame": ".frame",
     "FrameItem": ".source",
     "ListedSource": ".source",
+    "Paced": ".paced",
     "PhotoFolder": ".photo_files",
     "RosHeader": ".bags",
     "RosImages": ".ros_images",
