@@ -29,6 +29,7 @@ from esam_rt.method.time_budget import TimeBudget
 from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.method.waves import all_at_once, decode_waves, depth, farthest_first
 from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.encode_once import EncodeOnce
 from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.images import Image
@@ -65,6 +66,7 @@ class Pipeline:
         sam: The model.
         settings: Numbers of the method, without ``None``.
         image: The image.
+        encode: Encodes the image, unless that was done before.
         find_superpixels: Finds the superpixels of E-SAM.
         start: Runs a function in another thread.
         budget: The time for the image.
@@ -77,6 +79,7 @@ class Pipeline:
         sam: Promptable,
         settings: Settings,
         image: Image,
+        encode: EncodeOnce,
         find_superpixels: SuperpixelFunction,
         start: Start,
         budget: TimeBudget,
@@ -84,7 +87,7 @@ class Pipeline:
         latitudes: Latitudes | None = None,
     ) -> None:
         self._sam, self._settings, self._image = sam, settings, image
-        self._superpixels, self._start = find_superpixels, start
+        self._encode_once, self._superpixels, self._start = encode, find_superpixels, start
         self._budget, self._cancel, self._latitudes, self._trace = budget, cancel, latitudes, Trace()
         self._orig_hw = (image.shape[0], image.shape[1])
         self._geometry = Geometry.of(self._orig_hw, sam.model.input_px)
@@ -101,7 +104,7 @@ class Pipeline:
         self._cancel.check()
         if method == "superpixels":
             result = self._segment_with_superpixels()
-        elif not self._budget.may_encode():
+        elif self._encode_once.encoded is None and not self._budget.may_encode():
             result = self._nothing()
         elif method == "e-sam":
             result = self._segment_with_e_sam()
@@ -183,8 +186,10 @@ class Pipeline:
         return replace(result, complete=len(completed) == len(stages), completed_stages=completed)
 
     def _encode(self) -> EncodedImage:
+        if self._encode_once.encoded is not None:
+            return self._encode_once.encoded
         with self._trace.span("encoder"), self._budget.step("encoder"):
-            return self._sam.encode(self._image)
+            return self._encode_once(self._image)
 
     def _decoder(self, encoded: EncodedImage) -> PromptDecoder:
         return PromptDecoder(self._sam, encoded, self._settings.filters, self._cancel, self._budget, self._trace)

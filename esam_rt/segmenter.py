@@ -6,17 +6,17 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.errors import DecodingCancelledError, EngineError, SettingsError, did_you_mean
+from esam_rt.errors import DecodingCancelledError, EngineError, InputError, SettingsError, did_you_mean
 from esam_rt.kernels.warmup import METHOD_MODULES, entry_kernels
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.execution import ExecutionConfig
@@ -27,10 +27,17 @@ from esam_rt.method.time_budget import Clock, Costs, TimeBudget
 from esam_rt.pipeline import Pipeline, SuperpixelFunction
 from esam_rt.rounding import ceil_div
 from esam_rt.sam.cancel_token import CancelToken
+from esam_rt.sam.encode_once import EncodeOnce
+from esam_rt.sam.encoded_image import EncodedImage
+from esam_rt.sam.entity_features import entity_features
 from esam_rt.sam.images import Image
 from esam_rt.sam.point_grids import Latitudes
 from esam_rt.sam.promptable import Promptable
 from esam_rt.settings import Settings
+
+if TYPE_CHECKING:
+    from esam_rt.run.drop_policy import Policy
+    from esam_rt.run.stream import FrameSource, Stream
 
 METHODS = {
     "e-sam": "E-SAM: MMG, EMR and USR",
@@ -141,35 +148,47 @@ class EntitySegmenter:
         self._process_id = os.getpid()
 
     def __call__(
-        self, image_hwc_rgb: Any, *, deadline_s: float | None = None, cancel: CancelToken | None = None
+        self,
+        image_hwc_rgb: Any,
+        *,
+        deadline_s: float | None = None,
+        cancel: CancelToken | None = None,
+        features: bool = False,
     ) -> EntityMap:
         """Segment an image.
 
         Args:
             image_hwc_rgb: uint8 [H, W, 3], RGB, upright: a NumPy array. A backend on the GPU also takes an array of
                 PyTorch, CuPy, Numba, JAX or any library with DLPack or ``__cuda_array_interface__``. Such an array is
-                scaled on the GPU, and its rows may lie apart. With ``render.refine`` it is also copied to the host.
+                scaled on the GPU, and its rows may lie apart. With ``render.refine`` it is also copied to the host. An
+                image from ``encode`` is not encoded again.
             deadline_s: Seconds from now. The result is then the best map that can be had by that time. Its
                 ``complete`` is False if prompts were left out. Without time for a single prompt it is empty. The tiles
                 of a large photo share the time that is left. Default: no limit.
             cancel: Another thread sets it to stop the work.
+            features: Also return ``EntityMap.features``.
 
         Returns:
             The entities, on the host.
 
         Raises:
             InputError: The array is of another kind.
-            SettingsError: ``deadline_s`` is no number above 0.
+            SettingsError: ``deadline_s`` is no number above 0, or the method has no encoder to make ``features``.
             EngineError: The segmenter is closed, or was made in another process.
             DecodingCancelledError: ``cancel`` was set, or ``close`` was called meanwhile.
         """
-        if self.is_closed:
-            raise EngineError("EntitySegmenter: used after close().")
-        if os.getpid() != self._process_id:  # a forked child has none of the threads, and would wait for ever
-            raise EngineError(f"EntitySegmenter: made in process {self._process_id}, used in {os.getpid()}. {ONE_EACH}")
+        self._check_usable()
+        if features and self.method == "superpixels":
+            raise SettingsError("features: the method superpixels has no encoder. Leave it out, or use e-sam.")
+        if features and self.settings.panorama.enabled:
+            raise SettingsError("features: a panorama is encoded with its edge twice. Leave features out.")
+        given = image_hwc_rgb if isinstance(image_hwc_rgb, EncodedImage) else None
+        if given is not None and given.image is None:
+            raise InputError("Photo: found one that Sam.encode made, expected one of EntitySegmenter.encode.")
         if deadline_s is not None and not 0 < deadline_s < math.inf:
             raise SettingsError(f"deadline_s: found {deadline_s}, expected a number of seconds above 0, or None.")
-        image = self._sam.check_image(image_hwc_rgb)
+        image = self._sam.check_image(image_hwc_rgb if given is None else given.image)
+        whole, is_panorama = EncodeOnce(self._sam, given), self.settings.panorama.enabled
         end_s = math.inf if deadline_s is None else self._clock() + deadline_s
         tokens = [self._closing] if cancel is None else [self._closing, cancel]
         with CancelToken(*tokens) as stop:  # an interrupt does not wait for the rest of the gallery
@@ -178,15 +197,78 @@ class EntitySegmenter:
                 hw = window.shape[0], window.shape[1]
                 share_s = None if deadline_s is None else max((end_s - self._clock()) / windows_left, NO_TIME_S)
                 budget = TimeBudget(self._costs, hw, self._sam.batch_size, share_s, self._clock)
-                sam, settings, find = self._sam, self.settings, self._superpixels
-                return Pipeline(sam, settings, window, find, self._start, budget, stop, latitudes).run(self.method)
+                encode = whole if hw == image.shape[:2] and not is_panorama else EncodeOnce(self._sam)
+                sam, settings, find, start = self._sam, self.settings, self._superpixels, self._start
+                return Pipeline(sam, settings, window, encode, find, start, budget, stop, latitudes).run(self.method)
 
             try:
-                return segment_windows(image, self.settings, segment, stop.check)
+                result = segment_windows(image, self.settings, segment, stop.check)
             except EngineError as e:
                 if stop.is_cancelled:  # close() in another thread took an engine away
                     raise DecodingCancelledError("Decoding was cancelled, because the segmenter was closed.") from e
                 raise
+        if features and whole.encoded is not None:
+            result = replace(result, features=entity_features(result, whole.encoded))
+        return result
+
+    def encode(self, image_hwc_rgb: Any) -> EncodedImage:
+        """Encode an image, to segment it later or to prompt ``sam`` with it.
+
+        Args:
+            image_hwc_rgb: See a call. Do not change the array before the image is segmented.
+
+        Raises:
+            InputError: The array is of another kind.
+            EngineError: The segmenter is closed, or was made in another process.
+        """
+        self._check_usable()
+        image = self._sam.check_image(image_hwc_rgb)
+        return replace(self._sam.encode(image), image=image)
+
+    def stream(
+        self,
+        source: FrameSource | Mapping[str, FrameSource] | None = None,
+        *,
+        policy: Policy = "every",
+        max_in_flight: int = 2,
+        deadline_s: float | None = None,
+        track: bool = False,
+        on_error: Literal["report", "raise"] = "report",
+    ) -> Stream:
+        """Segment the frames of one or several live sources. ``esam_rt.run.Stream`` explains each option.
+
+        Args:
+            source: Frames, or arrays uint8 [H, W, 3] in RGB. A mapping gives several sources their names.
+            policy: ``every`` frame in order, or the ``latest`` one.
+            max_in_flight: Frames of a source that are held at most, with ``every``.
+            deadline_s: Seconds that one frame may take.
+            track: Give entities identities.
+            on_error: ``report`` an error as a result, or ``raise`` it.
+
+        Returns:
+            An iterator over results, and a context manager.
+
+        Raises:
+            SettingsError: An option is wrong.
+        """
+        from esam_rt.run.stream import Stream
+
+        return Stream(
+            self,
+            source,
+            policy=policy,
+            max_in_flight=max_in_flight,
+            deadline_s=deadline_s,
+            track=track,
+            on_error=on_error,
+        )
+
+    def _check_usable(self) -> None:
+        """EngineError if the segmenter is closed, or made in another process."""
+        if self.is_closed:
+            raise EngineError("EntitySegmenter: used after close().")
+        if os.getpid() != self._process_id:  # a forked child has none of the threads, and would wait for ever
+            raise EngineError(f"EntitySegmenter: made in process {self._process_id}, used in {os.getpid()}. {ONE_EACH}")
 
     def warm_up(self, sizes_hw: Iterable[tuple[int, int]] = ((480, 640),)) -> None:
         """Compile the kernels and segment a picture of each size, so that the first image takes as long as the others.

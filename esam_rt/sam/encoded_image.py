@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from esam_rt.engines import DeviceTensor
 from esam_rt.sam.geometry import PATCH_PX, Geometry
+from esam_rt.sam.images import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +21,13 @@ class EncodedImage:
         embedding: float32 [1, C, h, w], on the host.
         geometry: The place of the image in the model's input.
         image_features: The encoder's other outputs by name. They stay on the device and are fed to each decoder call.
+        image: The image itself, if ``EntitySegmenter.encode`` made this. Superpixels need it.
     """
 
     embedding: NDArray[np.float32]
     geometry: Geometry
     image_features: Mapping[str, DeviceTensor] = field(default_factory=dict)
+    image: Image | None = None
 
     def features_at(self, points_norm_xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Sample the embedding bilinearly.
