@@ -21,6 +21,7 @@ from esam_rt.run.output_folder import ERRORS, PROFILE
 from esam_rt.run.read_ahead import overlapped
 from esam_rt.run.resume import Place, RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
+from esam_rt.run.run_plan import Plan
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
@@ -133,31 +134,6 @@ def segment_source(
         earlier = folder.choose(resume, overwrite)
         folder.make()
         return Run(plan, segmenter, earlier).go()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run needs besides its segmenter.
-
-    Attributes:
-        source: The frames.
-        sinks: The sinks, not yet open.
-        folder: The output folder.
-        listener: Follows the progress.
-        record: Further entries of run.json.
-        limit: Only the first frames, this many.
-        resume: Continue an earlier run.
-        profile: Also write ``profile.json``.
-    """
-
-    source: Source
-    sinks: Sequence[Sink]
-    folder: RunFolder
-    listener: Listener
-    record: Mapping[str, Any]
-    limit: int | None
-    resume: bool
-    profile: bool
 
 
 class Run:

@@ -10,9 +10,10 @@ import numpy as np
 
 from esam_rt.errors import InputError, SettingsError
 from esam_rt.run.drop_policy import Policy
-from esam_rt.run.folder_run import Plan, Run, photos_of
+from esam_rt.run.folder_run import Run, photos_of
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
+from esam_rt.run.run_plan import Plan
 from esam_rt.run.stream import Stream, StreamResult
 from esam_rt.run.stream_statistics import SourceStatistics
 from esam_rt.sinks.sink_table import make_sinks
@@ -113,11 +114,11 @@ class _StreamRun(Run):
         self, plan: Plan, segmenter: Segmenter, earlier: Any, source: Any, options: StreamOptions, follow: Follow
     ) -> None:
         super().__init__(plan, segmenter, earlier)
-        self._source, self._options, self._follow = source, options, follow
+        self._source, self._stream_options, self._follow = source, options, follow
 
     def process(self) -> None:
         """Segment and write the results of the stream."""
-        options = self._options
+        options = self._stream_options
         deadline_s = self.plan.record["deadline_s"]
         with Stream(
             self.segmenter, self._source, policy=options.policy, deadline_s=deadline_s, track=options.track
