@@ -96,3 +96,17 @@ def test_a_stream_of_the_segmenter_gives_identities(scene: Counting) -> None:
         ids.append(result.entities.track_id.tolist())
     assert ids[0] == ids[1] == list(range(1, len(ids[0]) + 1))
     assert scene.encoded == 2
+
+
+def test_a_deadline_counts_no_encoder_for_an_encoded_image(scene: Counting) -> None:
+    """The costs that deadlines learn from are those of real encoder calls."""
+    with EntitySegmenter(scene.sam(), method="amg") as segmenter:
+        encoded = segmenter.encode(PHOTO)
+        assert segmenter(encoded, deadline_s=60).complete
+        assert "encoder" not in segmenter(encoded).times_s
+
+
+def test_a_frame_without_time_has_no_features(scene: Counting) -> None:
+    with EntitySegmenter(scene.sam(), method="amg") as segmenter:
+        found = segmenter(PHOTO, deadline_s=1e-9, features=True)
+    assert (len(found), found.complete, found.features) == (0, False, None)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 THUMBNAIL_PX = 32
 # Correlation of two thumbnails. Frames that follow each other have 0.87 and more (CamVid, DAVIS car-roundabout), frames
-# six apart 0.47 and more. Of 138 pairs of unrelated photos (COCO, BSDS500), 95 % have less than 0.42.
+# six apart 0.47 and more. 95 % of 138 pairs of unrelated photos (COCO, BSDS500) have less than 0.42.
 CORRELATION_MIN = 0.45
 
 
