@@ -68,7 +68,7 @@ class EntityTracker:
 
     @property
     def tracks(self) -> tuple[Track, ...]:
-        """The identities after the last frame, by number. Removed ones are told once, after the frame that removed them."""
+        """The identities after the last frame, by number. A removed one is told once, after the frame without it."""
         told = [self._told(known, TrackState.REMOVED) for known in self._removed]
         told += [self._told(known) for known in self._known]
         return tuple(sorted(told, key=lambda track: track.track_id))
