@@ -25,7 +25,7 @@ COSINE_MIN = 0.8
 # With features, an IoU this many times lower is enough: 0.24 new identities a frame of CamVid in place of 0.38.
 IOU_RELIEF = 6.0
 # An entity that shrinks below this share of its usual area may be hidden in part, and its larger mask is kept. In the
-# synthetic scene of benchmarks/streams.py, IDF1 is 0.01 higher.
+# synthetic scene of benchmarks/live_streams.py, IDF1 is 0.01 higher.
 WHOLE = 0.8
 SHRINKING = 0.95  # of the usual area, in a frame
 MISS_WEIGHT = 0.95  # for each missed frame: an identity that was just seen comes first

@@ -1,6 +1,6 @@
 """How well do identities stay on a stream, what do they cost, and how old are results under load?
 
-    python -m benchmarks.streams --frames FOLDER --json benchmarks/results/streams.json
+    python -m benchmarks.live_streams --frames FOLDER --json benchmarks/results/live_streams.json
 
 FOLDER holds frames of one camera in order. Figures of CPU are ratios of CPU seconds, taken turn by turn in one process:
 each frame is segmented with the small grid and identities, and some frames also with the small grid alone and with the
