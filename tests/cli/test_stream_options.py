@@ -1,0 +1,40 @@
+"""The options of `run` that treat photos as a stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from esam_rt.cli.app import app
+from esam_rt.run import run_options
+from tests.run.test_folder_run import files
+from tests.support.fake_segmenter import FakeSegmenter
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_options, "open_segmenter", lambda options, on_event: FakeSegmenter())
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_track_and_pace_write_all_frames(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["run", str(photos), "--out", str(out), "--write", "labels,coco", "--track", "--fps", "1000000"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert files(out / "labels") == {"0.png", "1.png", "2.png"}
+    assert '"track_id": 2' in (out / "entities.json").read_text()
+
+
+def test_an_unknown_policy_is_refused(photos: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(photos), "--out", str(tmp_path / "out"), "--policy", "newest"])
+    assert result.exit_code == 2
+    assert "--policy newest: unknown" in result.output
