@@ -15,6 +15,7 @@ from rich.table import Table
 from esam_rt.cli import option_types, output
 
 if TYPE_CHECKING:
+    from esam_rt.loading.doctor import Diagnosis
     from esam_rt.loading.model_files import ExportedFiles
 
 
@@ -105,23 +106,39 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 @output.exit_codes()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print one block for a bug report, without names of people or files.")
+    ] = False,
+) -> None:
     """Show versions, providers and caches. Name the command that installs each missing part."""
-    from esam_rt.loading.doctor import State, diagnose
+    from esam_rt.loading.bug_report import as_block, bug_report
+    from esam_rt.loading.doctor import diagnose
+
+    diagnosis = diagnose()
+    if report:
+        lines = bug_report(diagnosis)
+        typer.echo(json.dumps(lines) if as_json else as_block(lines))
+    elif as_json:
+        typer.echo(json.dumps(diagnosis.to_json()))
+    else:
+        _print_diagnosis(diagnosis)
+    raise typer.Exit(diagnosis.exit_code)
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print a table, then the commands below it: a command stays on one line and can be copied."""
+    from esam_rt.loading.doctor import State
 
     colors = {State.OK: "green", State.ABSENT: "yellow", State.BAD: "red"}
-    diagnosis = diagnose()
-    if as_json:
-        typer.echo(json.dumps(diagnosis.to_json()))
-        raise typer.Exit(diagnosis.exit_code)
     table = Table("", "state", "found", box=None)
     table.columns[2].overflow = "fold"
     for f in diagnosis.findings:
         table.add_row(f.name, f"[{colors[f.state]}]{f.state}[/]", escape(f.found))
     output.stdout.print(table)
-    for f in diagnosis.findings:  # below the table: a command stays on one line and can be copied
+    for f in diagnosis.findings:
         if f.remedy:
             output.print_line(f"to {'add' if f.state is State.ABSENT else 'mend'} {f.name}: {f.remedy}")
     able = ", ".join(diagnosis.backends)
     output.print_line(f"esam-rt can run on: {able}" if able else "esam-rt cannot run yet. See the lines marked bad.")
-    raise typer.Exit(diagnosis.exit_code)
