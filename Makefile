@@ -1,11 +1,11 @@
-# make demo | test | docs | lint | clean. Each sets up .venv by itself; PYTHON is the interpreter it is made from (3.11 or newer).
+# make demo | test | wheel | docs | lint | clean. Each sets up .venv by itself; PYTHON is the interpreter it is made from (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-output
 DEMO_PHOTOS := astronaut.png chelsea.png coffee.png rocket.jpg motorcycle_left.png
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test wheel docs lint clean
 .DELETE_ON_ERROR:
 
 # scikit-image carries these photos in its wheel: nothing is downloaded.
@@ -28,6 +28,10 @@ lint: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "Look at docs/_build/html/index.html"
+
+# The wheel with the lowest and with the newest dependencies. Needs Python 3.11; takes 94 s of CPU time.
+wheel: $(VENV)/.test
+	.ci/wheel $(BIN)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
