@@ -128,7 +128,7 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
             raise RefusedPickleError(f"the pickle operation {operation.name}, {BEYOND}")
         try:
             argument = None if operation.arg is None else operation.arg.reader(stream)
-        except ValueError as e:
+        except (ValueError, DeprecationWarning) as e:  # of a wrong escape, where warnings are errors
             raise RefusedPickleError(f"a broken pickle (operation {operation.name})") from e
         yield operation.name, argument
 

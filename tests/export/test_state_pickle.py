@@ -8,6 +8,7 @@ import io
 import pickle
 import pickletools
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,12 @@ def test_structures_that_contain_themselves(tmp_path: Path) -> None:
     assert list(read_torch(write(tmp_path / "x", inner))) == ["a"]
     again = PROTO + b"}q\x00(" + text("model") + state(tensor())[2:-1] + b"q\x01" + text("ema") + b"h\x01u."
     assert "2 dicts of tensors" in refusal(write(tmp_path / "x", again))
+
+
+def test_a_wrong_escape_in_a_name_is_an_error_where_warnings_are(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "a broken pickle (operation GLOBAL)" in refusal(write(tmp_path / "x", PROTO + b"ca\\e\nb\n."))
 
 
 SLOW = {
