@@ -1,4 +1,4 @@
-"""A GPU for tests: a stand-in for CUDA and TensorRT, checked at the end of each test."""
+"""For all tests: no process outlives its test; a stand-in for CUDA and TensorRT, checked at the end of each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ import pytest
 from esam_rt.engines.cuda.device import CudaDevice
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_tensorrt import FakeTensorRT
+from tests.support.processes import children, kill_children
 
 # A job in a shell's background begins with Ctrl-C ignored, and so would all processes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test() -> Iterator[None]:
+    """A wait that fails leaves its process behind. It would keep a core busy, or hold a lock."""
+    before = children()
+    yield
+    kill_children(before)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from esam_rt.sam.images import HostImage
 from esam_rt.segmenter import METHODS, SegmenterConfig
 from esam_rt.settings import Superpixels
 from esam_rt.stages import Stage
+from tests.support.processes import GUARD_S
 from tests.support.scene import SIDE, Scene, photo_of, quadrants
 
 ROOT = Path(__file__).parents[1]
@@ -173,11 +174,11 @@ def test_an_exact_gallery_is_not_decoded_to_its_end_when_nobody_waits_for_it(
         if threading.current_thread().name.startswith("esam-rt"):
             batches.append(len(feed["points_xy_px"]))
             began.set()
-            assert is_left.wait(60)
+            assert is_left.wait(GUARD_S)
         return decode(feed, outputs_on_device)
 
     def leave(*arguments: object) -> Any:
-        assert began.wait(60)
+        assert began.wait(GUARD_S)
         if how == "interrupt":
             raise KeyboardInterrupt
         threading.Thread(target=segment.close).start()
@@ -393,7 +394,7 @@ with EntitySegmenter(scene.sam(), settings=settings_with()) as segment:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_is_told_to_make_its_own() -> None:
     """Without the error it would wait for ever for threads that only the parent has."""
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, cwd=ROOT, timeout=GUARD_S)
     assert done.returncode == 7, done.stderr
     assert "Make one in each process, for example by SegmenterConfig(...).open()." in done.stdout
 

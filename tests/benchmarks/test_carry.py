@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lib import carry
+from tests.support.processes import GUARD_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +78,7 @@ def test_one_command_installs_and_runs(parts: list[Path], tmp_path: Path) -> Non
         "-c",
         f"{code}; raise SystemExit(7)",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=GUARD_S)
     assert done.returncode == 7, done.stderr
     name, path = json.loads(done.stdout)
     assert (name, path.split(os.pathsep)[0]) == ("carried_three", str(tmp_path / "store" / "site"))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_app import FAKE_RUN, ROOT, start, wait_for
+from tests.support.processes import GUARD_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold the limit")
 LARGE = 1 << 40  # bytes: a limit that is never reached
@@ -57,7 +58,7 @@ def test_too_little_for_the_libraries(photos: Path, tmp_path: Path, megabytes: i
 )
 def test_libraries_that_abort(photos: Path, tmp_path: Path, fault: str) -> None:
     process = start(failing(fault), "0", "run", photos, "--out", tmp_path / "out")
-    _, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=GUARD_S)
     assert process.returncode == 4, stderr
     assert stderr.startswith("error: ") and "out of memory" in stderr and stderr.count("\n") == 1
     assert json.loads((tmp_path / "out" / "photos.jsonl").read_text().splitlines()[0])["name"] == "1.png"
@@ -65,14 +66,14 @@ def test_libraries_that_abort(photos: Path, tmp_path: Path, fault: str) -> None:
 
 def test_a_defect_is_no_lack_of_memory(photos: Path, tmp_path: Path) -> None:
     process = start(failing("raise RuntimeError('a defect')"), "0", "run", photos, "--out", tmp_path / "out")
-    _, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=GUARD_S)
     assert process.returncode == 1 and stderr.endswith("RuntimeError: a defect\n")
 
 
 def test_enough_memory(photos: Path, tmp_path: Path) -> None:
     script = failing("os.write(2, b'[W] from a library\\n')")
     process = start(script, "0", "run", photos, "--out", tmp_path / "out")
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     assert (process.returncode, stderr) == (0, "[W] from a library\n")
     assert "3 photos segmented" in stdout
 
@@ -84,7 +85,7 @@ def test_signals_reach_the_run(photos: Path, tmp_path: Path, sent: int) -> None:
     journal = out / "photos.jsonl"
     wait_for(lambda: (journal.exists() and journal.read_bytes().endswith(b"\n")) or process.poll() is not None)
     process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     assert (process.returncode, stderr) == (130, "error: interrupted\n")
     assert "1 photo segmented" in stdout
     assert json.loads((out / "run.json").read_text())["summary"]["exit_code"] == 130
@@ -99,7 +100,7 @@ def test_a_killed_command_leaves_no_run_behind(photos: Path, tmp_path: Path) -> 
     assert child != process.pid
     process.kill()
     wait_for(lambda: not is_running(child))
-    process.communicate(timeout=300)
+    process.communicate(timeout=GUARD_S)
 
 
 def is_running(pid: int) -> bool:

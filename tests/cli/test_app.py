@@ -26,6 +26,7 @@ from esam_rt.entity_map import EntityMap
 from esam_rt.errors import DeviceError, EngineError, EsamError, ModelError, SettingsError
 from esam_rt.loading.execution import ExecutionConfig
 from tests.support.fake_segmenter import FakeSegmenter
+from tests.support.processes import GUARD_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +67,7 @@ def call(*arguments: str | Path) -> Result:
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=GUARD_S, check=False
     )
 
 
@@ -361,13 +362,6 @@ except SystemExit as e:
     assert word in result.stdout
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 FAKE_RUN = """
 import sys, time
 import esam_rt.segmenter
@@ -402,11 +396,11 @@ def start(
 )
 def test_ctrl_c_and_sigterm_keep_what_is_done(photos: Path, tmp_path: Path, sent: int, head: str) -> None:
     out = tmp_path / "out"
-    process = start(head + FAKE_RUN, "600", "run", photos, "--out", out)
+    process = start(head + FAKE_RUN, "3600", "run", photos, "--out", out)
     journal = out / "photos.jsonl"
-    wait_for(lambda: (journal.exists() and journal.read_bytes().endswith(b"\n")) or process.poll() is not None)
+    wait_for(lambda: journal.exists() and journal.read_bytes().endswith(b"\n"), process)
     process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     assert process.returncode == 130, stderr
     assert stderr == "error: interrupted\n"
     assert "1 photo segmented" in stdout
@@ -436,9 +430,9 @@ main()
         time.sleep(0.05)  # signals that come at once are one
     if killed:
         process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait(GUARD_S) == -signal.SIGTERM
     (tmp_path / "end").touch()
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=GUARD_S) == ("", "")
     assert process.returncode == (-signal.SIGTERM if killed else 130)
 
 
@@ -455,7 +449,7 @@ sys.meta_path.insert(0, Interrupted())
 main()
 """
     process = start(script)
-    assert process.communicate(timeout=60) == ("", "error: interrupted\n")
+    assert process.communicate(timeout=GUARD_S) == ("", "error: interrupted\n")
     assert process.returncode == 130
 
 
@@ -464,7 +458,7 @@ main()
 def test_a_full_stdout_is_said_in_one_line_and_costs_no_results(photos: Path, tmp_path: Path, option: str) -> None:
     with Path("/dev/full").open("w") as full:
         process = start(FAKE_RUN, "0", "run", photos, "--out", tmp_path / "out", option, stdout=full)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=GUARD_S)
     assert process.returncode == 1
     assert stderr.startswith("error: stdout cannot be written (No space left on device)") and stderr.count("\n") == 1
     assert len(json.loads((tmp_path / "out" / "entities.json").read_text())["images"]) == 3
@@ -475,7 +469,7 @@ def test_a_full_stdout_is_said_in_one_line_and_costs_no_results(photos: Path, tm
 def test_names_that_stdout_cannot_show_are_escaped(photos: Path, tmp_path: Path, encoding: str) -> None:
     out = tmp_path / "not utf-8 \udcff"
     process = start(FAKE_RUN, "0", "run", photos, "--out", out, PYTHONIOENCODING=encoding)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     assert (process.returncode, stderr) == (0, "")
     assert r"not utf-8 \udcff/report/index.html" in stdout
     assert len(json.loads((out / "entities.json").read_text())["images"]) == 3

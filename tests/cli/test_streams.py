@@ -18,6 +18,7 @@ from PIL import Image
 
 from esam_rt.cli.streams import visible
 from tests.cli.test_app import FAKE_RUN, ROOT, start, wait_for
+from tests.support.processes import GUARD_S
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="other systems refuse such names, and lack such signals"
@@ -65,11 +66,11 @@ def test_no_name_reaches_the_terminal_raw(photos: Path, tmp_path: Path) -> None:
     )
     for arguments in calls:
         process = start(FAKE_RUN, "0", *arguments, PYTHONIOENCODING="utf-8:surrogateescape")
-        for text in process.communicate(timeout=120):
+        for text in process.communicate(timeout=GUARD_S):
             assert visible(text, kept="\n") == text
             assert "Traceback" not in text
     process = start(FAKE_RUN, "0", *calls[0], "--overwrite")
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     shown = SHOWN.replace(r"\r\n", " ").replace(r"\u2028", " ")  # an error is one line
     assert stderr.startswith(f"error: {photos}/{shown}") and stderr.count("\n") == 1
     assert SHOWN in stdout
@@ -103,7 +104,7 @@ def test_lines_of_libraries(photos: Path, tmp_path: Path, option: str) -> None:
     head, tail = FAKE_RUN.split("think = ")
     script = head + LIBRARIES + tail.partition("\n")[2]
     process = start(script, "0", "run", photos, "--out", tmp_path / "out", option)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     assert process.returncode == 1
     lines = stderr.splitlines()
     assert [line for line in lines if line.startswith("error: ")] == [line for line in lines if "3.png" in line]
@@ -171,7 +172,7 @@ def test_nohup_holds(photos: Path, tmp_path: Path) -> None:
     process = start(head + FAKE_RUN, "0.2", "run", photos, "--out", out)
     wait_for(lambda: (out / "run.json").exists() or process.poll() is not None)
     process.send_signal(signal.SIGHUP)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=GUARD_S)
     assert (process.returncode, stderr) == (0, "")
     assert "3 photos segmented" in stdout
 
@@ -180,6 +181,6 @@ def test_a_closed_stderr_costs_nothing(photos: Path, tmp_path: Path) -> None:
     (photos / "2.png").write_text("no photo")
     script = "import os; os.close(2)\n" + FAKE_RUN
     process = start(script, "0", "run", photos, "--out", tmp_path / "out", "--quiet")
-    process.communicate(timeout=120)
+    process.communicate(timeout=GUARD_S)
     assert process.returncode == 1
     assert len(json.loads((tmp_path / "out" / "entities.json").read_text())["images"]) == 2

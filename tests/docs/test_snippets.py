@@ -17,6 +17,7 @@ from esam_rt.cli.app import app
 from tests.docs import markdown
 from tests.docs.conftest import ROOT
 from tests.docs.markdown import PAGES, blocks
+from tests.support.processes import GUARD_S
 
 MARKS = {"needs the network", "needs a GPU"}
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
@@ -46,7 +47,7 @@ def test_python_blocks_run(page: Path, user_folder: Path, tmp_path: Path, monkey
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     if "__main__" in program:  # its worker processes import the program
-        subprocess.run([sys.executable, str(script)], check=True, timeout=300)
+        subprocess.run([sys.executable, str(script)], check=True, timeout=GUARD_S)
     elif program:
         runpy.run_path(str(script), run_name="__main__")
 

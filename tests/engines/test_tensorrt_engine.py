@@ -33,6 +33,7 @@ from esam_rt.settings import Settings
 from tests.support.fake_cuda import FakeCuda, Operation, Result, Status
 from tests.support.fake_tensorrt import make_plan
 from tests.support.gpu_arrays import Foreign
+from tests.support.processes import GUARD_S
 from tests.support.scene import photo_of, quadrants
 
 F32 = TensorProto.FLOAT
@@ -310,12 +311,12 @@ def test_close_waits_for_another_thread(load: Load, library: Any) -> None:
 
     def at_launch() -> None:
         launching.set()
-        assert may_launch.wait(10)
+        assert may_launch.wait(GUARD_S)
 
     library.at_launch = at_launch
     with ThreadPoolExecutor(3) as pool:
         infers = pool.submit(engine.infer, feed(7))
-        assert launching.wait(10)
+        assert launching.wait(GUARD_S)
         closes = pool.submit(engine.close)
         comes_late = pool.submit(engine.infer, feed(7))
         with pytest.raises(TimeoutError):

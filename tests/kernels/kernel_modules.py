@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from esam_rt.kernels import jit
+from tests.support.processes import GUARD_S
 
 ROOT = Path(__file__).parents[2]
 SOURCE = """
@@ -56,6 +57,6 @@ def start(code: str, cache: Path, *arguments: str, package: Path = ROOT) -> subp
 
 def result(process: subprocess.Popen[str]) -> tuple[str, str]:
     """What it printed on stdout and on stderr; it must succeed."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=GUARD_S)
     assert process.returncode == 0, (process.returncode, out, err)
     return out.strip(), err.strip()

@@ -16,6 +16,7 @@ from scipy import ndimage
 from benchmarks.lib.superpixel_libraries import rand_index
 from esam_rt.kernels import felzenszwalb as kernels
 from esam_rt.kernels.felzenszwalb import felzenszwalb
+from tests.support.processes import GUARD_S
 
 PARAMETERS = {"scale": 100.0, "sigma": 0.5, "min_size": 50}
 STEPS = ((0, 1, 0, 0), (1, 0, 0, 0), (1, 1, 0, 0), (0, 1, 1, 0))  # of the two pixels of an edge, in the order of ties
@@ -194,7 +195,7 @@ def test_images_in_any_layout_and_read_only_give_the_same_regions() -> None:
 def test_threads_get_what_one_thread_gets() -> None:
     photos = [skimage.data.chelsea()[:, :300], skimage.data.coffee()[:300, :300]]
     alone = [felzenszwalb(photo, **PARAMETERS) for photo in photos]
-    start = Barrier(len(photos), timeout=30)
+    start = Barrier(len(photos), timeout=GUARD_S)
 
     def repeat(photo: NDArray[np.uint8]) -> list[NDArray[np.int32]]:
         start.wait()

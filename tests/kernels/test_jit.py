@@ -20,6 +20,7 @@ from esam_rt.kernels import code_cache
 from esam_rt.kernels.bits import areas_and_boxes
 from esam_rt.kernels.jit import Kernel, kernel
 from tests.kernels.kernel_modules import SOURCE, load_module, result, start
+from tests.support.processes import GUARD_S
 
 IMPOSSIBLE = """
 @kernel(types.int64)
@@ -57,7 +58,7 @@ def test_threads_that_call_first_at_once_wait_for_one_compilation(
         return load(cache, signature, target_context)
 
     monkeypatch.setattr(code_cache.CodeCache, "load_overload", counted)
-    start = Barrier(8, timeout=30)
+    start = Barrier(8, timeout=GUARD_S)
 
     def call(i: int) -> int:
         start.wait()

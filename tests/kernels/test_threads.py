@@ -24,6 +24,7 @@ from esam_rt.kernels.similarity import pair_similarity, top_k, touching_pairs
 from esam_rt.kernels.split import split_overlaps
 from esam_rt.kernels.upsample import paint
 from tests.kernels.oracles import cosine_similarity, packed, rectangles
+from tests.support.processes import GUARD_S
 
 
 def everything(seed: int) -> list[NDArray[Any]]:
@@ -94,7 +95,7 @@ def everything(seed: int) -> list[NDArray[Any]]:
 def test_threads_get_what_one_thread_gets() -> None:
     seeds = range(4)
     alone = [everything(seed) for seed in seeds]
-    start = Barrier(len(seeds), timeout=30)
+    start = Barrier(len(seeds), timeout=GUARD_S)
 
     def repeat(seed: int) -> list[list[NDArray[Any]]]:
         start.wait()

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from esam_rt.kernels import code_cache, warmup
 from esam_rt.kernels.jit import KERNELS, Kernel
 from esam_rt.segmenter import METHODS  # importing it brings all that calls kernels
 from tests.kernels.kernel_modules import ROOT, SOURCE, load_module, result, start
+from tests.support.processes import GUARD_S, wait_for
 
 MAIN = "import sys; from esam_rt.__main__ import main; sys.argv[1:] = {!r}; main()"
 
@@ -182,7 +182,7 @@ def test_a_numba_that_may_not_compile_is_said_in_one_line(
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "photo.png")
     process = start(MAIN.format(command), tmp_path / "cache")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=GUARD_S)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("error: NUMBA_DISABLE_JIT is set") and err.count("\n") == 1
 
@@ -190,7 +190,7 @@ def test_a_numba_that_may_not_compile_is_said_in_one_line(
 def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
     thread = warmup.start_warmup(("mine",))
     calls = [(kernel, kernel(10)) for kernel in reversed(warmup.KERNELS)]
-    thread.join(60)
+    thread.join(GUARD_S)
     assert not thread.is_alive()
     assert [answer for _, answer in calls] == [20, 6, 5]
     assert all(kernel.cache.saved for kernel, _ in calls)
@@ -198,7 +198,7 @@ def test_a_thread_compiles_while_the_program_calls(few: Path) -> None:
 
 def test_a_cache_of_no_use_is_said_to_the_one_who_calls(few: Path, caplog: pytest.LogCaptureFixture) -> None:
     few.write_text("a file")
-    warmup.start_warmup(("mine",)).join(60)
+    warmup.start_warmup(("mine",)).join(GUARD_S)
     assert not caplog.messages
     warmup.KERNELS[0](10)
     assert [str(few) in message for message in caplog.messages] == [True]
@@ -213,11 +213,11 @@ def test_another_process_compiles_from_the_other_end(few: Path, monkeypatch: pyt
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             started.append(self)
-            assert self.wait(60) == 0  # before this process compiles anything
+            assert self.wait(GUARD_S) == 0  # before this process compiles anything
 
     monkeypatch.setattr(warmup.subprocess, "Popen", Popen)
     for _ in range(2):
-        warmup.start_warmup(("mine",), with_process=True).join(60)
+        warmup.start_warmup(("mine",), with_process=True).join(GUARD_S)
     assert len(started) == 1  # the second time nothing lacks
     assert [kernel.cache.loaded for kernel in warmup.entry_kernels(("mine",))] == [True, True]
 
@@ -235,7 +235,7 @@ def test_without_another_process_all_is_compiled_here(few: Path, monkeypatch: py
         monkeypatch.setattr(sys, "executable", "")
     if why == "frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
-    warmup.start_warmup(("mine",), with_process=True).join(60)
+    warmup.start_warmup(("mine",), with_process=True).join(GUARD_S)
     assert [kernel.cache.saved for kernel in warmup.entry_kernels(("mine",))] == [True, True]
 
 
@@ -262,10 +262,8 @@ code_cache.Path.replace = lambda *_: time.sleep(600)
     others.parent.mkdir(parents=True)
     others.touch()
     with warmup._second_process(("mine",)):
-        deadline = time.monotonic() + 60
-        while len(temporary := [p for p in few.rglob("*") if p.is_file() and p != others]) < 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: any(p.is_file() and p != others for p in few.rglob("*")))
+        temporary = [p for p in few.rglob("*") if p.is_file() and p != others]
     assert temporary[0].name.startswith(".")
     assert [p for p in few.rglob("*") if p.is_file()] == [others]
 
@@ -275,13 +273,10 @@ def test_the_other_process_is_ended_with_a_command_that_is(tmp_path: Path) -> No
     code = "import os; os.sched_getaffinity = lambda pid: {0, 1}\n" + MAIN.format(["compile-kernels"])
     process = start(code, tmp_path / "cache")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 60
-    while not any((tmp_path / "cache").rglob("*.kernel")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: any((tmp_path / "cache").rglob("*.kernel")), process)
     (other,) = children.read_text().split()
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=GUARD_S)
     assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
     assert not Path(f"/proc/{other}").exists()
 
@@ -318,18 +313,18 @@ from esam_rt.kernels.jit import Kernel
 dispatcher = Kernel._dispatcher
 def slow(*arguments, **options):
     amid.set()
-    waits.wait(60)
+    waits.wait(900)
     return dispatcher(*arguments, **options)
 Kernel._dispatcher = slow
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
 warmup.start_warmup()
-assert amid.wait(60)
+assert amid.wait(900)
 pid = os.fork()
 if pid == 0:
     waits.set()
-    signal.alarm(10)
+    signal.alarm(300)
     with global_compiler_lock:  # the thread of the call may have the number of the one that held it, and be let in
-        signal.alarm(60)
+        signal.alarm(900)
     area, _ = areas_and_boxes(np.full((1, 2, 3), 3, np.uint64))
     os._exit(int(area[0] != 12))
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

@@ -19,6 +19,7 @@ from esam_rt.loading import download
 from esam_rt.loading.download import fetch_checkpoint
 from esam_rt.sam.models import MODELS, ModelSpec, Remote
 from tests.support.events import Events
+from tests.support.processes import GUARD_S
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -206,7 +207,7 @@ def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, f"{server.url}/weights.pth", str(len(CONTENT)), SHA256, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=60)[0].strip() for process in both]
+    answers = [process.communicate(timeout=GUARD_S)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert answers == [str(tmp_path / "weights.pth")] * 2
     assert server.asked == [None]

@@ -36,6 +36,7 @@ from esam_rt.storage.provenance import package_versions
 from tests.cli.test_app import assert_one_error_line, call
 from tests.export.test_vit import encoder, weights_of
 from tests.support.events import Events
+from tests.support.processes import GUARD_S
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -345,7 +346,7 @@ def test_ctrl_c_ends_a_build(cache: Path, tmp_path: Path) -> None:
     )
     arguments = ["build-engine", "tiny", "--target", "sm_80", "--out", str(tmp_path / "engines")]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=GUARD_S
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
     assert not (tmp_path / "engines").exists()
@@ -364,7 +365,7 @@ def test_two_processes_build_once(cache: Path) -> None:
     )
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
-    printed = sorted((process.communicate(timeout=120)[0].split() for process in processes), key=len)
+    printed = sorted((process.communicate(timeout=GUARD_S)[0].split() for process in processes), key=len)
     assert [process.returncode for process in processes] == [0, 0]
     assert [len(words) for words in printed] == [1, 1 + len(ENGINE_FILES)]
     assert printed[0][-1] == printed[1][-1]

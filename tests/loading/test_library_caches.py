@@ -29,6 +29,7 @@ from tests.loading.test_loader import use_library
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_tensorrt import FakeTensorRT, FakeTensorRTRTX, make_plan
 from tests.support.fake_tensorrt_builder import FakeTensorRTBuilder
+from tests.support.processes import GUARD_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +99,7 @@ def test_processes_do_not_lose_each_others_changes(file: ChecksummedFile) -> Non
     others = [subprocess.Popen([sys.executable, "-c", code, str(file.path)], cwd=ROOT) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: file.update(lambda content: content + b"x"), range(40)))
-    assert [process.wait(60) for process in others] == [0, 0]
+    assert [process.wait(GUARD_S) for process in others] == [0, 0]
     assert file.read() == b"x" * 120
 
 

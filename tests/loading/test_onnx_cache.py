@@ -27,6 +27,7 @@ from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.manifest import MANIFEST, is_whole
 from tests.storage.test_json_files import DAMAGE
 from tests.support.events import Events
+from tests.support.processes import GUARD_S
 
 TINY = MODELS["tiny"]
 ROOT = Path(__file__).parents[2]
@@ -315,7 +316,7 @@ def test_two_processes_export_once(folder: Path) -> None:
     )
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
-    printed = sorted(process.communicate(timeout=60)[0] for process in processes)
+    printed = sorted(process.communicate(timeout=GUARD_S)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert [text.split() for text in printed] == [[], ["encoder.onnx", "decoder.onnx", "mask_head.onnx", "logits.onnx"]]
 

@@ -491,7 +491,7 @@ from pathlib import Path
 from esam_rt.storage.locks import kept_from_others
 with kept_from_others(Path(sys.argv[1])):
     print("begun", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
     with start(code, tmp_path / "cache", str(out)) as process:
         assert process.stdout is not None and process.stdout.readline() == "begun\n"

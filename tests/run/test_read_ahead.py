@@ -11,8 +11,7 @@ import pytest
 
 from esam_rt.errors import EngineError, InputError, OutputError
 from esam_rt.run.read_ahead import overlapped
-
-WAIT_S = 30
+from tests.support.processes import GUARD_S
 
 
 class Steps:
@@ -65,8 +64,8 @@ def test_three_items_at_once_and_each_step_in_order() -> None:
 
     def work(item: int) -> None:
         if item == 1:
-            assert reading.wait(WAIT_S)
-            assert writing.wait(WAIT_S)
+            assert reading.wait(GUARD_S)
+            assert writing.wait(GUARD_S)
 
     def write(item: int) -> None:
         if item == 0:
@@ -123,7 +122,7 @@ def test_work_that_fails_lets_the_write_before_finish(error: BaseException) -> N
 
 
 def assert_set(event: threading.Event) -> None:
-    assert event.wait(WAIT_S)
+    assert event.wait(GUARD_S)
 
 
 def test_a_write_that_fails_ends_it_and_the_first_error_is_told() -> None:
@@ -154,11 +153,11 @@ def test_an_interrupt_does_not_wait_for_reading() -> None:
     def read(item: int) -> None:
         if item == 1:
             reading.set()
-            released.wait(WAIT_S)
+            released.wait(GUARD_S)
             released.set()
 
     def work(item: int) -> None:
-        assert reading.wait(WAIT_S)
+        assert reading.wait(GUARD_S)
         raise KeyboardInterrupt
 
     steps = Steps(read=read, work=work)

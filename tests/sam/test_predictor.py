@@ -18,6 +18,7 @@ from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import Sam
 from esam_rt.settings import Filters
+from tests.support.processes import GUARD_S
 from tests.support.scene import INPUT_PX, ROW, SIDE, FakeEngine, Scene, quadrants
 
 FILTERS = Filters(score_min=0.5, stability_min=0.5, stability_offset=1.0)
@@ -129,7 +130,7 @@ def test_masks_are_fetched_while_the_next_batch_is_decoded() -> None:
         return scene.decode(feed)
 
     def masks(feed: dict[str, Any]) -> dict[str, Any]:
-        assert go_on.wait(10)
+        assert go_on.wait(GUARD_S)
         behind.append(decoded[0] - len(behind) - 1)
         return scene.upscale(feed)
 
@@ -202,7 +203,7 @@ def test_threads_take_turns_where_memory_is_short(one_at_a_time: bool) -> None:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
             if not one_at_a_time:
-                both_are_in.wait(10)
+                both_are_in.wait(GUARD_S)
             with counting:
                 inside[0] -= 1
             return answer(feed)
