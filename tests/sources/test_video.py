@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from esam_rt.errors import InputError, MissingDependencyError
 from esam_rt.sources import video as video_module
 from esam_rt.sources.video import Video, VideoHeader, upright
+from tests.support.processes import GUARD_S
 
 H, W, RATE = 48, 64, 10
 
@@ -138,7 +139,7 @@ def broadcast(*parts: tuple[int, int]) -> Iterator[str]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield f"tcp://127.0.0.1:{port}"
-        error = ended.get(timeout=120)
+        error = ended.get(timeout=GUARD_S)
         thread.join()
         if error is not None:
             raise error
