@@ -88,7 +88,7 @@ def detections(header: Any, entities: EntityMap) -> Any:
         t["geometry_msgs/msg/Point"](0.0, 0.0, 0.0), t["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0)
     )
     pose = t["geometry_msgs/msg/PoseWithCovariance"](no_pose, np.zeros(36))
-    track_id = getattr(entities, "track_id", None)
+    track_id = entities.track_id
     found = []
     for i, (x0, y0, x1, y1) in enumerate(entities.box_xyxy.tolist()):
         hypothesis = t["vision_msgs/msg/ObjectHypothesis"](ENTITY, float(entities.score[i]))
