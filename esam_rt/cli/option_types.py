@@ -90,23 +90,24 @@ def path(name: str, value: str) -> Path:
     return Path(value)
 
 
-def source(value: str) -> Path:
-    """Read the path of a photo or a folder of photos.
+def source(value: str) -> Path | str:
+    """Read the path of a photo, a folder, a video or a bag, or the URL of a stream.
 
     Args:
         value: What the user gave.
 
     Returns:
-        The path.
+        The path, or the URL as it is.
 
     Raises:
         SettingsError: ``value`` is empty.
-        InputError: ``value`` is a URL.
+        InputError: ``value`` is a URL of something else.
     """
     from esam_rt.sources.photo_search import local_path
+    from esam_rt.sources.source_address import source_kind
 
     path("SOURCE", value)
-    return local_path(value)
+    return value if source_kind(value) == "video" else local_path(value)
 
 
 def pixels(megapixels: float) -> int:

@@ -30,7 +30,10 @@ TABLE_5 = {  # the rows of E-SAM's Table 5, and stages that it does not have
 @output.exit_codes()
 @execution_options.takes_segmenter
 def run(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Photos and folders of photos.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Photos and folders of photos, or one video, stream or ROS bag."),
+    ],
     segmenter: SegmenterConfig,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results.")] = "esam-rt-out",
     write: Annotated[str, typer.Option(help="Results to write, separated by commas.")] = "labels,coco,overlay,report",
@@ -49,6 +52,9 @@ def run(
     track: Annotated[
         bool, typer.Option("--track", help="Treat the photos as frames of one camera: entities keep their identities.")
     ] = False,
+    topic: Annotated[
+        list[str] | None, typer.Option(metavar="TOPIC", help="Image topic of a ROS bag. Give it again for more topics.")
+    ] = None,
     fps: Annotated[
         float | None, typer.Option(metavar="HZ", help="Play the photos at this rate. Default: as fast as possible.")
     ] = None,
@@ -58,7 +64,7 @@ def run(
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Segment photos. Write label maps, COCO annotations, overlays and a report."""
+    """Segment photos, a video or a ROS bag. Write label maps, COCO annotations, overlays and a report."""
     from esam_rt.cli import progress
     from esam_rt.kernels import warmup
     from esam_rt.run.drop_policy import POLICIES
@@ -80,6 +86,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         profile=profile,
+        topics=tuple(topic or ()),
         deadline_s=None if deadline is None else option_types.seconds("--deadline", deadline),
     )
     shown = output.shows_progress(quiet, as_json)

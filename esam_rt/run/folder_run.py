@@ -22,6 +22,7 @@ from esam_rt.run.read_ahead import overlapped
 from esam_rt.run.resume import Place, RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
+from esam_rt.run.run_source import addresses_of, source_of
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
@@ -29,7 +30,6 @@ from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sinks.sink import RunInfo, Sink, in_write_order, outputs_of, write_all
 from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
-from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
 from esam_rt.storage.jsonl import append_line
 from esam_rt.storage.provenance import package_versions, utc_now
@@ -66,13 +66,13 @@ def run_photos(
     """
     sinks = make_sinks(options.write)
     folder = RunFolder(options.out)
-    source = photos_of(options, folder.owned)
+    source = source_of(options, folder.owned)
     record = {
         "method": options.segmenter.method,
         "settings": options.segmenter.settings.to_dict(),
         "write": list(options.write),
         "deadline_s": options.deadline_s,
-        "sources": [str(path.resolve()) for path in options.sources],
+        "sources": addresses_of(options),
     }
     plan = Plan(source, sinks, folder, listener or NoListener(), record, options.limit, options.resume, options.profile)
     with folder.locked():
@@ -375,23 +375,3 @@ def _checked_stems(names: Sequence[str]) -> dict[str, str]:
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise InputError(f"Two frames are named {twice!r}. Give each frame a name of its own.")
     return stems
-
-
-def photos_of(options: RunOptions, owned: Sequence[str]) -> PhotoFolder:
-    """Find the photos, without results of earlier runs if ``--out`` lies in a source.
-
-    Args:
-        options: The run.
-        owned: Files and folders that runs make.
-
-    Raises:
-        SettingsError: If the output folder is a source.
-        InputError: If there are no photos.
-    """
-    out = options.out.resolve()
-    results = [out / name for name in owned]
-    for source in options.sources:
-        place = source.resolve()
-        if place == out or any(place.is_relative_to(result) for result in results):
-            raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
-    return PhotoFolder(options.sources, options.max_pixels, results, options.photos, options.sample_range)

@@ -94,7 +94,7 @@ class RunOptions:
     """Options of a run of photos.
 
     Attributes:
-        sources: Photos and folders of photos.
+        sources: Photos and folders of photos, or one video, stream, camera or ROS bag. A URL is a string.
         out: Folder for the results.
         segmenter: Model, method and settings.
         write: Names of `sink_table.SINKS`.
@@ -105,11 +105,12 @@ class RunOptions:
         resume: Continue an earlier run in ``out``.
         overwrite: Remove an earlier run in ``out``.
         profile: Also write ``profile.json``, the time of each step by thread.
+        topics: Image topics of a ROS bag. Default: the only one.
         photos: The photos to segment, if they are not all photos in ``sources``.
         deadline_s: Seconds that the segmenter may take for a photo. Reading and writing are not counted.
     """
 
-    sources: Sequence[Path]
+    sources: Sequence[Path | str]
     out: Path
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     write: Sequence[str] = tuple(SINKS)
@@ -119,6 +120,7 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     profile: bool = False
+    topics: Sequence[str] = ()
     photos: Sequence[PhotoFile] | None = None
     deadline_s: float | None = None
 

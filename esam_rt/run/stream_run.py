@@ -10,10 +10,11 @@ import numpy as np
 
 from esam_rt.errors import InputError, SettingsError
 from esam_rt.run.drop_policy import Policy
-from esam_rt.run.folder_run import Run, photos_of
+from esam_rt.run.folder_run import Run
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
+from esam_rt.run.run_source import addresses_of, source_of
 from esam_rt.run.stream import Stream, StreamResult
 from esam_rt.run.stream_statistics import SourceStatistics
 from esam_rt.sinks.sink_table import make_sinks
@@ -48,7 +49,7 @@ def run_stream(
     make_segmenter: Callable[[RunOptions], Segmenter] = open_segmenter,
     follow: Follow = lambda result, statistics: None,
 ) -> RunSummary:
-    """Segment the photos of ``options.sources`` in order as the frames of a camera, and write files.
+    """Segment the frames of ``options.sources`` in order, photos as the frames of a camera, and write files.
 
     A run with ``latest`` leaves frames out, and none of such a run can be resumed. See `run_photos` for failures and
     interrupts.
@@ -73,17 +74,17 @@ def run_stream(
         raise SettingsError("--resume: a stream cannot be resumed. Leave out --policy, --track and --fps.")
     sinks = make_sinks(options.write)
     folder = RunFolder(options.out, [])
-    photos = photos_of(options, folder.owned)
-    source = photos if stream_options.rate_hz is None else Paced(photos, stream_options.rate_hz)
+    given = source_of(options, folder.owned)
+    source = given if stream_options.rate_hz is None else Paced(given, stream_options.rate_hz)
     record = {
         "method": options.segmenter.method,
         "settings": options.segmenter.settings.to_dict(),
         "write": list(options.write),
         "deadline_s": options.deadline_s,
-        "sources": [str(path.resolve()) for path in options.sources],
+        "sources": addresses_of(options),
         "stream": asdict(stream_options),
     }
-    length = photos.length if stream_options.policy == "every" else None
+    length = given.length if stream_options.policy == "every" else None
     plan = Plan(
         _Frames(source, length),
         *(sinks, folder, listener or NoListener(), record, options.limit, False, options.profile),

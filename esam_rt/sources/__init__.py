@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from esam_rt.sources.ros_images import RosImages
     from esam_rt.sources.sample_range import SampleRange
     from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
+    from esam_rt.sources.source_address import open_source
     from esam_rt.sources.video import Video
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SourceItem",
     "Video",
     "find_photos",
+    "open_source",
     "read_photo",
 ]
 
@@ -52,6 +54,7 @@ _HOMES = {
     "SourceItem": ".source",
     "Video": ".video",
     "find_photos": ".photo_search",
+    "open_source": ".source_address",
     "read_photo": ".decode",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

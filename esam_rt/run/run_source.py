@@ -1,0 +1,54 @@
+"""The source that the options of a run name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from esam_rt.errors import SettingsError
+from esam_rt.run.run_options import RunOptions
+from esam_rt.sources.photo_files import PhotoFolder
+from esam_rt.sources.source import Source
+from esam_rt.sources.source_address import open_source, source_kind
+
+
+def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
+    """Open the source, without results of earlier runs if ``--out`` lies in a folder of photos.
+
+    Args:
+        options: The run.
+        owned: Files and folders that runs make.
+
+    Raises:
+        SettingsError: If the output folder is a source, or a video or bag stands beside other sources.
+        InputError: If there are no photos, or the video or bag cannot be opened.
+        MissingDependencyError: If the extra ``video`` or ``bags`` is needed.
+    """
+    out = options.out.resolve()
+    results = [out / name for name in owned]
+    for source in options.sources:
+        place = Path(source).resolve()
+        if place == out or any(place.is_relative_to(result) for result in results):
+            raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
+    if options.photos is not None:
+        paths = [Path(source) for source in options.sources]
+        return PhotoFolder(paths, options.max_pixels, results, options.photos, options.sample_range)
+    return open_source(
+        *options.sources,
+        topics=options.topics,
+        max_pixels=options.max_pixels,
+        sample_range=options.sample_range,
+        exclude=results,
+    )
+
+
+def addresses_of(options: RunOptions) -> list[str]:
+    """Return the sources as run.json has them: URLs as given, paths without links.
+
+    Args:
+        options: The run.
+    """
+    return [
+        source if isinstance(source, str) and source_kind(source) == "video" else str(Path(source).resolve())
+        for source in options.sources
+    ]
