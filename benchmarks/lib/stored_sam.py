@@ -47,27 +47,29 @@ class StoredSam(CachingSam):
         for k, (point, thresholds) in enumerate(zip(arrays["points"], arrays["thresholds"].tolist(), strict=True)):
             some = slice(ends[k], ends[k + 1])
             masks = MaskSet(width=int(arrays["width"]), **{name: arrays[name][some] for name in MASK_FIELDS})
-            self._masks[(point.tobytes(), b""), *thresholds] = masks
+            self._masks[0, (point.tobytes(), b""), *thresholds] = masks
         for point, index, logits in zip(
             arrays["logit_points"], arrays["logit_index"].tolist(), arrays["logits"], strict=True
         ):
-            self._logits[(point.tobytes(), b""), index] = logits
+            self._logits[0, (point.tobytes(), b""), index] = logits
         self._known = len(self._masks) + len(self._logits)
 
     def save(self) -> None:
         """Write the photo's file, if there is a folder and something new."""
         if self._folder is None or len(self._masks) + len(self._logits) == self._known:
             return
+        if any(window for window, *_ in [*self._masks, *self._logits]):
+            raise SystemExit(f"{self._file}: a photo with tiles is not stored. Leave tiles out.")
         masks = MaskSet.concatenate(list(self._masks.values()))
         self._folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             self._file,
             counts=np.array([len(found) for found in self._masks.values()]),
-            points=np.array([np.frombuffer(point, np.float32) for (point, _), _, _ in self._masks]),
-            thresholds=np.array([key[1:] for key in self._masks]),
+            points=np.array([np.frombuffer(point, np.float32) for _, (point, _), _, _ in self._masks]),
+            thresholds=np.array([key[2:] for key in self._masks]),
             width=np.array(masks.width),
             **{name: getattr(masks, name) for name in MASK_FIELDS},
-            logit_points=np.array([np.frombuffer(point, np.float32) for (point, _), _ in self._logits]),
-            logit_index=np.array([index for _, index in self._logits]),
+            logit_points=np.array([np.frombuffer(point, np.float32) for _, (point, _), _ in self._logits]),
+            logit_index=np.array([index for _, _, index in self._logits]),
             logits=np.array(list(self._logits.values())),
         )

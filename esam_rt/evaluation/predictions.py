@@ -102,7 +102,8 @@ def read_predictions(path: Path, photos: Sequence[TruePhoto]) -> Predictions:
     if (path / "entities.json").is_file():
         return _file(path / "entities.json", photos)
     files = sorted(path.rglob("*.json"))
-    return _sam_files(path, files, photos) if files else _label_maps(path, photos)
+    is_of_sam = files and not any(path.rglob("*.png"))
+    return _sam_files(path, files, photos) if is_of_sam else _label_maps(path, photos)
 
 
 def _file(path: Path, photos: Sequence[TruePhoto]) -> Predictions:

@@ -317,7 +317,7 @@ def test_models_lists_them() -> None:
 def test_range(photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:
     assert_one_error_line(call("run", photos, "--range", "9,1"), "--range 9,1", "auto, full, or two numbers that rise")
     Image.fromarray(np.full((4, 4), 900, np.uint16)).save(photos / "4.png")
-    result = call("run", photos, "--out", tmp_path / "a", "--quiet")
+    result = call("run", photos, "--out", tmp_path / "a", "--json")
     assert result.exit_code == 0
     assert "no sample is above 900 of 65535, so it is nearly black; try --range auto" in result.stderr
     result = call("run", photos, "--out", tmp_path / "b", "--quiet", "--range", "0,1000")

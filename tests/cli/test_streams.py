@@ -91,7 +91,7 @@ import logging, os, sys, warnings
 def think(number):
     if number == 1:
         os.write(2, b"[W:onnxruntime:Default] from C\\n")
-        logging.getLogger("PIL").warning("from a log")
+        logging.getLogger("other").warning("from a log")
         logging.getLogger("esam_rt").warning("from esam-rt")
         warnings.warn("from Python")
         print("from sys.stderr", file=sys.__stderr__, flush=True)

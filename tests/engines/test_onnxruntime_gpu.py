@@ -355,7 +355,8 @@ def test_graphs_are_for_cuda(path: Path, device: str) -> None:
 
 @pytest.mark.parametrize(("device", "cuda_graphs"), [("cuda", False), ("cuda", True), ("tensorrt", False)])
 def test_a_photo_on_a_gpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, device: str, cuda_graphs: bool) -> None:
-    settings = Settings().with_overrides({"prompts.coarse_side": 16, "prompts.fine_side": 18})
+    sides = {"prompts.coarse_side": 16, "prompts.fine_side": 18, "prompts.strategy": "grid"}  # full batches
+    settings = Settings().with_overrides(sides)
     photos = [photo_of(np.arange(side * side).reshape(side, side), scale=64 // side) for side in (2, 4)]
     with monkeypatch.context() as patch:
         patch.setattr(onnxruntime, "InferenceSession", RealSession)

@@ -143,7 +143,7 @@ def test_functions_that_differ_from_call_to_call_are_not_mixed_up() -> None:
 
 
 def test_the_kernels_import_numpy_and_numba_and_each_other_only() -> None:
-    below = ("esam_rt.kernels", "esam_rt.storage", "esam_rt.errors")  # the wings under the kernels
+    below = ("esam_rt.kernels", "esam_rt.storage", "esam_rt.errors", "esam_rt.usable_cpus")  # under the kernels
     known = {"numpy", "numba", "llvmlite", *sys.stdlib_module_names}
     for path in Path(*esam_rt.kernels.__path__).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -39,6 +39,7 @@ class CachingSam(Sam):
     def clear(self) -> None:
         """Forget the photo."""
         self._windows: dict[bytes, EncodedImage] = {}
+        self._numbers: dict[int, int] = {}
         self._masks: dict[tuple[int, Prompt, float, float], MaskSet] = {}
         self._logits: dict[tuple[int, Prompt, int], NDArray[np.float32]] = {}
 
@@ -63,7 +64,7 @@ class CachingSam(Sam):
         """Return what ``Sam.decode`` returns; only prompts that are not remembered reach the engines."""
         thresholds = Thresholds.of(filters, self.model)
         score_min, stability_offset = thresholds.score_min, thresholds.stability_offset
-        window = id(encoded)  # kept until clear(), so no other one gets its id
+        window = self._number(encoded)
         keys = [(window, prompt, score_min, stability_offset) for prompt in _prompts(points_norm_xy, labels)]
         missing = _first_of_each(keys, self._masks)
         if missing:
@@ -93,7 +94,8 @@ class CachingSam(Sam):
     ) -> NDArray[np.float32]:
         """Return what ``Sam.logits`` returns; only outputs that are not remembered reach the engines."""
         prompts = _prompts(points_norm_xy, labels)
-        keys = [(id(encoded), *key) for key in zip(prompts, mask_index.tolist(), strict=True)]
+        window = self._number(encoded)
+        keys = [(window, *key) for key in zip(prompts, mask_index.tolist(), strict=True)]
         missing = _first_of_each(keys, self._logits)
         if missing:
             index = np.array(missing)
@@ -101,6 +103,10 @@ class CachingSam(Sam):
             found = super().logits(encoded, points_norm_xy[index], mask_index[index], asked)
             self._logits.update(zip((keys[i] for i in missing), found, strict=True))
         return np.stack([np.empty(encoded.geometry.grid_hw, np.float32), *(self._logits[key] for key in keys)])[1:]
+
+    def _number(self, encoded: EncodedImage) -> int:
+        """Number of a window, in the order of use. Its embedding is kept until ``clear``, so its id is its own."""
+        return self._numbers.setdefault(id(encoded.embedding), len(self._numbers))
 
 
 def _sha256(image_hwc_rgb: NDArray[np.uint8]) -> bytes:
