@@ -38,7 +38,7 @@ from esam_rt.method.cleanup import clean_up
 from esam_rt.method.render import render_labels
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources.decode import read_photo
-from esam_rt.sources.photo_files import find_photos
+from esam_rt.sources.photo_search import find_photos
 from esam_rt.storage.atomic import write_json
 
 OFF = {"render.refine": False, "cleanup.min_piece": 0, "cleanup.fill_holes": 0}

@@ -19,7 +19,7 @@ from esam_rt.evaluation.truth.bsds_truth import RegionTruth
 from esam_rt.sam.geometry import Geometry
 from esam_rt.sam.predictor import Sam
 from esam_rt.sources.decode import read_photo
-from esam_rt.sources.photo_files import PhotoFile, find_photos
+from esam_rt.sources.photo_search import PhotoFile, find_photos
 
 ScoredPhoto = tuple[str, NDArray[np.uint8], Any]
 """Name without suffix, the photo uint8 [H, W, 3], and its truth for ``score``."""
