@@ -26,7 +26,7 @@ class Prompts(Group):
     """The two square grids of point prompts (E-SAM §3.2, Table 4)."""
 
     strategy: Literal["adaptive", "grid"] = choice(
-        "adaptive", "ours; paper: grid", "adaptive leaves out coarse points in objects already found, grid decodes all"
+        "grid", "paper §3.2", "grid decodes all coarse points, adaptive leaves out those in objects already found"
     )
     coarse_side: int = number(32, 1, 256, "paper Table 4", "points per side of the coarse grid, used by MMG")
     fine_side: int = number(64, 1, 256, "paper Table 4", "points per side of the fine grid, used by EMR's gallery")
@@ -188,7 +188,7 @@ class Settings(BaseModel):
         """Return a preset.
 
         Args:
-            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32). Both are adaptive.
+            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32).
 
         Raises:
             SettingsError: The name is unknown.

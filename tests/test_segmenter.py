@@ -40,7 +40,7 @@ SWITCHES = list(itertools.product((False, True), repeat=3))
 
 
 def settings_with(mmg: bool = True, emr: bool = True, usr: bool = True) -> Settings:
-    """Settings of the whole grid. tests/test_adaptive_pipeline.py has the adaptive one."""
+    """Settings with modules on or off."""
     modules = {"mmg.enabled": mmg, "emr.enabled": emr, "usr.enabled": usr}
     return Settings.preset("fast").with_overrides({"prompts.strategy": "grid", **modules})
 
