@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +177,21 @@ def open_session(name: str, model: Path | bytes, config: SessionConfig) -> Any:
     for provider, _ in providers:
         if provider not in session.get_providers():
             raise _not_started(config.device, provider)
+    _sessions.add(session)
     return session
+
+
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _never_free_sessions() -> None:
+    """In a forked child: freeing a session waits for its threads, and the child has none. The child could not exit."""
+    for session in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_never_free_sessions)
 
 
 def _session_options(config: SessionConfig) -> Any:
