@@ -143,7 +143,7 @@ class Ours:
             "index": np.flatnonzero(score.max(1) >= score_min),
             "cells": np.arange(cells * cells).reshape(cells, cells),
             "valid_hw": np.array([self._dims.grid_cells] * 2),
-            "stability_offset": np.array(1, np.float32),
+            "stability_offset": np.array([1], np.float32),
         }
         return self._masks.infer(prompts | asked) | {"predicted_iou": score}
 

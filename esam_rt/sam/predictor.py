@@ -185,7 +185,7 @@ class Sam:
         mask_feed: dict[str, Any] = {
             "cells": geometry.embedding_positions(self.model.input_px),
             "valid_hw": np.array(geometry.grid_hw, np.int64),
-            "stability_offset": np.array(thresholds.stability_offset, np.float32),
+            "stability_offset": np.array([thresholds.stability_offset], np.float32),
         }
 
         def decode(part: slice) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
     - ``cells`` int64 [rows, columns]: the positions 0…P - 1 of the embedding inside the image, from the top left corner
       (a quarter less to upscale for an image of 4:3). The number of columns is even, because a byte spans two.
     - ``valid_hw`` int64 [2]: rows and columns of the G×G mask grid inside the image, 1…G.
-    - ``stability_offset`` float32 [], ≥ 0.
+    - ``stability_offset`` float32 [1], ≥ 0. Triton takes no tensor without an axis.
 
     Outputs: ``stability_score`` float32 [M, masks], ``area`` int32 [M, masks] in cells, ``box_xyxy`` int32
     [M, masks, 4] in cells, and ``bits`` uint8 [M, masks, 4 · rows, columns / 2]. Bit i of byte j is cell 8j + i of a
@@ -141,7 +141,7 @@ def build_masks(dims: DecoderDims, weights: Weights, precision: Precision = Prec
     index = g.input("index", np.int64, ["M"])
     cells = g.input("cells", np.int64, ["rows", "columns"])
     valid_hw = g.input("valid_hw", np.int64, [2])
-    offset = g.input("stability_offset", np.float32, [])
+    offset = g.input("stability_offset", np.float32, [1])
     first = g.op("Unsqueeze", g.op("Mul", index, dims.embedding_cells**2), ints(1, 2))
     images = g.op("Gather", g.reshape(net.images, -1, dims.width), g.op("Add", first, cells), axis=0)
     hyper = net.mask_weights(g.op("Gather", net.tokens, index, axis=0))

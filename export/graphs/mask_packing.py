@@ -51,7 +51,7 @@ def packed_masks(
         valid_hw: Rows and columns of the mask grid that are not padding, int64 [2].
         rows: Rows of the embedding, int64 [1].
         pairs: Pairs of columns of the embedding, int64 [1].
-        offset: Offset of the stability score (SAM's ``stability_score_offset``), float32 [].
+        offset: Offset of the stability score (SAM's ``stability_score_offset``), float32 [1].
         grid: Side G of the mask grid, cells.
         masks: Masks per prompt.
 

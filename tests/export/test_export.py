@@ -153,7 +153,7 @@ def upscaling(valid_hw: tuple[int, int], grid: int, index: NDArray[np.integer], 
         "index": index,
         "cells": cells[: -(-valid_hw[0] // 4), : 2 * -(-valid_hw[1] // 8)],
         "valid_hw": np.array(valid_hw, np.int64),
-        "stability_offset": np.array(offset, np.float32),
+        "stability_offset": np.array([offset], np.float32),
     }
 
 
