@@ -13,6 +13,7 @@ from esam_rt.cli.eval_command import evaluate
 from esam_rt.cli.model_commands import compile_kernels, doctor, export, models
 from esam_rt.cli.run_command import run
 from esam_rt.cli.settings_command import settings
+from esam_rt.cli.triton_command import export_triton
 
 app = typer.Typer(
     name="esam-rt",
@@ -29,6 +30,7 @@ app.command()(export)
 app.command()(settings)
 app.command("build-engine")(build_engine)
 app.add_typer(engines_app, name="engines")
+app.command("export-triton")(export_triton)
 app.command("compile-kernels")(compile_kernels)
 app.command()(doctor)
 

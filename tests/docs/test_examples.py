@@ -11,7 +11,11 @@ import cv2
 import pytest
 import torch
 
+from esam_rt import EntitySegmenter, SegmenterConfig, Settings
+from esam_rt.integrations.triton.model_repository import export_repository
 from tests.docs.conftest import ROOT
+from tests.support.triton_grpc import listening
+from tests.support.triton_server import StandInServer
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -71,6 +75,19 @@ def test_array_frames(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(monkeypatch, "prompts.py", "photo.jpg")
     assert capsys.readouterr().out.count("point: predicted IoU") == 3
+
+
+def test_triton_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings().with_overrides({"prompts.coarse_side": 6, "prompts.fine_side": 12})
+    repository = export_repository(SegmenterConfig(settings=settings), tmp_path / "models").path
+    out = tmp_path / "labels.png"
+    with StandInServer(repository).serving() as server, listening(server) as url:
+        run(monkeypatch, "triton_client.py", "photo.jpg", str(out), url)
+    photo = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)
+    with EntitySegmenter("tiny", settings=settings) as segment:
+        expected = segment(photo)
+    assert (cv2.imread(str(out), cv2.IMREAD_UNCHANGED) == expected.labels).all()
+    assert len(capsys.readouterr().out.splitlines()) == len(expected) > 0
 
 
 def test_gpu_tensor_skips_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
