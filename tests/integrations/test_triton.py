@@ -91,6 +91,16 @@ def test_a_failing_network_is_an_error_of_its_request(server: StandInServer) -> 
     assert not server.infer("esam_tiny", [Tensor("image", photo())], MOST).has_error()
 
 
+def test_a_server_that_misreads_arrays_is_told_apart(server: StandInServer) -> None:
+    class Misread(Tensor):
+        def as_numpy(self) -> np.ndarray[Any, Any]:
+            return np.broadcast_to(self._array[0, 0, 0], self._array.shape)
+
+    message = server.infer("esam_tiny", [Misread("image", photo())], MOST).error().message()
+    assert "Install 'numpy<2' in the server" in message
+    assert not server.infer("esam_tiny", [Tensor("image", photo(1, 1))], MOST).has_error()
+
+
 def test_each_network_answers_its_first_call(server: StandInServer) -> None:
     assert server.warm_up() == 4
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.errors import EsamError
+from esam_rt.errors import EngineError, EsamError
 from esam_rt.integrations.triton.model_config import DEADLINE, IMAGE
 from esam_rt.integrations.triton.served_model import FILE, ServedModel
 from esam_rt.integrations.triton.triton_engine import TritonEngine
@@ -66,6 +66,11 @@ class TritonPythonModel:
         library = self._library
         try:
             image = library.get_input_tensor_by_name(request, IMAGE).as_numpy()
+            if image.size > 1 and 0 in image.strides:  # seen with Triton 2.51: every pixel is the first one
+                raise EngineError(
+                    f"{IMAGE}: the server's Python backend was built for NumPy 1 and misreads arrays with NumPy "
+                    f"{np.__version__}. Install 'numpy<2' in the server."
+                )
             deadline = library.get_input_tensor_by_name(request, DEADLINE)
             deadline_s = None if deadline is None else float(deadline.as_numpy()[0])
             entities = self._segmenter(image, deadline_s=deadline_s)
