@@ -27,7 +27,7 @@ from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
 from esam_rt.sinks.photo_record import PhotoRecord
-from esam_rt.sinks.sink import RunInfo, Sink, in_write_order, outputs_of, write_all
+from esam_rt.sinks.sink import RunInfo, Sink, close_all, in_write_order, outputs_of, write_all
 from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
@@ -211,7 +211,7 @@ class Run:
                     stop = e
                 except BaseException:  # a defect, maybe of a source or sink from outside: the sinks let go all the same
                     with suppress(OutputError):
-                        _close(self.opened, {**self.header, "ended": utc_now()})
+                        close_all(self.opened, {**self.header, "ended": utc_now()})
                     raise
         except OutputError as e:  # from the trace file
             stop = stop or e
@@ -298,7 +298,7 @@ class Run:
             incomplete=totals.incomplete,
         )
         try:
-            _close(self.opened, record)
+            close_all(self.opened, record)
             self.folder.write_record({**record, "summary": summary.to_json()})
         except OutputError as e:
             if stop is None:  # otherwise the first cause is reported
@@ -310,18 +310,6 @@ def _reading(source: Source) -> dict[str, Any]:
     """Return how a source of photos reads them, for run.json."""
     sample_range = getattr(source, "sample_range", None)
     return {"range": list(sample_range) if isinstance(sample_range, tuple) else sample_range}
-
-
-def _close(sinks: Iterable[Sink], record: Mapping[str, Any]) -> None:
-    """Close every sink, then raise the first error."""
-    first: OutputError | None = None
-    for sink in sinks:
-        try:
-            sink.close(record)
-        except OutputError as e:
-            first = first or e
-    if first is not None:
-        raise first
 
 
 def _is_large(item: SourceItem) -> bool:

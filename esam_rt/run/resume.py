@@ -37,7 +37,7 @@ class RunFolder(OutputFolder):
     """
 
     def __init__(self, path: Path, outputs: Sequence[str] = ()) -> None:
-        known = outputs_of(make() for make in SINKS.values())
+        known = outputs_of(SINKS.values())
         self.outputs = list(dict.fromkeys([*known, *outputs]))
         owned = [*self.outputs, PHOTOS, ERRORS, PROFILE, RUN]
         super().__init__(path, owned, RUN, "esam-rt", journal=PHOTOS)

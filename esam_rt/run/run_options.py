@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from esam_rt.entity_map import EntityMap
 from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.segmenter import SegmenterConfig
-from esam_rt.sinks.sink_table import SINKS
+from esam_rt.sinks.sink_table import EVERYDAY
 from esam_rt.sources.photo_limits import MAX_PIXELS
 from esam_rt.sources.photo_search import PhotoFile
 from esam_rt.sources.sample_range import SampleRange
@@ -113,7 +113,7 @@ class RunOptions:
     sources: Sequence[Path | str]
     out: Path
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
-    write: Sequence[str] = tuple(SINKS)
+    write: Sequence[str] = EVERYDAY
     limit: int | None = None
     max_pixels: int = MAX_PIXELS
     sample_range: SampleRange = "full"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from esam_rt.sinks.panoptic import Panoptic
     from esam_rt.sinks.sam_json import SamJson
     from esam_rt.sinks.sink import RunInfo, Sink
+    from esam_rt.sinks.sink_group import SinkGroup
+    from esam_rt.sinks.sink_table import open_sink
     from esam_rt.sinks.yolo_segments import YoloSegments
 
 __all__ = [
@@ -37,8 +39,10 @@ __all__ = [
     "RunInfo",
     "SamJson",
     "Sink",
+    "SinkGroup",
     "YoloSegments",
     "draw_overlay",
+    "open_sink",
 ]
 
 _HOMES = {
@@ -56,7 +60,9 @@ _HOMES = {
     "RunInfo": ".sink",
     "SamJson": ".sam_json",
     "Sink": ".sink",
+    "SinkGroup": ".sink_group",
     "YoloSegments": ".yolo_segments",
     "draw_overlay": ".overlays",
+    "open_sink": ".sink_table",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
@@ -29,7 +29,7 @@ class CocoJson(FileSink):
         ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
     """
 
-    file_name: ClassVar[str] = "entities.json"
+    file_name = "entities.json"
     outputs = (file_name,)
 
     def annotation(self, entity: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class CocoJson(FileSink):
         images: list[dict[str, Any]] = []
         annotation_id = 0
         with (
-            atomic_path(self.folder / self.file_name) as temporary,
+            atomic_path(self.file) as temporary,
             temporary.open("w", encoding="ascii", newline="\n") as file,
         ):
             info = json.dumps({"description": "Entities found by esam-rt", "version": __version__})

@@ -23,16 +23,30 @@ class FileSink(ABC):
 
     Attributes:
         outputs: Names of the files and folders that the sink makes in its folder.
+        file_name: Name of its file, if it makes one file of all frames. Empty for other sinks.
         draws_on_image: True if the sink draws on disposable frames.
     """
 
-    outputs: ClassVar[tuple[str, ...]] = ()
+    outputs: tuple[str, ...] = ()
+    file_name: str = ""
     draws_on_image: ClassVar[bool] = False
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self._given = None if folder is None else Path(folder)
         self._run: RunInfo | None = None
         self._spool: RecordSpool | None = None
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Return a sink that writes to one path.
+
+        Args:
+            path: Any name of a file if the sink makes one file, else one of its ``outputs``.
+        """
+        sink = cls(path.parent)
+        if cls.file_name:
+            sink.file_name, sink.outputs = path.name, (path.name,)
+        return sink
 
     def __enter__(self) -> Self:
         if self._given is None:
@@ -87,6 +101,11 @@ class FileSink(ABC):
     def folder(self) -> Path:
         """Folder of the files."""
         return self._given or self.run.folder
+
+    @property
+    def file(self) -> Path:
+        """File of a sink that makes one file of all frames."""
+        return self.folder / self.file_name
 
     @property
     def look_at(self) -> Path | None:

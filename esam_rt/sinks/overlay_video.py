@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import av
     import av.container
 
-FILE = "overlay.mp4"
 _TICKS = 1000  # of the video's clock, a second
 _LONGEST_SIDE = 1920
 
@@ -45,7 +44,8 @@ class OverlayVideo(FileSink):
         ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
     """
 
-    outputs = (FILE,)
+    file_name = "overlay.mp4"
+    outputs = (file_name,)
     draws_on_image = True
 
     def __init__(self, folder: Path | str | None = None, fps: float = 10.0) -> None:
@@ -117,7 +117,7 @@ class OverlayVideo(FileSink):
         # Fragments: a file without its end is readable up to its last whole second.
         options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
         container: av.container.OutputContainer = _av().open(
-            str(self.folder / FILE), "w", format="mp4", container_options=options
+            str(self.file), "w", format="mp4", container_options=options
         )
         rate = Fraction(self._fps).limit_denominator(1000)
         self._stream = container.add_stream(
@@ -138,7 +138,7 @@ class OverlayVideo(FileSink):
         return self._pts + max(1, round(_TICKS / self._fps)) if self._pts >= 0 else 0
 
     def _failed(self, cause: OSError) -> OutputError:
-        return OutputError(f"{self.folder / FILE}: cannot be written ({cause}). Free space or choose another --out.")
+        return OutputError(f"{self.file}: cannot be written ({cause}). Free space or choose another --out.")
 
 
 def _fitted(image_hwc: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from esam_rt.entity_map import EntityMap
+from esam_rt.errors import OutputError
 from esam_rt.sinks.photo_record import PhotoRecord
 from esam_rt.sources.frame import Frame
 
@@ -71,11 +72,11 @@ class Sink(Protocol):
         ...
 
 
-def outputs_of(sinks: Iterable[Sink]) -> list[str]:
+def outputs_of(sinks: Iterable[object]) -> list[str]:
     """List the files and folders that sinks make.
 
     Args:
-        sinks: Any sinks.
+        sinks: Any sinks or classes of sinks.
 
     Returns:
         Names in the output folder, each once.
@@ -93,6 +94,26 @@ def in_write_order(sinks: Iterable[Sink]) -> list[Sink]:
         The sinks, those that draw on the image last.
     """
     return sorted(sinks, key=lambda sink: getattr(sink, "draws_on_image", False))
+
+
+def close_all(sinks: Iterable[Sink], summary: Mapping[str, Any]) -> None:
+    """Close every sink, then raise the first error.
+
+    Args:
+        sinks: Open sinks.
+        summary: See `Sink.close`.
+
+    Raises:
+        OutputError: If a file cannot be written.
+    """
+    first: OutputError | None = None
+    for sink in sinks:
+        try:
+            sink.close(summary)
+        except OutputError as e:
+            first = first or e
+    if first is not None:
+        raise first
 
 
 def write_all(sinks: Sequence[Sink], frame: Frame, entities: EntityMap) -> None:

@@ -1,12 +1,14 @@
-"""The table of sinks that ``--write`` picks from. A new sink of files is one row here."""
+"""The table of sinks, by name and by path. A new sink of files is one row here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.sinks.coco_json import CocoJson
 from esam_rt.sinks.coco_polygons import CocoPolygons
+from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.html_report import HtmlReport
 from esam_rt.sinks.label_maps import LabelMaps
 from esam_rt.sinks.labelme import Labelme
@@ -16,10 +18,10 @@ from esam_rt.sinks.overlay_video import OverlayVideo
 from esam_rt.sinks.overlays import Overlays
 from esam_rt.sinks.panoptic import Panoptic
 from esam_rt.sinks.sam_json import SamJson
-from esam_rt.sinks.sink import Sink
+from esam_rt.sinks.sink_group import SinkGroup
 from esam_rt.sinks.yolo_segments import YoloSegments
 
-SINKS: Mapping[str, Callable[[], Sink]] = {
+SINKS: Mapping[str, type[FileSink]] = {
     "labels": LabelMaps,
     "coco": CocoJson,
     "polygons": CocoPolygons,
@@ -35,7 +37,11 @@ SINKS: Mapping[str, Callable[[], Sink]] = {
 }
 
 
-def make_sinks(names: Iterable[str]) -> list[Sink]:
+SUFFIXES = {".mcap": "mcap", ".mp4": "video"}
+EVERYDAY = ("labels", "coco", "overlay", "report")
+
+
+def make_sinks(names: Iterable[str]) -> list[FileSink]:
     """Make the sinks that ``--write`` names.
 
     Args:
@@ -54,3 +60,32 @@ def make_sinks(names: Iterable[str]) -> list[Sink]:
     if not names:
         raise SettingsError(f"--write names nothing; expected some of {', '.join(SINKS)}.")
     return [make() for name, make in SINKS.items() if name in names]
+
+
+def open_sink(*paths: str | Path) -> SinkGroup:
+    """Make one sink that writes to all of some paths, without a run or in one.
+
+    Args:
+        *paths: Files and folders as ``--write`` makes them, such as ``out/labels`` and ``out/entities.json``, or files
+            of any name that end in ``.mcap`` or ``.mp4``.
+
+    Raises:
+        SettingsError: If no sink makes such a file or folder.
+
+    Example:
+        >>> with open_sink("out/labels", "drive.mp4") as sink:  # doctest: +SKIP
+        ...     for frame in open_source("drive.mp4"):
+        ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
+    """
+    return SinkGroup([_sink_at(Path(path)) for path in paths])
+
+
+def _sink_at(path: Path) -> FileSink:
+    for sink in SINKS.values():
+        if path.name in sink.outputs:
+            return sink.at(path)
+    sink_of_suffix = SINKS.get(SUFFIXES.get(path.suffix.lower(), ""))
+    if sink_of_suffix is None or not sink_of_suffix.file_name:
+        outputs = [output for sink in SINKS.values() for output in sink.outputs]
+        raise SettingsError(f"{path}: no sink makes {path.name!r}.{did_you_mean(path.name, outputs)}")
+    return sink_of_suffix.at(path)
