@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from esam_rt.sinks.overlay_video import OverlayVideo
     from esam_rt.sinks.overlays import Overlays, draw_overlay
     from esam_rt.sinks.panoptic import Panoptic
+    from esam_rt.sinks.rerun_file import RerunFile
     from esam_rt.sinks.sam_json import SamJson
     from esam_rt.sinks.sink import RunInfo, Sink
     from esam_rt.sinks.sink_group import SinkGroup
@@ -36,6 +37,7 @@ __all__ = [
     "OverlayVideo",
     "Overlays",
     "Panoptic",
+    "RerunFile",
     "RunInfo",
     "SamJson",
     "Sink",
@@ -57,6 +59,7 @@ _HOMES = {
     "OverlayVideo": ".overlay_video",
     "Overlays": ".overlays",
     "Panoptic": ".panoptic",
+    "RerunFile": ".rerun_file",
     "RunInfo": ".sink",
     "SamJson": ".sam_json",
     "Sink": ".sink",

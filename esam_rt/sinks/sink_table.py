@@ -17,6 +17,7 @@ from esam_rt.sinks.mcap_file import McapFile
 from esam_rt.sinks.overlay_video import OverlayVideo
 from esam_rt.sinks.overlays import Overlays
 from esam_rt.sinks.panoptic import Panoptic
+from esam_rt.sinks.rerun_file import VIEWER_SCHEMES, RerunFile
 from esam_rt.sinks.sam_json import SamJson
 from esam_rt.sinks.sink_group import SinkGroup
 from esam_rt.sinks.yolo_segments import YoloSegments
@@ -33,11 +34,12 @@ SINKS: Mapping[str, type[FileSink]] = {
     "overlay": Overlays,
     "video": OverlayVideo,
     "mcap": McapFile,
+    "rerun": RerunFile,
     "report": HtmlReport,
 }
 
 
-SUFFIXES = {".mcap": "mcap", ".mp4": "video"}
+SUFFIXES = {".mcap": "mcap", ".mp4": "video", ".rrd": "rerun"}
 EVERYDAY = ("labels", "coco", "overlay", "report")
 
 
@@ -45,21 +47,23 @@ def make_sinks(names: Iterable[str]) -> list[FileSink]:
     """Make the sinks that ``--write`` names.
 
     Args:
-        names: Names of `SINKS`.
+        names: Names of `SINKS`, or the address of a viewer of Rerun.
 
     Returns:
-        A new sink for each name, in the order of the table.
+        A new sink for each name, in the order of the table, then viewers.
 
     Raises:
         SettingsError: If a name is unknown, or there is no name.
     """
-    names = list(names)
+    given = list(names)
+    names = [name for name in given if not name.startswith(VIEWER_SCHEMES)]
+    viewers = [RerunFile(viewer=name) for name in given if name.startswith(VIEWER_SCHEMES)]
     for name in names:
         if name not in SINKS:
             raise SettingsError(f"Unknown output {name!r} in --write.{did_you_mean(name, SINKS)}")
-    if not names:
+    if not given:
         raise SettingsError(f"--write names nothing; expected some of {', '.join(SINKS)}.")
-    return [make() for name, make in SINKS.items() if name in names]
+    return [*(make() for name, make in SINKS.items() if name in names), *viewers]
 
 
 def open_sink(*paths: str | Path) -> SinkGroup:
@@ -67,7 +71,7 @@ def open_sink(*paths: str | Path) -> SinkGroup:
 
     Args:
         *paths: Files and folders as ``--write`` makes them, such as ``out/labels`` and ``out/entities.json``, or files
-            of any name that end in ``.mcap`` or ``.mp4``.
+            of any name that end in ``.mcap``, ``.mp4`` or ``.rrd``, or the address of a viewer of Rerun.
 
     Raises:
         SettingsError: If no sink makes such a file or folder.
@@ -77,10 +81,13 @@ def open_sink(*paths: str | Path) -> SinkGroup:
         ...     for frame in open_source("drive.mp4"):
         ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
     """
-    return SinkGroup([_sink_at(Path(path)) for path in paths])
+    return SinkGroup([_sink_at(path) for path in map(str, paths)])
 
 
-def _sink_at(path: Path) -> FileSink:
+def _sink_at(address: str) -> FileSink:
+    if address.startswith(VIEWER_SCHEMES):
+        return RerunFile(viewer=address)
+    path = Path(address)
     for sink in SINKS.values():
         if path.name in sink.outputs:
             return sink.at(path)
