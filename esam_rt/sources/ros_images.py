@@ -41,7 +41,8 @@ _PACKED: dict[str, tuple[type[np.generic], int, int | None]] = {
     "yuyv": (np.uint8, 2, cv2.COLOR_YUV2RGB_YUYV),
     "yuv422_yuy2": (np.uint8, 2, cv2.COLOR_YUV2RGB_YUYV),
 }
-_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}  # a plane of Y, then one of half the rows
+# A plane of Y, then half as many rows: U and V in turn, or one plane after the other.
+_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21, "i420": cv2.COLOR_YUV2RGB_I420}
 _PERCENTILES = (0.5, 99.5)
 _MOST_PIXELS = 1 << 28
 
@@ -106,6 +107,20 @@ class RosImages:
         scaled = (samples.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
         limited: NDArray[np.float32] = np.clip(np.nan_to_num(scaled, nan=0, posinf=255, neginf=0), 0, 255)
         return (limited + np.float32(0.5)).astype(np.uint8)
+
+
+def frame_bytes(encoding: str, height: int, width: int) -> int:
+    """Return the bytes of an image without row padding.
+
+    Args:
+        encoding: An encoding of `RosImages`, in lower case.
+        height: Pixels.
+        width: Pixels.
+    """
+    if encoding in _PLANAR:
+        return height * 3 // 2 * width
+    dtype, samples, _ = _PACKED[encoding]
+    return height * width * samples * np.dtype(dtype).itemsize
 
 
 def _rows(data: NDArray[np.uint8], height: int, row_bytes: int, step: int, encoding: str) -> NDArray[np.uint8]:
