@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,6 +129,32 @@ class EntityMap:
     def masks(self) -> Iterator[NDArray[np.bool_]]:
         """Yield the mask of each entity, bool [H, W]."""
         return (self.mask(i) for i in range(len(self)))
+
+    def within(self, valid: NDArray[np.bool_] | None) -> EntityMap:
+        """Return the map without pixels that hold no data.
+
+        An entity that loses half of its pixels or more is left out.
+
+        Args:
+            valid: bool [H, W], see `Frame`. None returns the map itself.
+        """
+        if valid is None:
+            return self
+        labels = np.where(valid, self.labels, 0)
+        area, box, centroid = _measured(labels, len(self))
+        kept = 2 * area > self.area
+        renumber = np.concatenate([[0], np.cumsum(kept) * kept]).astype(np.uint16)
+        return replace(
+            self,
+            labels=renumber[labels],
+            score=self.score[kept],
+            area=area[kept],
+            box_xyxy=box[kept],
+            centroid_xy=centroid[kept],
+            stage=self.stage[kept],
+            track_id=None if self.track_id is None else self.track_id[kept],
+            features=None if self.features is None else self.features[kept],
+        )
 
     def polygons(self, tolerance_px: float = 0.0, holes: bool = True) -> list[list[Polygon]]:
         """Return the pieces of each entity as polygons along pixel edges.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,3 +101,26 @@ def test_run_lengths_are_those_of_pycocotools(shape: tuple[int, int]) -> None:
         for i, annotation in enumerate(result.to_coco()):
             rle = coco_mask.encode(np.asfortranarray(result.mask(i), np.uint8))
             assert annotation["segmentation"] == {"size": list(shape), "counts": rle["counts"].decode()}
+
+
+def test_pixels_without_data_leave_the_map() -> None:
+    """Measured again from scratch. An entity that loses half of its pixels is left out."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, (30, 40))
+    labels[:10, :10], labels[labels == 4] = 4, 0
+    labels[:10, :10] = 4  # 100 pixels, half of them without data
+    valid = np.ones((30, 40), bool)
+    valid[:5] = False
+    whole = replace(
+        EntityMap.from_labels(labels, np.array([0.9, 0.8, 0.7, 0.95]), np.arange(4) % 3),
+        track_id=np.array([40, 10, 20, 30]),
+        features=np.arange(8, dtype=np.float32).reshape(4, 2),
+    )
+    assert whole.within(None) is whole
+    part = whole.within(valid)
+    kept = np.where(valid & (whole.labels > 1), whole.labels - 1, 0)
+    again = EntityMap.from_labels(kept, whole.score[1:], whole.stage[1:])
+    for name in ("labels", "score", "area", "box_xyxy", "centroid_xy", "stage"):
+        assert np.array_equal(getattr(part, name), getattr(again, name)), name
+    assert part.track_id is not None and part.track_id.tolist() == [10, 20, 30]
+    assert part.features is not None and part.features.tolist() == [[2, 3], [4, 5], [6, 7]]

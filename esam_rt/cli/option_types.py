@@ -17,6 +17,7 @@ from esam_rt.errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from esam_rt.settings import Settings
+    from esam_rt.sources.raw_frames import RawFormat
 
 
 def _silence(quiet: bool) -> bool:
@@ -91,7 +92,7 @@ def path(name: str, value: str) -> Path:
 
 
 def source(value: str) -> Path | str:
-    """Read the path of a photo, a folder, a video or a bag, or the URL of a stream.
+    """Read the path of a photo, a folder, a video or a bag, the URL of a stream, or ``-`` for standard input.
 
     Args:
         value: What the user gave.
@@ -107,7 +108,7 @@ def source(value: str) -> Path | str:
     from esam_rt.sources.source_address import source_kind
 
     path("SOURCE", value)
-    return value if source_kind(value) == "video" else local_path(value)
+    return value if source_kind(value) in ("video", "raw") else local_path(value)
 
 
 def pixels(megapixels: float) -> int:
@@ -152,6 +153,44 @@ def names(words: str) -> tuple[str, ...]:
         The names without spaces; empty ones are dropped.
     """
     return tuple(name.strip() for name in words.split(",") if name.strip())
+
+
+def raw_format(pixel_format: str | None, size: str | None, fps: float | None) -> RawFormat | None:
+    """Read ``--raw`` and ``--size``.
+
+    Args:
+        pixel_format: Name of FFmpeg.
+        size: For example ``640x480``.
+        fps: Frames a second.
+
+    Returns:
+        The format, or None if neither is given.
+
+    Raises:
+        SettingsError: One is missing or wrong.
+    """
+    from esam_rt.sources.raw_frames import RawFormat
+
+    if pixel_format is None and size is None:
+        return None
+    match = re.fullmatch(r"([0-9]+)[xX]([0-9]+)", size or "")
+    if pixel_format is None or match is None:
+        raise SettingsError(f"--size {size}: expected --raw and --size together, such as --raw rgb24 --size 640x480.")
+    return RawFormat(pixel_format, int(match[1]), int(match[2]), fps)
+
+
+def band_numbers(words: str) -> tuple[int, ...]:
+    """Read ``--bands``.
+
+    Args:
+        words: For example ``4,3,2``.
+
+    Raises:
+        SettingsError: ``words`` are no numbers.
+    """
+    if not all(word.isascii() and word.isdigit() for word in names(words)):
+        raise SettingsError(f"--bands {words}: expected numbers with commas between them, such as 4,3,2.")
+    return tuple(int(word) for word in names(words))
 
 
 def settings_of(preset: str, config: Path | None, changes: list[str] | None) -> Settings:

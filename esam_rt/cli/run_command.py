@@ -32,7 +32,9 @@ TABLE_5 = {  # the rows of E-SAM's Table 5, and stages that it does not have
 def run(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE", help="Photos and folders of photos, or one video, stream or ROS bag."),
+        typer.Argument(
+            metavar="SOURCE", help="Photos and folders, or one video, stream, ROS bag or raster, or - for raw frames."
+        ),
     ],
     segmenter: SegmenterConfig,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results.")] = "esam-rt-out",
@@ -55,8 +57,18 @@ def run(
     topic: Annotated[
         list[str] | None, typer.Option(metavar="TOPIC", help="Image topic of a ROS bag. Give it again for more topics.")
     ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(metavar="R,G,B", help="Bands of a raster, counted from 1. Default: those that the file calls so."),
+    ] = None,
+    raw: Annotated[
+        str | None,
+        typer.Option(metavar="PIX_FMT", help="Format of raw frames on stdin, as ffmpeg's -pix_fmt. The source is -."),
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of raw frames.")] = None,
     fps: Annotated[
-        float | None, typer.Option(metavar="HZ", help="Play the photos at this rate. Default: as fast as possible.")
+        float | None,
+        typer.Option(metavar="HZ", help="Play the photos at this rate, or the rate of raw frames. Default: no rate."),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write profile.json, a timeline of the run for ui.perfetto.dev.")
@@ -64,7 +76,7 @@ def run(
     quiet: option_types.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Segment photos, a video or a ROS bag. Write label maps, COCO annotations, overlays and a report."""
+    """Segment photos, a video, a ROS bag or a raster. Write label maps, COCO annotations, overlays and a report."""
     from esam_rt.cli import progress
     from esam_rt.kernels import warmup
     from esam_rt.run.drop_policy import POLICIES
@@ -75,6 +87,8 @@ def run(
 
     option_types.check_choice("--policy", policy, POLICIES)
 
+    raw_format = option_types.raw_format(raw, size, fps)
+    rate_hz = None if raw_format is not None else fps
     options = RunOptions(
         sources=tuple(option_types.source(source) for source in sources),
         out=option_types.path("--out", out),
@@ -87,6 +101,8 @@ def run(
         overwrite=overwrite,
         profile=profile,
         topics=tuple(topic or ()),
+        raw=raw_format,
+        bands=option_types.band_numbers(bands or ""),
         deadline_s=None if deadline is None else option_types.seconds("--deadline", deadline),
     )
     shown = output.shows_progress(quiet, as_json)
@@ -97,8 +113,8 @@ def run(
         with progress.Steps(shown) as steps:
             return open_segmenter(options, steps.on_event)
 
-    if policy == "latest" or track or fps is not None:
-        stream = StreamOptions("latest" if policy == "latest" else "every", track, fps)
+    if policy == "latest" or track or rate_hz is not None:
+        stream = StreamOptions("latest" if policy == "latest" else "every", track, rate_hz)
         with progress.StreamLine(shown) as line:
             summary = run_stream(options, stream, line, open_and_show, line.follow)
     else:

@@ -138,7 +138,7 @@ class EntityJoiner:
     def _add_part(self, seen: _Seen, place: Rectangle, labels: NDArray[np.uint16]) -> None:
         for _, entity, root, window in self._candidates(seen, place, labels):
             self._join(seen, entity, int(self._root[root]), same=window == seen.window)
-        pairs = _overlaps(labels, self._of(place), self._root)
+        pairs = overlaps(labels, self._of(place), self._root)
         self._begin_groups(seen, pairs)
         self._paint(seen, place, labels, pairs)
 
@@ -155,7 +155,7 @@ class EntityJoiner:
             of_window = np.where(np.isin(self._root, members), self._root, 0)
             rows = slice(common.y0 - place.y0, common.y1 - place.y0)
             columns = slice(common.x0 - place.x0, common.x1 - place.x0)
-            entity, root, pixels = _overlaps(labels[rows, columns], self._of(common), of_window)
+            entity, root, pixels = overlaps(labels[rows, columns], self._of(common), of_window)
             own, other = np.bincount(entity, pixels), np.bincount(root, pixels)
             iou = pixels / (own[entity] + other[root] - pixels)
             same = (iou >= self._settings.join_iou) & (entity > 0) & (root > 0)
@@ -229,10 +229,15 @@ def _strips(rows: int) -> Iterator[slice]:
     return (slice(y, y + STRIP_ROWS) for y in range(0, rows, STRIP_ROWS))
 
 
-def _overlaps(labels: NDArray[np.uint16], others: NDArray[np.uint16], renumber: NDArray[np.uint16]) -> Pairs:
-    """Count the pixels of each pair of labels that occurs. `renumber` [K] gives the label to take for each of others.
+def overlaps(labels: NDArray[np.uint16], others: NDArray[np.uint16], renumber: NDArray[np.uint16]) -> Pairs:
+    """Count the pixels of each pair of labels that occurs, also with 0.
 
     Runs of pixels are summed, so memory holds a number for each run of a strip.
+
+    Args:
+        labels: Labels uint16 [H, W].
+        others: Labels uint16 [H, W].
+        renumber: uint16 [K], the label to take for each of ``others``.
     """
     keys, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for rows in _strips(len(labels)):

@@ -26,7 +26,7 @@ from esam_rt.run.run_source import addresses_of, source_of
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
-from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sinks.photo_record import PhotoRecord, place_of
 from esam_rt.sinks.sink import RunInfo, Sink, close_all, in_write_order, outputs_of, write_all
 from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
@@ -258,7 +258,7 @@ class Run:
         frame, trace = read
         start = time.perf_counter()
         with _enough_memory(item):
-            result = self.segmenter(frame.image_hwc_rgb, **self._options)
+            result = self.segmenter(frame.image_hwc_rgb, **self._options).within(frame.valid)
         return frame, trace, replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
 
     def write(self, item: SourceItem, made: tuple[Frame, Trace, EntityMap]) -> None:
@@ -271,7 +271,9 @@ class Run:
         frame, trace, result = made
         with _enough_memory(item), trace.span("writing"):
             write_all(self.sinks, frame, result)
-            self.folder.append(PhotoRecord.of(item.name, self.stem(item.name), result, item.path).to_json())
+            self.folder.append(
+                PhotoRecord.of(item.name, self.stem(item.name), result, item.path, place_of(frame)).to_json()
+            )
         if self._trace_file is not None:
             self._trace_file.add([*trace.spans, *result.spans], item.name)
         self.plan.listener.photo_done()
@@ -309,7 +311,10 @@ class Run:
 def _reading(source: Source) -> dict[str, Any]:
     """Return how a source of photos reads them, for run.json."""
     sample_range = getattr(source, "sample_range", None)
-    return {"range": list(sample_range) if isinstance(sample_range, tuple) else sample_range}
+    return {
+        "range": list(sample_range) if isinstance(sample_range, tuple) else sample_range,
+        "bands": list(getattr(source, "bands", ())),
+    }
 
 
 def _is_large(item: SourceItem) -> bool:

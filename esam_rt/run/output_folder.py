@@ -17,7 +17,7 @@ from esam_rt.storage.nested import flatten
 
 PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
 # A resumed run must have these entries of run.json in common with its beginning.
-FIXED = ("model", "backend", "device", "method", "settings", "write", "range", "deadline_s")
+FIXED = ("model", "backend", "device", "method", "settings", "write", "range", "bands", "deadline_s")
 
 
 class OutputFolder:

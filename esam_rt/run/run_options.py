@@ -17,6 +17,7 @@ from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks.sink_table import EVERYDAY
 from esam_rt.sources.photo_limits import MAX_PIXELS
 from esam_rt.sources.photo_search import PhotoFile
+from esam_rt.sources.raw_frames import RawFormat
 from esam_rt.sources.sample_range import SampleRange
 
 
@@ -105,6 +106,8 @@ class RunOptions:
         resume: Continue an earlier run in ``out``.
         overwrite: Remove an earlier run in ``out``.
         profile: Also write ``profile.json``, the time of each step by thread.
+        bands: Bands of a raster for red, green and blue. Default: those that the file calls so.
+        raw: Format of raw frames on standard input, whose source is ``-``.
         topics: Image topics of a ROS bag. Default: the only one.
         photos: The photos to segment, if they are not all photos in ``sources``.
         deadline_s: Seconds that the segmenter may take for a photo. Reading and writing are not counted.
@@ -120,6 +123,8 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     profile: bool = False
+    bands: Sequence[int] = ()
+    raw: RawFormat | None = None
     topics: Sequence[str] = ()
     photos: Sequence[PhotoFile] | None = None
     deadline_s: float | None = None

@@ -38,6 +38,9 @@ def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
         topics=options.topics,
         max_pixels=options.max_pixels,
         sample_range=options.sample_range,
+        bands=options.bands,
+        raw=options.raw,
+        tiles=options.segmenter.settings.tiles,
         exclude=results,
     )
 
@@ -49,6 +52,6 @@ def addresses_of(options: RunOptions) -> list[str]:
         options: The run.
     """
     return [
-        source if isinstance(source, str) and source_kind(source) == "video" else str(Path(source).resolve())
+        source if isinstance(source, str) and source_kind(source) in ("video", "raw") else str(Path(source).resolve())
         for source in options.sources
     ]

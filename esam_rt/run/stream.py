@@ -239,6 +239,8 @@ class Stream(Iterator[StreamResult]):
     def _segmented(self, feed: _Feed, frame: Frame) -> EntityMap:
         image = frame.image_hwc_rgb
         entities = self._segmenter(image, **self._options)
+        if frame.valid is not None:
+            entities = entities.within(frame.valid)
         if feed.tracker is not None:
             entities = feed.tracker.update(entities, image if isinstance(image, np.ndarray) else None)
         return entities

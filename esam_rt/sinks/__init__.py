@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from esam_rt.sinks.coco_json import CocoJson
     from esam_rt.sinks.coco_polygons import CocoPolygons
     from esam_rt.sinks.file_sink import FileSink
+    from esam_rt.sinks.geopackage import GeoPackage
+    from esam_rt.sinks.geotiff import GeoTiff
     from esam_rt.sinks.html_report import HtmlReport
     from esam_rt.sinks.label_maps import LabelMaps
     from esam_rt.sinks.labelme import Labelme
@@ -29,6 +31,8 @@ __all__ = [
     "CocoJson",
     "CocoPolygons",
     "FileSink",
+    "GeoPackage",
+    "GeoTiff",
     "HtmlReport",
     "LabelMaps",
     "Labelme",
@@ -51,6 +55,8 @@ _HOMES = {
     "CocoJson": ".coco_json",
     "CocoPolygons": ".coco_polygons",
     "FileSink": ".file_sink",
+    "GeoPackage": ".geopackage",
+    "GeoTiff": ".geotiff",
     "HtmlReport": ".html_report",
     "LabelMaps": ".label_maps",
     "Labelme": ".labelme",

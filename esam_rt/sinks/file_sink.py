@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.sinks.output_names import StemMaker
-from esam_rt.sinks.photo_record import PhotoRecord, RecordSpool
+from esam_rt.sinks.photo_record import PhotoRecord, RecordSpool, place_of
 from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 
@@ -133,4 +134,5 @@ class FileSink(ABC):
             entities: Its entities.
         """
         if self._spool is not None:
-            self._spool.add(PhotoRecord.of(frame.name, self.run.stem(frame.name), entities))
+            path = "" if frame.path is None else os.path.realpath(frame.path)
+            self._spool.add(PhotoRecord.of(frame.name, self.run.stem(frame.name), entities, path, place_of(frame)))

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError
+from esam_rt.sources.frame import Frame
+from esam_rt.sources.raster import RasterWindow
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class PhotoRecord:
         complete: False if a deadline ended the work before all prompts were decoded.
         completed_stages: Modules that had all of their prompts, such as ``mmg``.
         prompts_decoded: Number of prompts that were decoded.
+        place: ``offset_xy`` and ``core_xyxy`` of a window of a raster, see `RasterWindow`. None for other frames.
     """
 
     name: str
@@ -39,9 +42,12 @@ class PhotoRecord:
     complete: bool = True
     completed_stages: list[str] = field(default_factory=list)
     prompts_decoded: int = 0
+    place: dict[str, list[int]] | None = None
 
     @classmethod
-    def of(cls, name: str, stem: str, result: EntityMap, path: str = "") -> PhotoRecord:
+    def of(
+        cls, name: str, stem: str, result: EntityMap, path: str = "", place: dict[str, list[int]] | None = None
+    ) -> PhotoRecord:
         """Make the record of a result.
 
         Args:
@@ -49,6 +55,7 @@ class PhotoRecord:
             stem: Path of the photo's files, without suffix.
             result: Entities of the photo.
             path: Path of the photo without links.
+            place: Place in a raster.
 
         Returns:
             The record.
@@ -57,7 +64,7 @@ class PhotoRecord:
         stages = [stage.name.lower() for stage in result.completed_stages]
         return cls(
             *(name, width, height, result.to_coco(), dict(result.times_s), stem, path),
-            *(result.complete, stages, result.prompts_decoded),
+            *(result.complete, stages, result.prompts_decoded, place),
         )
 
     def to_json(self) -> str:
@@ -84,6 +91,17 @@ class PhotoRecord:
             raise InputError(
                 f"{found!r} is not a line of a run's journal. Remove the line and run again with --resume."
             ) from e
+
+
+def place_of(frame: Frame) -> dict[str, list[int]] | None:
+    """Return the place of a frame in its raster, or None if it is in no raster.
+
+    Args:
+        frame: Any frame.
+    """
+    if not isinstance(frame.header, RasterWindow):
+        return None
+    return {"offset_xy": list(frame.header.offset_xy), "core_xyxy": list(frame.header.core_xyxy)}
 
 
 class RecordSpool:

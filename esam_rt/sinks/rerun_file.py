@@ -48,7 +48,7 @@ class RerunFile(FileSink):
     """
 
     file_name = "entities.rrd"
-    outputs = (file_name,)
+    outputs: tuple[str, ...] = (file_name,)
 
     def __init__(
         self, folder: Path | str | None = None, *, viewer: str | None = None, camera: Camera | None = None

@@ -9,6 +9,8 @@ from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.sinks.coco_json import CocoJson
 from esam_rt.sinks.coco_polygons import CocoPolygons
 from esam_rt.sinks.file_sink import FileSink
+from esam_rt.sinks.geopackage import GeoPackage
+from esam_rt.sinks.geotiff import GeoTiff
 from esam_rt.sinks.html_report import HtmlReport
 from esam_rt.sinks.label_maps import LabelMaps
 from esam_rt.sinks.labelme import Labelme
@@ -35,11 +37,11 @@ SINKS: Mapping[str, type[FileSink]] = {
     "video": OverlayVideo,
     "mcap": McapFile,
     "rerun": RerunFile,
+    "geotiff": GeoTiff,
+    "geopackage": GeoPackage,
     "report": HtmlReport,
 }
-
-
-SUFFIXES = {".mcap": "mcap", ".mp4": "video", ".rrd": "rerun"}
+SUFFIXES = {".mcap": "mcap", ".mp4": "video", ".rrd": "rerun", ".tif": "geotiff", ".gpkg": "geopackage"}
 EVERYDAY = ("labels", "coco", "overlay", "report")
 
 
@@ -71,7 +73,8 @@ def open_sink(*paths: str | Path) -> SinkGroup:
 
     Args:
         *paths: Files and folders as ``--write`` makes them, such as ``out/labels`` and ``out/entities.json``, or files
-            of any name that end in ``.mcap``, ``.mp4`` or ``.rrd``, or the address of a viewer of Rerun.
+            of any name that end in ``.mcap``, ``.mp4``, ``.rrd``, ``.tif`` or ``.gpkg``, or the address of a viewer of
+            Rerun.
 
     Raises:
         SettingsError: If no sink makes such a file or folder.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from esam_rt.sources.paced import Paced
     from esam_rt.sources.photo_files import PhotoFolder
     from esam_rt.sources.photo_search import find_photos
+    from esam_rt.sources.raster import Raster, RasterWindow
+    from esam_rt.sources.raw_frames import RawFormat, RawFrames
     from esam_rt.sources.ros_images import RosImages
     from esam_rt.sources.sample_range import SampleRange
     from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
@@ -28,6 +30,10 @@ __all__ = [
     "ListedSource",
     "Paced",
     "PhotoFolder",
+    "Raster",
+    "RasterWindow",
+    "RawFormat",
+    "RawFrames",
     "RosHeader",
     "RosImages",
     "SampleRange",
@@ -47,6 +53,10 @@ _HOMES = {
     "ListedSource": ".source",
     "Paced": ".paced",
     "PhotoFolder": ".photo_files",
+    "Raster": ".raster",
+    "RasterWindow": ".raster",
+    "RawFormat": ".raw_frames",
+    "RawFrames": ".raw_frames",
     "RosHeader": ".bags",
     "RosImages": ".ros_images",
     "SampleRange": ".sample_range",

@@ -22,6 +22,7 @@ class Frame:
         frame_id: Coordinate frame of the camera, as in ROS. Empty if it is unknown.
         header: Header of the source's own message, such as a ROS header. None if there is no header.
         path: The frame's file, or None if it is in no file of its own.
+        valid: bool [H, W], the pixels that hold data. Others get no label. None if all do.
         disposable: True if nobody reads the image after the last sink. A sink may then draw on it without a copy.
     """
 
@@ -32,3 +33,4 @@ class Frame:
     header: Any = None
     path: Path | None = None
     disposable: bool = False
+    valid: NDArray[np.bool_] | None = None

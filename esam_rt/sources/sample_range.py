@@ -91,7 +91,7 @@ def to_8_bits(samples: NDArray[Any], bits: int, sample_range: SampleRange, path:
     if sample_range == "full":
         low, high = _full_range(samples, bits, path)
     elif sample_range == "auto":
-        low, high = _percentiles(samples)
+        low, high = percentiles(samples)
     else:
         low, high = sample_range
     scaled = np.empty(samples.shape, np.uint8)
@@ -128,8 +128,14 @@ def _full_range(samples: NDArray[Any], bits: int, path: Path) -> tuple[float, fl
     )
 
 
-def _percentiles(samples: NDArray[Any]) -> tuple[float, float]:
-    """Return the percentiles of samples in a regular grid. If they are equal, return the least and largest sample."""
+def percentiles(samples: NDArray[Any]) -> tuple[float, float]:
+    """Return the values that become black and white with ``auto``: percentiles of samples in a regular grid.
+
+    If they are equal, they are the least and the largest sample.
+
+    Args:
+        samples: Integers or floats, at least two axes.
+    """
     step = max(1, math.ceil(math.sqrt(samples.size / _PERCENTILE_SAMPLES)))
     used = samples[::step, ::step]
     used = used[np.isfinite(used)] if samples.dtype.kind == "f" else used

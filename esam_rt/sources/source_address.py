@@ -1,4 +1,4 @@
-"""Opens a source by its address: photos, one video or stream, or one ROS bag."""
+"""Opens a source by its address: photos, one video or stream, one ROS bag, or one georeferenced raster."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from esam_rt.errors import SettingsError
+from esam_rt.settings import Tiles
 from esam_rt.sources import bags, video
 from esam_rt.sources.bags import Bag
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.photo_limits import MAX_PIXELS
+from esam_rt.sources.raster import SIDE_PX, Raster
+from esam_rt.sources.raw_frames import STDIN, RawFormat, RawFrames
 from esam_rt.sources.sample_range import SampleRange
 from esam_rt.sources.source import Source
+from esam_rt.sources.tiff_files import is_georeferenced
 from esam_rt.sources.video import Video
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".mjpeg")
+RASTER_SUFFIXES = (".jp2", ".img", ".ntf", ".asc")
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "tcp", "udp", "rtp", "srt")
 
 
-def source_kind(address: str | Path) -> Literal["photos", "video", "bag"]:
-    """Tell what an address leads to. Files are told by their suffix, and the folder of a bag by its ``metadata.yaml``.
+def source_kind(address: str | Path) -> Literal["photos", "video", "bag", "raster", "raw"]:
+    """Tell what an address leads to.
+
+    Files are told by their suffix, a GeoTIFF by its tags, and the folder of a bag by its ``metadata.yaml``.
 
     Args:
         address: Path or URL.
     """
     text = str(address)
+    if text == STDIN:
+        return "raw"
     if urlsplit(text).scheme.lower() in STREAM_SCHEMES or text.startswith(video.CAMERA):
         return "video"
     path = Path(text)
@@ -34,6 +43,8 @@ def source_kind(address: str | Path) -> Literal["photos", "video", "bag"]:
         return "video"
     if path.suffix.lower() in bags.SUFFIXES or (path / "metadata.yaml").is_file():
         return "bag"
+    if path.suffix.lower() in RASTER_SUFFIXES or is_georeferenced(path):
+        return "raster"
     return "photos"
 
 
@@ -42,9 +53,15 @@ def open_source(
     topics: Sequence[str] = (),
     max_pixels: int = MAX_PIXELS,
     sample_range: SampleRange = "full",
+    bands: Sequence[int] = (),
+    tiles: Tiles | None = None,
+    raw: RawFormat | None = None,
     exclude: Sequence[Path] = (),
 ) -> Source:
-    """Open photos and folders of photos, or one video, stream, camera or ROS bag.
+    """Open photos and folders of photos, or one video, stream, camera, ROS bag or raster.
+
+    The address ``-`` is standard input, with raw frames.
+    A GeoTIFF that stands alone is a raster, and so is any file with ``bands``. It is read in windows.
 
     Args:
         *addresses: Paths, or one URL.
@@ -52,24 +69,42 @@ def open_source(
         max_pixels: Photos with more pixels are refused.
         sample_range: Value of black and of white, for samples of more than 8 bits. A bag takes two numbers, or
             percentiles of its first image.
+        bands: Bands of a raster, see `Raster`.
+        tiles: ``side_px`` (0: 1024) and ``overlap`` of the windows of a raster.
+        raw: Format of the frames on standard input.
         exclude: Photos inside these folders are left out.
 
     Raises:
         InputError: A path is missing, or holds nothing that can be read.
-        SettingsError: A video or a bag stands beside other sources, or topics are given without a bag.
-        MissingDependencyError: The extra ``video`` or ``bags`` is needed.
+        SettingsError: A video or a bag stands beside other sources, or an option is given without its source.
+        MissingDependencyError: The extra ``video``, ``bags`` or ``raster`` is needed.
 
     Example:
         >>> for frame in open_source("drive.mcap", topics=["/front/image_raw"]):  # doctest: +SKIP
         ...     entities = segmenter(frame.image_hwc_rgb)
     """
     kinds = {source_kind(address) for address in addresses}
+    if len(addresses) > 1:
+        kinds = {"photos" if kind == "raster" else kind for kind in kinds}
     if topics and kinds != {"bag"}:
         raise SettingsError("--topic: the source is no ROS bag. Leave --topic out.")
+    if (raw is not None) != ("raw" in kinds):
+        raise SettingsError(
+            "Raw frames: expected the source - with --raw and --size, such as --raw rgb24 --size 640x480."
+        )
+    if bands and (len(addresses) != 1 or not kinds <= {"photos", "raster"}):
+        raise SettingsError("--bands: expected one raster, such as a GeoTIFF. Leave --bands out.")
+    if bands or kinds == {"raster"}:
+        tiles = tiles or Tiles()
+        side_px = tiles.side_px or SIDE_PX
+        return Raster(addresses[0], bands, side_px=side_px, overlap=tiles.overlap, sample_range=sample_range)
     if kinds == {"photos"}:
         return PhotoFolder(list(addresses), max_pixels, exclude, sample_range=sample_range)
     if len(addresses) != 1:
-        raise SettingsError(f"SOURCE: found {len(addresses)} sources, expected one video or bag alone. Run one by one.")
+        raise SettingsError(
+            f"SOURCE: found {len(addresses)} sources, expected one video, bag or stream alone. Run one by one."
+        )
     if kinds == {"video"}:
         return Video(addresses[0])
-    return Bag(addresses[0], topics, None if isinstance(sample_range, str) else sample_range)
+    numbers = None if isinstance(sample_range, str) else sample_range
+    return RawFrames(raw, sample_range=numbers) if raw is not None else Bag(addresses[0], topics, numbers)

@@ -35,6 +35,7 @@ _SMALL = 4  # a page with less than a quarter of the pixels of another one is a 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
 _RAW = (32803, 34892)  # photometric: mosaic of a sensor, linear raw
 _DNG_VERSION = 50706
+_GEO_TAGS = frozenset({33550, 33922, 34264, 34735})  # scale, tie points, transform, keys of the reference system
 _JPEG = 7
 _PLAIN = (1, 8, 32946)  # not compressed, deflate
 _NO_PREDICTOR, _DIFFERENCE, _FLOAT_DIFFERENCE = 1, 2, 3
@@ -54,6 +55,21 @@ def tiff_size(file: BoundedFile) -> tuple[int, int]:
     with _opened(file) as tiff:
         page = _photo(_pages(tiff))[1]
         return page.imagewidth, page.imagelength
+
+
+def is_georeferenced(path: Path) -> bool:
+    """Tell if a file is a TIFF with a place on the earth.
+
+    Args:
+        path: Any path.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as given, BoundedFile(given, path) as file, _opened(file) as tiff:
+            return not _GEO_TAGS.isdisjoint(_pages(tiff)[0].tags.keys())
+    except Exception:  # reading it as a photo tells what is wrong
+        return False
 
 
 def read_tiff(file: BoundedFile, path: Path, max_pixels: int, sample_range: SampleRange) -> Rgb:
