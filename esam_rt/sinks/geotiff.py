@@ -75,14 +75,13 @@ class GeoTiff(FileSink):
         Raises:
             OutputError: If the file cannot be written, or the raster is gone.
         """
-        records = (record for record in self.run.records() if record.place is not None)
         tiles = summary.get("settings", {}).get("tiles", {})
         join_iou = float(tiles.get("join_iou", Tiles().join_iou))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as work:
                 ids = Path(work) / "ids.tif"
-                table = write_ids(records, join_iou, ids)
+                table = write_ids(self.run.records, join_iou, ids)
                 if table is not None:
                     self.finished(ids, table).replace(self.file)
         except InputError as e:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ class IdTable:
 class _Shown:
     """A window that others may overlap: its place, its labels uint16, and the number before its first entity."""
 
-    number: int
     place: Rectangle
     labels: NDArray[np.uint16]
     before: int
@@ -90,7 +89,7 @@ class SeamJoiner:
         self._windows += [{self._number} for _ in range(count)]
         self._area += area.tolist()
         self._score_sum += (area * score).tolist()
-        window = _Shown(self._number, place, labels, before)
+        window = _Shown(place, labels, before)
         self._shown = [shown for shown in self._shown if shown.place.y1 > place.y0]
         found = [pair for shown in self._shown for pair in self._same(window, shown)]
         for _, one, other in sorted(found, key=lambda pair: (-pair[0], *pair[1:])):
@@ -139,13 +138,13 @@ class SeamJoiner:
         return ids[root], IdTable(total[is_root] / area[is_root], area[is_root])
 
 
-def write_ids(records: Iterable[PhotoRecord], join_iou: float, file: Path) -> IdTable | None:
+def write_ids(records: Callable[[], Iterable[PhotoRecord]], join_iou: float, file: Path) -> IdTable | None:
     """Join the windows of one raster, and write their ids as a Cloud Optimized GeoTIFF.
 
     The file has int32, nodata 0, and the coordinate reference system and transform of the raster.
 
     Args:
-        records: Records of the windows, row by row.
+        records: Returns the records of the windows, the same ones each time.
         join_iou: See `SeamJoiner`.
         file: File to write. A second file stands beside it meanwhile.
 
@@ -159,7 +158,7 @@ def write_ids(records: Iterable[PhotoRecord], join_iou: float, file: Path) -> Id
     joiner, source, canvas = SeamJoiner(join_iou), "", None
     work = file.with_name(f"{file.name}.work")
     try:
-        for record in records:
+        for record in _row_by_row(records):
             if canvas is None:
                 source, canvas = record.path, _canvas(record.path, work)
             if record.path != source:
@@ -172,8 +171,7 @@ def write_ids(records: Iterable[PhotoRecord], join_iou: float, file: Path) -> Id
         final, table = joiner.result()
         for _, window in canvas.block_windows(1):
             canvas.write(final[canvas.read(1, window=window)], 1, window=window)
-        canvas.close()
-        canvas = None
+        canvas = canvas.close()
         options = {"compress": "DEFLATE", "bigtiff": "IF_SAFER", "overview_resampling": "NEAREST"}
         rasterio.shutil.copy(work, file, driver="COG", **options)
         return table
@@ -183,6 +181,14 @@ def write_ids(records: Iterable[PhotoRecord], join_iou: float, file: Path) -> Id
         if canvas is not None:
             canvas.close()
         work.unlink(missing_ok=True)
+
+
+def _row_by_row(records: Callable[[], Iterable[PhotoRecord]]) -> Iterable[PhotoRecord]:
+    """Return windows in order. Memory holds all records only if a resumed run read some windows late."""
+    corners = [record.place["offset_xy"][::-1] for record in records() if record.place is not None]
+    if corners == sorted(corners):
+        return records()
+    return sorted(records(), key=lambda record: record.place["offset_xy"][::-1] if record.place else [])
 
 
 def _canvas(source: str, work: Path) -> Any:

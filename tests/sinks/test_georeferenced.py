@@ -138,6 +138,15 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
     assert same_partition(ids, labels)
 
 
+def test_a_window_that_was_read_late_joins_too(tmp_path: Path) -> None:
+    labels = scene(tmp_path / "scene.tif")
+    frames = list(Raster(tmp_path / "scene.tif", side_px=96))
+    with GeoTiff(tmp_path) as sink:
+        for frame in [*frames[:2], *frames[3:], frames[2]]:
+            sink.write(frame, ColorSegmenter()(frame.image_hwc_rgb))
+    assert same_partition(ids_of(tmp_path / "entities.tif")[0], labels)
+
+
 def test_entities_of_one_window_never_become_one() -> None:
     """The second window sees one region where the first one tells two apart. Each pixel keeps a number of its own."""
     joiner = SeamJoiner(0.5)
