@@ -68,7 +68,7 @@ def test_a_sink_that_cannot_begin_ends_those_before_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "entities.json").read_text())["images"] == []
 
 
-@pytest.mark.parametrize("path", ["out/entites.json", "out/x.png", "out", "x.zip"])
+@pytest.mark.parametrize("path", ["out/entity.json", "out/x.png", "out", "x.zip"])
 def test_other_paths_are_refused(path: str) -> None:
     with pytest.raises(SettingsError, match=rf"{path}: no sink makes .*(Did you mean|Known)"):
         open_sink(path)

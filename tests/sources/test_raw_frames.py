@@ -69,7 +69,7 @@ def test_formats_of_ffmpeg_give_its_colors(pixel_format: str) -> None:
 
 @pytest.mark.parametrize("pixel_format", [name for name in PIXEL_FORMATS if "bayer" in name])
 def test_mosaics_of_sensors_give_their_color(pixel_format: str) -> None:
-    """Of a flat color, made by hand: FFmpeg writes no mosaics."""
+    """A flat color, made by hand: FFmpeg writes no mosaics."""
     color = dict(zip("rgb", (200, 120, 40), strict=True))
     a, b, c, d = pixel_format.removeprefix("bayer_")[:4]
     tile = np.array([[color[a], color[b]], [color[c], color[d]]])
