@@ -16,8 +16,8 @@ from esam_rt.sinks.drawing import jpeg
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.sink import RunInfo
-from esam_rt.sources.bags import RosHeader
 from esam_rt.sources.frame import Frame
+from esam_rt.sources.ros_images import RosHeader
 from esam_rt.storage.atomic import make_folder, output_error
 
 VIEWER_SCHEMES = ("rerun://", "rerun+http://", "rerun+https://")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import MissingDependencyError
-from esam_rt.sources.bags import RosHeader
 from esam_rt.sources.frame import Frame
+from esam_rt.sources.ros_images import RosHeader
 
 ENTITY = "entity"  # the one class
 # Messages of vision_msgs 4. No type store of rosbags has them.

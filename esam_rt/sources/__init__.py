@@ -8,7 +8,7 @@ from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.sources.arrays import ArraySource
-    from esam_rt.sources.bags import Bag, RosHeader
+    from esam_rt.sources.bags import Bag
     from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
     from esam_rt.sources.paced import Paced
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from esam_rt.sources.photo_search import find_photos
     from esam_rt.sources.raster import Raster, RasterWindow
     from esam_rt.sources.raw_frames import RawFormat, RawFrames
-    from esam_rt.sources.ros_images import RosImages
+    from esam_rt.sources.ros_images import RosHeader, RosImages
     from esam_rt.sources.sample_range import SampleRange
     from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
     from esam_rt.sources.source_address import open_source
@@ -57,7 +57,7 @@ _HOMES = {
     "RasterWindow": ".raster",
     "RawFormat": ".raw_frames",
     "RawFrames": ".raw_frames",
-    "RosHeader": ".bags",
+    "RosHeader": ".ros_images",
     "RosImages": ".ros_images",
     "SampleRange": ".sample_range",
     "Source": ".source",

@@ -5,38 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from esam_rt.errors import InputError, MissingDependencyError
 from esam_rt.sources.frame import Frame
-from esam_rt.sources.ros_images import RosImages
+from esam_rt.sources.ros_images import IMAGE_TYPES, RosImages, ros_frame
 
 SUFFIXES = (".mcap", ".db3", ".bag")
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _NANOSECONDS = 1_000_000_000
 _log = logging.getLogger("esam_rt")
-
-
-@dataclass(frozen=True)
-class RosHeader:
-    """Header of an image message, as it was recorded.
-
-    Attributes:
-        sec: Seconds of the stamp.
-        nanosec: Nanoseconds of the stamp.
-        frame_id: Coordinate frame.
-        topic: Topic of the message.
-        log_time_ns: Time of the recording.
-    """
-
-    sec: int
-    nanosec: int
-    frame_id: str
-    topic: str
-    log_time_ns: int
 
 
 @dataclass(frozen=True)
@@ -103,16 +83,11 @@ class Bag:
             name = f"{topic.strip('/')}/{number[topic]:06}"
             number[topic] += 1
             try:
-                content = message.read()
-                image = images[topic].rgb(content)
+                frame = ros_frame(message.read(), images[topic], name, topic, message.log_time_ns)
             except Exception as e:  # of the encoding, or of rosbags at damaged bytes
                 left_out[topic, str(e)] += 1
                 continue
-            stamp = content.header.stamp
-            nanosec = int(getattr(stamp, "nanosec", getattr(stamp, "nsec", 0)))
-            header = RosHeader(int(stamp.sec), nanosec, str(content.header.frame_id), topic, message.log_time_ns)
-            stamp_ns = header.sec * _NANOSECONDS + header.nanosec
-            yield Frame(image, name, stamp_ns, header.frame_id, header, self.path, disposable=True)
+            yield replace(frame, path=self.path)
         for (topic, reason), count in left_out.items():
             _log.warning("%s: %s: %d messages were left out (%s).", self.path, topic, count, reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -9,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.errors import InputError
+from esam_rt.sources.frame import Frame
 
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 # Encoding: type of a sample, samples a pixel, conversion of OpenCV to RGB (None: it is RGB already).
 _PACKED: dict[str, tuple[type[np.generic], int, int | None]] = {
     "rgb8": (np.uint8, 3, None),
@@ -45,6 +48,25 @@ _PACKED: dict[str, tuple[type[np.generic], int, int | None]] = {
 _PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21, "i420": cv2.COLOR_YUV2RGB_I420}
 _PERCENTILES = (0.5, 99.5)
 _MOST_PIXELS = 1 << 28
+
+
+@dataclass(frozen=True)
+class RosHeader:
+    """Header of an image message, as it was recorded.
+
+    Attributes:
+        sec: Seconds of the stamp.
+        nanosec: Nanoseconds of the stamp.
+        frame_id: Coordinate frame.
+        topic: Topic of the message.
+        log_time_ns: Time of the recording.
+    """
+
+    sec: int
+    nanosec: int
+    frame_id: str
+    topic: str
+    log_time_ns: int
 
 
 class RosImages:
@@ -121,6 +143,26 @@ def frame_bytes(encoding: str, height: int, width: int) -> int:
         return height * 3 // 2 * width
     dtype, samples, _ = _PACKED[encoding]
     return height * width * samples * np.dtype(dtype).itemsize
+
+
+def ros_frame(message: Any, images: RosImages, name: str, topic: str, log_time_ns: int) -> Frame:
+    """Turn an image message into a frame with its header.
+
+    Args:
+        message: ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``, of any library.
+        images: Converts the images of this topic.
+        name: Name of the frame.
+        topic: Topic of the message.
+        log_time_ns: Time of the recording or of the reception.
+
+    Raises:
+        InputError: The encoding is unknown, or the data do not fit it.
+    """
+    stamp = message.header.stamp
+    nanosec = int(getattr(stamp, "nanosec", getattr(stamp, "nsec", 0)))  # ROS 2, ROS 1
+    header = RosHeader(int(stamp.sec), nanosec, str(message.header.frame_id), topic, log_time_ns)
+    stamp_ns = header.sec * 1_000_000_000 + header.nanosec
+    return Frame(images.rgb(message), name, stamp_ns, header.frame_id, header, disposable=True)
 
 
 def _rows(data: NDArray[np.uint8], height: int, row_bytes: int, step: int, encoding: str) -> NDArray[np.uint8]:

@@ -17,8 +17,9 @@ from esam_rt.entity_map import EntityMap
 from esam_rt.errors import MissingDependencyError
 from esam_rt.sinks import ros_messages
 from esam_rt.sinks.mcap_file import McapFile
-from esam_rt.sources.bags import Bag, RosHeader
+from esam_rt.sources.bags import Bag
 from esam_rt.sources.frame import Frame
+from esam_rt.sources.ros_images import RosHeader
 
 H, W = 30, 40
 TOPIC = "/camera/front/image_raw"

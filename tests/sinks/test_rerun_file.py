@@ -24,8 +24,8 @@ from esam_rt.sinks import open_sink
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.rerun_file import RerunFile
 from esam_rt.sinks.sink_table import make_sinks
-from esam_rt.sources.bags import RosHeader
 from esam_rt.sources.frame import Frame
+from esam_rt.sources.ros_images import RosHeader
 
 H, W = 40, 60
 BEGIN_NS = 1_700_000_000_000_000_000

@@ -17,7 +17,8 @@ from mcap.writer import Writer as McapWriter
 from rosbags.typesys import Stores, get_typestore
 
 from esam_rt.errors import InputError, MissingDependencyError
-from esam_rt.sources.bags import SUFFIXES, Bag, RosHeader
+from esam_rt.sources.bags import SUFFIXES, Bag
+from esam_rt.sources.ros_images import RosHeader
 
 H, W = 24, 32
 FRONT, LEFT, SMALL = "/front/image_raw", "/left/image/compressed", "/imu"
