@@ -1,1 +1,1 @@
-"""Adapters to other frameworks, one file each. An adapter imports its framework when it is used."""
+"""Adapters to other frameworks, a file or folder each. An adapter imports its framework when it is used."""

@@ -10,9 +10,8 @@ from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import MissingDependencyError, OutputError
 from esam_rt.sinks import ros_messages as ros
-from esam_rt.sinks.drawing import jpeg, tint
 from esam_rt.sinks.file_sink import FileSink
-from esam_rt.sinks.palette import entity_colors
+from esam_rt.sinks.overlays import overlay_jpeg
 from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.ros_images import RosHeader
@@ -78,7 +77,7 @@ class McapFile(FileSink):
         Raises:
             OutputError: If the file cannot be written.
         """
-        header = ros.header_message(frame)
+        header = ros.header_of(frame)
         own = frame.header
         log_time_ns = own.log_time_ns if isinstance(own, RosHeader) else frame.stamp_ns or 0
         space = own.topic.rpartition("/")[0] if isinstance(own, RosHeader) else ""
@@ -93,8 +92,7 @@ class McapFile(FileSink):
                 self._add(f"{space}/esam/entities", ros.id_image(header, entities), log_time_ns)
             self._add(f"{space}/esam/detections", ros.detections(header, entities), log_time_ns)
             if self._overlay:
-                drawn = tint(frame.image_hwc_rgb, entities.labels, entity_colors(entities))
-                overlay = ros.compressed_image(header, jpeg(drawn, quality=85), "jpeg")
+                overlay = ros.compressed_image(header, overlay_jpeg(frame.image_hwc_rgb, entities), "jpeg")
                 self._add(f"{space}/esam/overlay/compressed", overlay, log_time_ns)
             file.flush()  # a killed run must not lose a whole chunk
         except OSError as e:

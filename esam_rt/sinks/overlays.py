@@ -13,6 +13,7 @@ from esam_rt.sources.frame import Frame
 from esam_rt.storage.atomic import write_bytes
 
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
+_MESSAGE_QUALITY = 85
 
 
 class Overlays(FileSink):
@@ -58,3 +59,16 @@ def draw_overlay(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> NDArray
         uint8 RGB [H, W, 3]. Pixels without an entity are unchanged.
     """
     return tint(image_hwc_rgb, result.labels, entity_colors(result))
+
+
+def overlay_jpeg(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> bytes:
+    """Draw the entities over a copy of a photo, for a message.
+
+    Args:
+        image_hwc_rgb: uint8 [H, W, 3] of the same height and width as ``result.labels``.
+        result: Entities of the photo.
+
+    Returns:
+        The bytes of a JPEG.
+    """
+    return jpeg(draw_overlay(image_hwc_rgb, result), _MESSAGE_QUALITY)

@@ -52,7 +52,7 @@ def types() -> Any:
     return store
 
 
-def header_message(frame: Frame) -> Any:
+def header_of(frame: Frame) -> Any:
     """Return the ``std_msgs/Header`` of a frame: that of its own message, or its time and frame. 0 is an unknown time.
 
     Args:
@@ -61,7 +61,17 @@ def header_message(frame: Frame) -> Any:
     own = frame.header
     if isinstance(own, RosHeader):
         return _header(own.sec, own.nanosec, own.frame_id)
-    return _header(*divmod(frame.stamp_ns or 0, 1_000_000_000), frame.frame_id)
+    return header(frame.stamp_ns or 0, frame.frame_id)
+
+
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """Return a ``std_msgs/Header``.
+
+    Args:
+        stamp_ns: Nanoseconds since the epoch.
+        frame_id: Coordinate frame.
+    """
+    return _header(*divmod(stamp_ns, 1_000_000_000), frame_id)
 
 
 def id_image(header: Any, entities: EntityMap) -> Any:
