@@ -1,11 +1,12 @@
-# make demo | test | wheel | docs | lint | clean. Each sets up .venv by itself; PYTHON is the interpreter it is made from (3.11 or newer).
+# make demo | test | wheel | docs | lint | headers | clean. Each sets up .venv by itself; PYTHON is the interpreter it is made from (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+HEADERS := $(VENV)/onnxruntime-headers
 DEMO := demo-output
 DEMO_PHOTOS := astronaut.png chelsea.png coffee.png rocket.jpg motorcycle_left.png
 
-.PHONY: demo test wheel docs lint clean
+.PHONY: demo test wheel docs lint headers clean
 .DELETE_ON_ERROR:
 
 # scikit-image carries these photos in its wheel: nothing is downloaded.
@@ -33,6 +34,10 @@ docs: $(VENV)/.test
 wheel: $(VENV)/.test
 	.ci/wheel $(BIN)
 
+# Headers of ONNX Runtime, with which `make test` compiles the C++ example. Neither its Python package nor Debian has
+# them. This npm package has Microsoft's own, for API 29, beside much else: 150 MB.
+headers: $(HEADERS)/onnxruntime_cxx_api.h
+
 clean:
 	rm -rf $(VENV) $(DEMO) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -40,6 +45,13 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esam-rt needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+
+$(HEADERS)/onnxruntime_cxx_api.h: | $(BIN)/python
+	rm -rf $(HEADERS).part && mkdir -p $(HEADERS).part
+	cd $(HEADERS).part && npm pack --silent com.github.asus4.onnxruntime@0.4.9 && \
+	  echo "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d  com.github.asus4.onnxruntime-0.4.9.tgz" | sha256sum --check --quiet && \
+	  tar xzf *.tgz --wildcards --transform 's:.*/::' '*/ios-arm64/*/Headers/*.h' && rm *.tgz
+	rm -rf $(HEADERS) && mv $(HEADERS).part $(HEADERS) && touch $@
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[cpu]'
