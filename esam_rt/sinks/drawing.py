@@ -7,9 +7,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-_FILL = 112  # share of the color in a tinted pixel, of 256
-_LINE = 235  # share of white in an outline, of 256
-_RIM = 120  # share of black beside an outline, of 256: it keeps white lines readable on bright photos
+_FILL = 0.44  # share of the color in a tinted pixel
+_LINE = 0.92  # share of white in an outline
+_RIM = 0.47  # share of black beside an outline: it keeps white lines readable on bright photos
 _STRIP_PIXELS = 1 << 18  # drawn at a time: temporaries stay small
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
@@ -33,21 +33,20 @@ def tint(
     """
     thickness = max(1, round(max(labels.shape) / 1500))  # one pixel of a screen that shows the whole photo
     margin = 2 * thickness + 4  # rows beyond a strip that its outlines depend on
-    keep = np.full(len(colors), 256 - _FILL, np.uint16)
-    add = colors.astype(np.uint16) * _FILL
-    keep[0], add[0] = 256, 0
+    # One word a color: the gather is four times as fast as one of three bytes.
+    words = np.pad(colors, ((0, 0), (0, 1))).view(np.uint32)[:, 0]
     out = np.empty_like(image_hwc_rgb) if out is None else out
     strip = max(16, _STRIP_PIXELS // labels.shape[1])
     for y in range(0, len(labels), strip):
         rows, above = slice(y, y + strip), min(y, margin)
-        mixed = image_hwc_rgb[rows] * keep[labels[rows]][..., None]
-        mixed += add.take(labels[rows], axis=0)  # four times as fast as add[labels[rows]]
-        mixed >>= 8
+        image = np.ascontiguousarray(image_hwc_rgb[rows])
+        fill = cv2.cvtColor(words.take(labels[rows]).view(np.uint8).reshape(*image.shape[:2], 4), cv2.COLOR_BGRA2BGR)
+        mixed = cv2.addWeighted(image, 1 - _FILL, fill, _FILL, 0)
+        cv2.copyTo(image, (labels[rows] == 0).view(np.uint8), mixed)
         line, rim = _outlines(labels[y - above : y + strip + margin], thickness)
         for outline, share, level in ((rim, _RIM, 0), (line, _LINE, 255)):
-            pixels = np.flatnonzero(outline[above : above + len(mixed)])
-            flat = mixed.reshape(-1, 3)
-            flat[pixels] = flat[pixels] * np.uint16(256 - share) + np.uint16(level * share) >> 8
+            faded = cv2.convertScaleAbs(mixed, alpha=1 - share, beta=level * share)
+            cv2.copyTo(faded, outline[above : above + len(mixed)].view(np.uint8), mixed)
         out[rows] = mixed
     return out
 

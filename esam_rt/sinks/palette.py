@@ -45,16 +45,28 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
 def _neighbors(labels: NDArray[np.uint16], count: int) -> list[NDArray[np.intp]]:
     """For each label from 0 to ``count``, find the labels at most ``_GAP`` sampled pixels away."""
     step = ceil_div(max(labels.shape), _ADJACENCY_SIDE)
-    sampled = labels[::step, ::step].astype(np.int64)
-    pairs = [np.zeros(0, np.int64)]
-    for shift in range(1, _GAP + 2):
-        for a, b in ((sampled[:, :-shift], sampled[:, shift:]), (sampled[:-shift], sampled[shift:])):
-            border = (a != b) & (a > 0) & (b > 0)
-            pairs.append(np.unique(a[border] * (count + 1) + b[border]))
-    one, other = np.divmod(np.concatenate(pairs), count + 1)
+    sampled = labels[::step, ::step]
+    pairs = np.unique(np.concatenate([_row_pairs(rows, count + 1) for rows in (sampled, sampled.T)]))
+    one, other = np.divmod(pairs, count + 1)
     both = np.unique(np.concatenate([one * (count + 1) + other, other * (count + 1) + one]))
     one, other = np.divmod(both, count + 1)
     return np.split(other.astype(np.intp), np.searchsorted(one, np.arange(1, count + 1)))
+
+
+def _row_pairs(labels: NDArray[np.uint16], base: int) -> NDArray[np.int64]:
+    """Pairs a · base + b of labels at most ``_GAP + 1`` columns apart. Such a pair has a border between its pixels."""
+    labels = np.ascontiguousarray(labels)
+    y, x = np.divmod(np.flatnonzero(labels[:, 1:] != labels[:, :-1]), max(labels.shape[1] - 1, 1))
+    found = [np.zeros(0, np.int64)]
+    for shift in range(1, _GAP + 2):
+        for back in range(shift):
+            row, left = y[x >= back], x[x >= back] - back
+            inside = left + shift < labels.shape[1]
+            row, left = row[inside], left[inside]
+            a, b = labels[row, left].astype(np.int64), labels[row, left + shift].astype(np.int64)
+            keys = (a * base + b)[(a != b) & (a > 0) & (b > 0)]
+            found.append(np.flatnonzero(np.bincount(keys)) if base < 1000 else np.unique(keys))
+    return np.concatenate(found)
 
 
 def _as_seen(rgb: NDArray[np.floating], vision: NDArray[np.floating]) -> NDArray[np.float32]:
