@@ -57,6 +57,10 @@ def run(
     topic: Annotated[
         list[str] | None, typer.Option(metavar="TOPIC", help="Image topic of a ROS bag. Give it again for more topics.")
     ] = None,
+    copy_topics: Annotated[
+        str | None,
+        typer.Option(metavar="TOPICS", help="Other topics to copy into the MCAP, separated by commas, or all."),
+    ] = None,
     bands: Annotated[
         str | None,
         typer.Option(metavar="R,G,B", help="Bands of a raster, counted from 1. Default: those that the file calls so."),
@@ -101,6 +105,7 @@ def run(
         overwrite=overwrite,
         profile=profile,
         topics=tuple(topic or ()),
+        copy_topics=option_types.names(copy_topics or ""),
         raw=raw_format,
         bands=option_types.band_numbers(bands or ""),
         deadline_s=None if deadline is None else option_types.seconds("--deadline", deadline),

@@ -22,13 +22,12 @@ from esam_rt.run.read_ahead import overlapped
 from esam_rt.run.resume import Place, RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
-from esam_rt.run.run_source import addresses_of, source_of
+from esam_rt.run.run_source import addresses_of, sinks_of, source_of
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
 from esam_rt.sinks.photo_record import PhotoRecord, place_of
 from esam_rt.sinks.sink import RunInfo, Sink, close_all, in_write_order, outputs_of, write_all
-from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
 from esam_rt.storage.jsonl import append_line
@@ -64,7 +63,7 @@ def run_photos(
         OutputError: If the output folder cannot be made.
         ModelError: If the model cannot be loaded. `EngineError` and `DeviceError` likewise.
     """
-    sinks = make_sinks(options.write)
+    sinks = sinks_of(options)
     folder = RunFolder(options.out)
     source = source_of(options, folder.owned)
     record = {

@@ -109,6 +109,7 @@ class RunOptions:
         bands: Bands of a raster for red, green and blue. Default: those that the file calls so.
         raw: Format of raw frames on standard input, whose source is ``-``.
         topics: Image topics of a ROS bag. Default: the only one.
+        copy_topics: Other topics of a ROS 2 bag that are copied into the MCAP, or ``all`` without images.
         photos: The photos to segment, if they are not all photos in ``sources``.
         deadline_s: Seconds that the segmenter may take for a photo. Reading and writing are not counted.
     """
@@ -126,6 +127,7 @@ class RunOptions:
     bands: Sequence[int] = ()
     raw: RawFormat | None = None
     topics: Sequence[str] = ()
+    copy_topics: Sequence[str] = ()
     photos: Sequence[PhotoFile] | None = None
     deadline_s: float | None = None
 

@@ -1,4 +1,4 @@
-"""The source that the options of a run name."""
+"""The source and the sinks that the options of a run name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from esam_rt.errors import SettingsError
 from esam_rt.run.run_options import RunOptions
+from esam_rt.sinks.mcap_file import McapFile
+from esam_rt.sinks.sink import Sink
+from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.source import Source
 from esam_rt.sources.source_address import open_source, source_kind
@@ -55,3 +58,24 @@ def addresses_of(options: RunOptions) -> list[str]:
         source if isinstance(source, str) and source_kind(source) in ("video", "raw") else str(Path(source).resolve())
         for source in options.sources
     ]
+
+
+def sinks_of(options: RunOptions) -> list[Sink]:
+    """Make the sinks that ``options.write`` names.
+
+    Args:
+        options: The run.
+
+    Raises:
+        SettingsError: If a name is unknown, or topics cannot be copied.
+    """
+    sinks: list[Sink] = [*make_sinks(options.write)]
+    if options.copy_topics:
+        recordings = [sink for sink in sinks if isinstance(sink, McapFile)]
+        if not recordings:
+            raise SettingsError("--copy-topics: topics are copied into an MCAP. Add mcap to --write.")
+        if any(source_kind(s) != "bag" or Path(s).suffix == ".bag" for s in options.sources):
+            raise SettingsError("--copy-topics: the source is no bag of ROS 2. Leave --copy-topics out.")
+        for recording in recordings:
+            recording.copy_topics = tuple(options.copy_topics)
+    return sinks

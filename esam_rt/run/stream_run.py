@@ -14,10 +14,9 @@ from esam_rt.run.folder_run import Run
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
-from esam_rt.run.run_source import addresses_of, source_of
+from esam_rt.run.run_source import addresses_of, sinks_of, source_of
 from esam_rt.run.stream import Stream, StreamResult
 from esam_rt.run.stream_statistics import SourceStatistics
-from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.paced import Paced
 from esam_rt.sources.source import FrameItem
@@ -72,7 +71,7 @@ def run_stream(
     """
     if options.resume:
         raise SettingsError("--resume: a stream cannot be resumed. Leave out --policy, --track and --fps.")
-    sinks = make_sinks(options.write)
+    sinks = sinks_of(options)
     folder = RunFolder(options.out, [])
     given = source_of(options, folder.owned)
     source = given if stream_options.rate_hz is None else Paced(given, stream_options.rate_hz)

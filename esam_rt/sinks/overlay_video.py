@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.errors import MissingDependencyError, OutputError
+from esam_rt.errors import MissingDependencyError
 from esam_rt.sinks.drawing import tint
-from esam_rt.sinks.file_sink import FileSink
+from esam_rt.sinks.growing_file import GrowingFile
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
-
-if TYPE_CHECKING:
-    import av
-    import av.container
 
 _TICKS = 1000  # of the video's clock, a second
 _LONGEST_SIDE = 1920
 
 
-class OverlayVideo(FileSink):
+class OverlayVideo(GrowingFile):
     """Write ``overlay.mp4``: H.264, at most 1,920 pixels a side. It needs the extra ``video``.
 
     Frames keep the times of their source. Frames without a time, or with one that does not rise, come ``1 / fps`` after
@@ -51,7 +47,7 @@ class OverlayVideo(FileSink):
     def __init__(self, folder: Path | str | None = None, fps: float = 10.0) -> None:
         super().__init__(folder)
         self._fps = fps
-        self._container: av.container.OutputContainer | None = None
+        self._container: Any = None
         self._stream: Any = None
         self._size_wh = (0, 0)
         self._first_ns: int | None = None
@@ -69,65 +65,53 @@ class OverlayVideo(FileSink):
         super().open(run)
         _av()
 
-    def write(self, frame: Frame, entities: EntityMap) -> None:
+    def append(self, frame: Frame, entities: EntityMap, is_first: bool) -> None:
         """Append a frame.
 
         Args:
             frame: The frame. It is drawn over, without a copy, if it is disposable.
             entities: Its entities.
+            is_first: The file must be made.
 
         Raises:
-            OutputError: If the file cannot be written.
+            OSError: The file cannot be written.
         """
         image = frame.image_hwc_rgb
         in_place = frame.disposable and image.flags.writeable
         drawn = tint(image, entities.labels, entity_colors(entities), image if in_place else None)
-        try:
-            container = self._container or self._begin(drawn)
-            picture = _av().VideoFrame.from_ndarray(_fitted(drawn, self._size_wh), format="rgb24")
-            self._pts = picture.pts = self._next_pts(frame.stamp_ns)
-            picture.time_base = Fraction(1, _TICKS)
-            container.mux(self._stream.encode(picture))
-        except OSError as e:  # FFmpeg's errors derive from it
-            raise self._failed(e) from e
+        if is_first:
+            self._begin(drawn)
+        picture = _av().VideoFrame.from_ndarray(_fitted(drawn, self._size_wh), format="rgb24")
+        self._pts = picture.pts = self._next_pts(frame.stamp_ns)
+        picture.time_base = Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(picture))
 
-    def close(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, Any]) -> None:
         """Write what the encoder still holds, and end the file.
 
         Args:
             summary: Not used.
 
         Raises:
-            OutputError: If the file cannot be written.
+            OSError: The file cannot be written.
         """
-        if self._container is None:
-            return
-        container, self._container = self._container, None
-        try:
-            with container:
-                container.mux(self._stream.encode(None))
-        except OSError as e:
-            raise self._failed(e) from e
+        with self._container:
+            self._container.mux(self._stream.encode(None))
 
-    def _begin(self, image_hwc: NDArray[np.uint8]) -> av.container.OutputContainer:
+    def _begin(self, image_hwc: NDArray[np.uint8]) -> None:
         height, width = image_hwc.shape[:2]
         scale = min(1.0, _LONGEST_SIDE / max(height, width))
         self._size_wh = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
-        self.folder.mkdir(parents=True, exist_ok=True)
         # Fragments: a file without its end is readable up to its last whole second.
         options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-        container: av.container.OutputContainer = _av().open(
-            str(self.file), "w", format="mp4", container_options=options
-        )
+        self._container = _av().open(str(self.file), "w", format="mp4", container_options=options)
         rate = Fraction(self._fps).limit_denominator(1000)
-        self._stream = container.add_stream(
+        self._stream = self._container.add_stream(
             "libx264", rate=rate, options={"preset": "veryfast", "crf": "23", "bf": "0"}
         )
         self._stream.width, self._stream.height = self._size_wh
         self._stream.pix_fmt, self._stream.gop_size = "yuv420p", max(1, round(self._fps))
         self._stream.codec_context.time_base = Fraction(1, _TICKS)
-        self._container = container
-        return container
 
     def _next_pts(self, stamp_ns: int | None) -> int:
         if stamp_ns is not None:
@@ -136,9 +120,6 @@ class OverlayVideo(FileSink):
             if pts > self._pts:
                 return pts
         return self._pts + max(1, round(_TICKS / self._fps)) if self._pts >= 0 else 0
-
-    def _failed(self, cause: OSError) -> OutputError:
-        return OutputError(f"{self.file}: cannot be written ({cause}). Free space or choose another --out.")
 
 
 def _fitted(image_hwc: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:

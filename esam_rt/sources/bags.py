@@ -12,10 +12,10 @@ from typing import Any
 
 from esam_rt.errors import InputError, MissingDependencyError
 from esam_rt.sources.frame import Frame
+from esam_rt.sources.mcap_records import mcap_records, warn_of_end
 from esam_rt.sources.ros_images import IMAGE_TYPES, RosImages, ros_frame
 
 SUFFIXES = (".mcap", ".db3", ".bag")
-_NANOSECONDS = 1_000_000_000
 _log = logging.getLogger("esam_rt")
 
 
@@ -106,7 +106,7 @@ def _image_topics(path: Path) -> tuple[bool, dict[str, int]]:
         if path.suffix != ".mcap":
             raise InputError(f"{path}: is no bag, or it is damaged ({e}). Copy it again, or reindex it.") from e
     # A recorder that was killed leaves no index. The messages are read from the beginning.
-    found = Counter(channel.topic for channel, _, _ in _mcap_records(path, warn=False))
+    found = Counter(channel.topic for _, channel, _ in mcap_records(path, _is_image, warn=False))
     if not found:
         raise InputError(f"{path}: is no MCAP with images, or it is damaged. Copy it again.")
     return False, dict(found)
@@ -121,48 +121,21 @@ def _whole_bag(path: Path, topics: Sequence[str]) -> Iterator[_Message]:
                 last_ns = log_time_ns
                 yield _Message(connection.topic, last_ns, partial(reader.deserialize, data, connection.msgtype))
         except Exception as e:  # as above
-            _warn_of_end(path, last_ns, e)
+            warn_of_end(path, last_ns, e)
 
 
 def _cut_off_bag(path: Path, topics: Sequence[str]) -> Iterator[_Message]:
     from rosbags.typesys import Stores, get_typestore
 
     types = get_typestore(Stores.LATEST)
-    for channel, schema, message in _mcap_records(path):
+    for schema, channel, message in mcap_records(path, _is_image):
         if channel.topic in topics:
             kind = schema.name if "/msg/" in schema.name else schema.name.replace("/", "/msg/")
             yield _Message(channel.topic, message.log_time, partial(types.deserialize_cdr, message.data, kind))
 
 
-def _mcap_records(path: Path, warn: bool = True) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield channel, schema and message of each image up to the end of the file, or to where it is cut off."""
-    from mcap.records import Channel, Message, Schema
-    from mcap.stream_reader import StreamReader
-
-    schemas: dict[int, Any] = {}
-    channels: dict[int, Any] = {}
-    last_ns = None
-    try:
-        with path.open("rb") as file:
-            for record in StreamReader(file, record_size_limit=1 << 30).records:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, Channel):
-                    channels[record.id] = record
-                elif isinstance(record, Message):
-                    channel = channels[record.channel_id]
-                    schema = schemas[channel.schema_id]
-                    if schema.name in IMAGE_TYPES and channel.message_encoding == "cdr":
-                        last_ns = record.log_time
-                        yield channel, schema, record
-    except Exception as e:  # as rosbags
-        if warn:
-            _warn_of_end(path, last_ns, e)
-
-
-def _warn_of_end(path: Path, last_ns: int | None, cause: Exception) -> None:
-    place = "before its first image" if last_ns is None else f"after {last_ns / _NANOSECONDS:.3f} s"
-    _log.warning("%s: is cut off or damaged %s (%s).", path, place, str(cause) or type(cause).__name__)
+def _is_image(schema: Any, channel: Any) -> bool:
+    return schema.name in IMAGE_TYPES and channel.message_encoding == "cdr"
 
 
 def _rosbags() -> Any:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rosbags.highlevel import AnyReader
 from typer.testing import CliRunner
 
 from esam_rt.cli.app import app
 from esam_rt.run import run_options
 from tests.run.test_folder_run import files
+from tests.sources.test_bags import FRONT, SMALL, write_ros2
 from tests.support.fake_segmenter import FakeSegmenter
 
 
@@ -38,3 +40,21 @@ def test_an_unknown_policy_is_refused(photos: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["run", str(photos), "--out", str(tmp_path / "out"), "--policy", "newest"])
     assert result.exit_code == 2
     assert "--policy newest: unknown" in result.output
+
+
+def test_topics_are_copied_into_the_mcap(photos: Path, tmp_path: Path) -> None:
+    bag, out = write_ros2(tmp_path / "drive", "MCAP"), tmp_path / "out"
+    arguments = ["run", str(bag), "--topic", FRONT, "--out", str(out), "--write", "mcap", "--copy-topics", "all"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    with AnyReader([out / "entities.mcap"]) as reader:
+        assert {c.topic: c.msgcount for c in reader.connections if "esam" not in c.topic} == {SMALL: 5}
+
+
+@pytest.mark.parametrize(
+    ("write", "message"), [("labels", "Add mcap to --write"), ("labels,mcap", "the source is no bag of ROS 2")]
+)
+def test_topics_that_cannot_be_copied(photos: Path, tmp_path: Path, write: str, message: str) -> None:
+    arguments = ["run", str(photos), "--out", str(tmp_path / "out"), "--write", write, "--copy-topics", "/imu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and message in " ".join(result.output.split())

@@ -20,6 +20,7 @@ from esam_rt.sinks.mcap_file import McapFile
 from esam_rt.sources.bags import Bag
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.ros_images import RosHeader
+from tests.sources.test_bags import FRONT, LEFT, SMALL, write_cut_off, write_ros2
 
 H, W = 30, 40
 TOPIC = "/camera/front/image_raw"
@@ -101,6 +102,65 @@ def test_ids_as_png(tmp_path: Path) -> None:
         sink.write(frame(0), scene(0))
     ((_, message),) = read(tmp_path / "entities.mcap")["/camera/front/esam/entities/compressed"]
     assert np.array_equal(cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED), scene(0).labels)
+
+
+def recorded(path: Path) -> list[tuple[Any, ...]]:
+    """All messages of an MCAP with what the file says of their topics."""
+    with path.open("rb") as file:
+        return [
+            (c.topic, c.message_encoding, tuple(c.metadata.items()), s.name, s.encoding, s.data,
+             m.log_time, m.publish_time, m.sequence, m.data)
+            for s, c, m in make_reader(file).iter_messages()
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("topics", [["all"], [SMALL], [SMALL, LEFT]])
+def test_other_topics_are_copied_to_the_byte(tmp_path: Path, topics: list[str]) -> None:
+    folder = write_ros2(tmp_path / "drive", "MCAP")
+    (source,) = folder.glob("*.mcap")
+    for bag in (source, folder):
+        with McapFile(tmp_path / "out", copy_topics=topics, overlay=False) as sink:
+            for one in Bag(bag, [FRONT]):
+                sink.write(one, scene(0))
+        copied = {SMALL} if topics == ["all"] else set(topics)
+        found = recorded(tmp_path / "out" / "entities.mcap")
+        assert [m for m in found if m[0] in copied] == [m for m in recorded(source) if m[0] in copied]
+        assert {m[0] for m in found if "esam" not in m[0]} == copied
+        times = [m[6] for m in found]
+        assert times == sorted(times)
+
+
+def test_topics_of_sqlite_are_copied(tmp_path: Path) -> None:
+    bag = write_ros2(tmp_path / "drive", "SQLITE3")
+    with McapFile(tmp_path, copy_topics=["all"], overlay=False) as sink:
+        for one in Bag(bag, [FRONT]):
+            sink.write(one, scene(0))
+    with AnyReader([bag]) as before, AnyReader([tmp_path / "entities.mcap"]) as after:
+        sent, found = (
+            [(c.msgtype, time_ns, bytes(data)) for c, time_ns, data in reader.messages() if c.topic == SMALL]
+            for reader in (before, after)
+        )
+    assert found == sent and len(found) == 5
+
+
+def test_the_copy_ends_at_an_image_that_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (source,) = write_ros2(tmp_path / "drive", "MCAP").glob("*.mcap")
+    with McapFile(tmp_path, copy_topics=[SMALL, "/gps"], overlay=False) as sink:
+        for one in list(Bag(source, [FRONT]))[:2]:
+            sink.write(one, scene(0))
+    found = [m for m in recorded(tmp_path / "entities.mcap") if m[0] == SMALL]
+    assert found == [m for m in recorded(source) if m[0] == SMALL][:2]
+    assert "found no messages of /gps to copy" in caplog.text
+
+
+def test_a_cut_off_bag_is_copied_as_far_as_it_goes(tmp_path: Path) -> None:
+    source = write_cut_off(tmp_path / "cut.mcap")
+    with McapFile(tmp_path, copy_topics=["all"], overlay=False) as sink:
+        frames = list(Bag(source, [FRONT]))
+        for one in frames:
+            sink.write(one, scene(0))
+    found = [m for m in recorded(tmp_path / "entities.mcap") if m[0] == SMALL]
+    assert len(frames) - 1 <= len(found) <= len(frames) and len(found) > 10
 
 
 def test_a_killed_writer_leaves_its_whole_chunks(tmp_path: Path) -> None:
