@@ -9,6 +9,7 @@ from esam_rt._lazy import lazy_names
 if TYPE_CHECKING:
     from esam_rt.sinks.coco_json import CocoJson
     from esam_rt.sinks.coco_polygons import CocoPolygons
+    from esam_rt.sinks.concept_graphs import ConceptGraphs
     from esam_rt.sinks.file_sink import FileSink
     from esam_rt.sinks.geopackage import GeoPackage
     from esam_rt.sinks.geotiff import GeoTiff
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CocoJson",
     "CocoPolygons",
+    "ConceptGraphs",
     "FileSink",
     "GeoPackage",
     "GeoTiff",
@@ -54,6 +56,7 @@ __all__ = [
 _HOMES = {
     "CocoJson": ".coco_json",
     "CocoPolygons": ".coco_polygons",
+    "ConceptGraphs": ".concept_graphs",
     "FileSink": ".file_sink",
     "GeoPackage": ".geopackage",
     "GeoTiff": ".geotiff",

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from esam_rt.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".js", ".json", ".txt")  # of all files of one photo, in the folders of all sinks
+SUFFIXES = (".png", ".jpg", ".js", ".json", ".txt", ".pkl.gz")  # of all files of one photo, in the folders of all sinks
 MOST_BYTES = 255  # of a file name, on all common file systems
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.sinks.coco_json import CocoJson
 from esam_rt.sinks.coco_polygons import CocoPolygons
+from esam_rt.sinks.concept_graphs import ConceptGraphs
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.geopackage import GeoPackage
 from esam_rt.sinks.geotiff import GeoTiff
@@ -33,6 +34,7 @@ SINKS: Mapping[str, type[FileSink]] = {
     "yolo": YoloSegments,
     "sam": SamJson,
     "masks": MaskFiles,
+    "conceptgraphs": ConceptGraphs,
     "overlay": Overlays,
     "video": OverlayVideo,
     "mcap": McapFile,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from esam_rt.entity_map import EntityMap
-from esam_rt.sinks import CocoPolygons, FileSink, Labelme, MaskFiles, Panoptic, SamJson, YoloSegments
+from esam_rt.sinks import CocoPolygons, ConceptGraphs, FileSink, Labelme, MaskFiles, Panoptic, SamJson, YoloSegments
 from esam_rt.sinks.sink_table import SINKS, make_sinks
 from esam_rt.sources.frame import Frame
 
@@ -153,6 +156,41 @@ def test_files_of_sam_have_the_keys_of_sa_1b(tmp_path: Path) -> None:
     for i, annotation in enumerate(content["annotations"]):
         assert np.array_equal(decoded(annotation["segmentation"]), entities.mask(i))
         assert annotation["predicted_iou"] == pytest.approx(entities.score[i], abs=1e-6)
+
+
+class OldNumpy(pickle.Unpickler):
+    """Knows nothing but names that NumPy had before version 2, as ConceptGraphs has."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        assert (module, name) in {("numpy", "ndarray"), ("builtins", "bytearray")}
+        return super().find_class(module, name)
+
+
+@pytest.mark.parametrize("channels", [0, 7])
+def test_detections_of_concept_graphs(tmp_path: Path, channels: int) -> None:
+    features = np.random.default_rng(0).normal(size=(8, channels)).astype(np.float32)
+    image = np.random.default_rng(1).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    with ConceptGraphs(tmp_path) as sink:
+        for name, entities in RESULTS.items():
+            given = features[: len(entities)] if channels else None
+            sink.write(Frame(image, name), replace(entities, features=given))
+    for name, entities in RESULTS.items():
+        path = (tmp_path / "gsa_detections_esam" / name).with_suffix(".pkl.gz")  # as ConceptGraphs finds it
+        with gzip.open(path) as file:
+            found = OldNumpy(file).load()
+        n = len(entities)
+        assert np.array_equal(found["mask"], np.array(list(entities.masks())).reshape(n, 60, 90))
+        assert found["mask"].dtype == bool and found["xyxy"].shape == (n, 4)
+        assert np.array_equal(found["xyxy"], entities.box_xyxy) and found["xyxy"].flags.writeable
+        assert np.array_equal(found["confidence"], entities.score)
+        assert [found["classes"][i] for i in found["class_id"]] == ["entity"] * n
+        for crop, (x0, y0, x1, y1) in zip(found["image_crops"], entities.box_xyxy, strict=True):
+            assert np.array_equal(crop, image[y0:y1, x0:x1])
+        assert found["image_feats"].shape == (n, channels or 1) and len(found["text_feats"]) == n
+        np.testing.assert_allclose(np.linalg.norm(found["image_feats"], axis=1), 1, rtol=1e-6)
+        if channels:
+            assert (np.einsum("nc,nc->n", found["image_feats"], features[:n]) > 0).all()
+    assert json.loads((tmp_path / "gsa_classes_esam.json").read_text()) == ["entity"]
 
 
 def test_every_sink_of_the_table_names_its_outputs(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from esam_rt.entity_map import EntityMap
 from esam_rt.errors import InputError, OutputError
 from esam_rt.sinks import (
     CocoJson,
+    ConceptGraphs,
     FileSink,
     HtmlReport,
     LabelMaps,
@@ -200,13 +201,13 @@ def test_a_number_follows_where_the_suffix_is_not_enough() -> None:
 
 
 def test_long_names_are_cut_and_told_apart(tmp_path: Path) -> None:
-    names = [f"{'x' * 251}{suffix}" for suffix in (".jpg", ".png")] + [f"{'写' * 83}.webp"]
+    names = [f"{'x' * 251}{suffix}" for suffix in (".jpg", ".png")] + [f"{'写' * 82}.webp"]
     result = blocks(2, 3)
     stems = output_stems(names)
     for name in names:
         write_labels(tmp_path, stems[name], result)
     assert len(list((tmp_path / "labels").iterdir())) == 3
-    assert stems[names[2]] == "写" * 83
+    assert stems[names[2]] == "写" * 82
     assert stems[names[0]].startswith("x" * 200)
 
 
@@ -236,11 +237,11 @@ def test_no_file_of_a_photo_is_in_the_way_of_another(tmp_path: Path) -> None:
         write_labels(tmp_path, stems[name], result)
         write_overlay(tmp_path, Frame(photo(result), name), result, stems[name])
         write_report_photo(tmp_path, Frame(photo(result), name), result, stems[name])
-        for sink in (YoloSegments(), Labelme(), SamJson()):
+        for sink in (YoloSegments(), Labelme(), SamJson(), ConceptGraphs()):
             opened(sink, tmp_path, stems[name]).write(Frame(photo(result), name), result)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(made) == 8 * len(names)
-    assert {path.suffix for path in made} == set(SUFFIXES)
+    assert len(made) == 9 * len(names)
+    assert {".pkl.gz" if path.suffix == ".gz" else path.suffix for path in made} == set(SUFFIXES)
 
 
 @pytest.mark.parametrize(
