@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import pickle
 import warnings
@@ -130,6 +131,28 @@ def test_labelme_files_lead_to_their_photo(tmp_path: Path) -> None:
             assert np.array_equal(
                 decoded(coco_mask.merge(coco_mask.frPyObjects(rings, 60, 90))), entities.mask(number - 1)
             )
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of labelme
+def test_labelme_s_own_reader_takes_them(tmp_path: Path) -> None:
+    """It needs no window, but labelme brings Qt and more, 700 MB: it is no dependency of the tests."""
+    pytest.importorskip("labelme", reason="labelme is not installed: pip install labelme")
+    from labelme._label_file import read_label_file
+    from labelme.utils import shape_to_mask
+
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    for name in FRAMES:
+        Image.new("RGB", (90, 60)).save(tmp_path / "photos" / name)
+    written(Labelme(tmp_path / "out", tolerance_px=0), tmp_path)
+    for name, entities in RESULTS.items():
+        stem = name.rpartition(".")[0]
+        read = read_label_file(str(tmp_path / "out" / "labelme" / f"{stem}.json"))
+        assert Image.open(io.BytesIO(read.image_data)).size == (90, 60)
+        found = np.zeros((len(entities), 60, 90), bool)
+        for shape in read.shapes:
+            found[shape["group_id"] - 1] |= shape_to_mask((60, 90), shape["points"], shape["shape_type"])
+        for i in range(len(entities)):
+            assert found[i][entities.mask(i)].all() and iou(found[i], entities.mask(i)) > 0.5  # it draws outlines too
 
 
 def test_mask_files_and_their_table(tmp_path: Path) -> None:
