@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import OutputError
@@ -15,7 +15,6 @@ from esam_rt.sources.frame import Frame
 class GrowingFile(FileSink):
     """Base of sinks with one file that grows. The first frame makes it, so a run without frames leaves none."""
 
-    file_name: ClassVar[str]
     _has_begun = False
 
     @abstractmethod

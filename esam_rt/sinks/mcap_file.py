@@ -101,8 +101,9 @@ class McapFile(GrowingFile):
         space = own.topic.rpartition("/")[0] if isinstance(own, RosHeader) else ""
         if isinstance(own, RosHeader) and frame.path is not None and self.copy_topics:
             self._images[own.topic] = log_time_ns
-            copies = self._copies.setdefault(frame.path, _Copies(raw_messages(frame.path), self.copy_topics))
-            for message in copies.until(self._images, log_time_ns):
+            if frame.path not in self._copies:
+                self._copies[frame.path] = _Copies(raw_messages(frame.path), self.copy_topics)
+            for message in self._copies[frame.path].until(self._images, log_time_ns):
                 self._add(message)
 
         def add(topic: str, message: Any) -> None:
@@ -136,6 +137,7 @@ class McapFile(GrowingFile):
                     self._add(message)
                 if missing := set(self.copy_topics) - copies.found - {"all"}:
                     _log.warning("%s: found no messages of %s to copy.", bag, ", ".join(sorted(missing)))
+            self._copies.clear()  # closes the bags
             self._writer.finish()
 
     def _begin(self) -> None:
@@ -150,10 +152,10 @@ class McapFile(GrowingFile):
     def _add(self, message: RawMessage) -> None:
         channel = message.channel
         if channel not in self._channels:
-            named = channel.schema_name or channel.schema
-            schema = self._writer.register_schema(channel.schema_name, channel.schema_encoding, channel.schema)
+            about = channel.schema_name, channel.schema_encoding, channel.schema
+            schema = self._writer.register_schema(*about) if channel.schema_name else 0
             self._channels[channel] = self._writer.register_channel(
-                channel.topic, channel.encoding, schema if named else 0, dict(channel.metadata)
+                channel.topic, channel.encoding, schema, dict(channel.metadata)
             )
         number = self._channels[channel]
         self._writer.add_message(number, message.log_time_ns, message.data, message.publish_time_ns, message.sequence)
