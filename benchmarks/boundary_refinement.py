@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -154,7 +154,7 @@ def drawn(scene: ThinScene, settings: Settings) -> NDArray[np.uint16]:
     """Draw the entities of a scene."""
     points = np.tile(np.arange(len(scene.entities), dtype=np.float32)[:, None], 2)
     guide = scene.image if settings.render.refine else None
-    labels = render_labels(scene.entities, cast(Sam, scene), scene.encoded, points, guide, settings.render)
+    labels = render_labels(scene.entities, scene.logits, scene.geometry, points, guide, settings.render)
     clean_up(labels, settings.cleanup)
     return labels
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from esam_rt.masks import MaskSet
 from esam_rt.method.grid_entities import GridEntities
-from esam_rt.sam.encoded_image import EncodedImage
 from esam_rt.sam.geometry import CELL_PX, Geometry
 from esam_rt.stages import Stage
 
@@ -21,13 +20,13 @@ WAVER_CELLS = 0.5  # standard deviation of the boundaries that the model sees
 
 @dataclass(frozen=True, eq=False)
 class ThinScene:
-    """A photo, its truth, and what a model with cells of four pixels sees of it. It answers like a ``Promptable``.
+    """A photo, its truth, and what a model with cells of four pixels sees of it.
 
     Attributes:
         image: uint8 [512, 512, 3].
         truth: int32 [512, 512], labels from 1.
         widths: Width of each line in pixels, by label.
-        encoded: The photo's geometry.
+        geometry: The place of the photo in the model's input.
         entities: The entities on the grid.
         all_logits: float32 [N, h, w].
     """
@@ -35,11 +34,11 @@ class ThinScene:
     image: NDArray[np.uint8]
     truth: NDArray[np.int32]
     widths: dict[int, int]
-    encoded: EncodedImage
+    geometry: Geometry
     entities: GridEntities
     all_logits: NDArray[np.float32]
 
-    def logits(self, encoded: EncodedImage, points_norm_xy: NDArray[np.float32], *_: object) -> NDArray[np.float32]:
+    def logits(self, points_norm_xy: NDArray[np.float32], mask_index: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits of the entities, whose number stands in place of the point."""
         return self.all_logits[points_norm_xy[:, 0].astype(int)]
 
@@ -81,7 +80,7 @@ def thin_scene(seed: int) -> ThinScene:
         tuple(((k, 0),) for k in range(len(seen))),
     )  # fmt: skip
     photo = np.clip(image, 0, 255).astype(np.uint8)
-    return ThinScene(photo, truth, widths, EncodedImage(np.zeros((1, 1, 1, 1), np.float32), geometry), entities, logits)
+    return ThinScene(photo, truth, widths, geometry, entities, logits)
 
 
 def enlarged(scene: ThinScene, times: int) -> ThinScene:
@@ -93,8 +92,7 @@ def enlarged(scene: ThinScene, times: int) -> ThinScene:
     """
     truth = scene.truth.repeat(times, 0).repeat(times, 1)
     image = cv2.resize(scene.image, truth.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    encoded = replace(scene.encoded, geometry=Geometry.of(truth.shape, SIDE_PX))
-    return replace(scene, image=np.asarray(image, np.uint8), truth=truth, encoded=encoded)
+    return replace(scene, image=np.asarray(image, np.uint8), truth=truth, geometry=Geometry.of(truth.shape, SIDE_PX))
 
 
 def _signed_depth(region: NDArray[np.bool_]) -> NDArray[np.float32]:
