@@ -26,19 +26,13 @@ from esam_rt.method.superpixels import superpixels
 from esam_rt.method.usr import fill_gaps, new_prompts
 from esam_rt.sam.models import get_model
 from esam_rt.sam.point_grids import point_grid
+from esam_rt.sinks.drawing import tint
+from esam_rt.sinks.palette import HUES
 
 Image = NDArray[np.uint8]
 WIDTH_PX = 400  # width of one panel
 CAPTION_PX = 26
 GAP_PX = 8
-
-
-def palette(count: int) -> Image:
-    """Distinct saturated colors, uint8 [count, 3] in RGB: the hue moves by the golden ratio."""
-    hsv = np.zeros((1, count, 3), np.uint8)
-    hsv[0, :, 0] = (np.arange(count) * 0.618034 % 1 * 180).astype(np.uint8)
-    hsv[0, :, 1], hsv[0, :, 2] = 190, 245
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], np.uint8)
 
 
 class Canvas:
@@ -51,17 +45,13 @@ class Canvas:
         self.pale = np.asarray(np.repeat(gray[..., None] // 2 + 110, 3, axis=2), np.uint8)
 
     def masks(self, masks_nhw: NDArray[np.bool_], colors: Image | None = None) -> Image:
-        """Masks bool [N, h, w] over a pale photo, each in a color of its own."""
+        """Masks bool [N, h, w] over a pale photo, each in a color."""
         out = self.pale.copy()
         height, width = out.shape[:2]
-        colors = palette(len(masks_nhw)) if colors is None else colors
+        colors = HUES if colors is None else colors
         for i in np.argsort(-masks_nhw.sum(axis=(1, 2)), kind="stable"):  # small masks on top of large ones
-            mask, color = masks_nhw[i], colors[i]
-            soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-            inside = soft > 0.5
-            out[inside] = (0.45 * out[inside] + 0.55 * color).astype(np.uint8)
-            contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(out, contours, -1, tuple(int(c) for c in color * 0.6), 1, cv2.LINE_AA)
+            soft = cv2.resize(masks_nhw[i].astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+            tint(out, (soft > 0.5).astype(np.uint16), np.stack([colors[0], colors[i % len(colors)]]), out)
         return out
 
     def points(self, base: Image, points_norm_xy: NDArray[np.float32], radius: float = 2.0) -> Image:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import MissingDependencyError
-from esam_rt.sinks.drawing import tint
 from esam_rt.sinks.growing_file import GrowingFile
-from esam_rt.sinks.palette import entity_colors
+from esam_rt.sinks.overlays import draw_overlay
 from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 
@@ -76,9 +75,7 @@ class OverlayVideo(GrowingFile):
         Raises:
             OSError: The file cannot be written.
         """
-        image = frame.image_hwc_rgb
-        in_place = frame.disposable and image.flags.writeable
-        drawn = tint(image, entities.labels, entity_colors(entities), image if in_place else None)
+        drawn = draw_overlay(frame.image_hwc_rgb, entities, reuse=frame.disposable)
         if is_first:
             self._begin(drawn)
         picture = _av().VideoFrame.from_ndarray(_fitted(drawn, self._size_wh), format="rgb24")

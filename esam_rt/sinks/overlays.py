@@ -42,23 +42,27 @@ class Overlays(FileSink):
         Raises:
             OutputError: If the file cannot be written.
         """
-        image, labels = shrink(frame.image_hwc_rgb, entities.labels, MAX_JPEG_SIDE)
-        in_place = (frame.disposable or image is not frame.image_hwc_rgb) and image.flags.writeable
-        drawn = tint(image, labels, entity_colors(entities), image if in_place else None)
+        drawn = draw_overlay(frame.image_hwc_rgb, entities, max_side=MAX_JPEG_SIDE, reuse=frame.disposable)
         write_bytes(self.path("overlays", frame.name, ".jpg"), jpeg(drawn, quality=92))
 
 
-def draw_overlay(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> NDArray[np.uint8]:
-    """Draw the entities over a copy of a photo.
+def draw_overlay(
+    image_hwc_rgb: NDArray[np.uint8], result: EntityMap, *, max_side: int | None = None, reuse: bool = False
+) -> NDArray[np.uint8]:
+    """Draw the entities over a photo: a light tint inside, a band of the color along the border, a white line on it.
 
     Args:
         image_hwc_rgb: uint8 [H, W, 3] of the same height and width as ``result.labels``.
         result: Entities of the photo.
+        max_side: Longest side of the result, pixels. Default: the photo's.
+        reuse: Draw over the array itself, if it is writable. Default: over a copy.
 
     Returns:
         uint8 RGB [H, W, 3]. Pixels without an entity are unchanged.
     """
-    return tint(image_hwc_rgb, result.labels, entity_colors(result))
+    image, labels = shrink(image_hwc_rgb, result.labels, max_side or max(result.labels.shape))
+    in_place = (reuse or image is not image_hwc_rgb) and image.flags.writeable
+    return tint(image, labels, entity_colors(result), image if in_place else None)
 
 
 def overlay_jpeg(image_hwc_rgb: NDArray[np.uint8], result: EntityMap) -> bytes:

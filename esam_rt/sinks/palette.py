@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +29,9 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
         uint8 RGB [N + 1, 3], row i for label i. Row 0 is black.
     """
     if result.track_id is not None:
-        return np.concatenate([np.zeros((1, 3), np.uint8), _HUES[result.track_id % len(_HUES)]])
+        return np.concatenate([np.zeros((1, 3), np.uint8), HUES[result.track_id % len(HUES)]])
     chosen = np.full(len(result) + 1, -1)
-    used = np.zeros(len(_HUES))
+    used = np.zeros(len(HUES))
     neighbors = _neighbors(result.labels, len(result))
     for label in range(1, len(result) + 1):
         taken = chosen[neighbors[label]]
@@ -37,7 +39,7 @@ def entity_colors(result: EntityMap) -> NDArray[np.uint8]:
         enough = difference >= min(_CLEAR, difference.max())
         chosen[label] = np.where(enough, used, np.inf).argmin()
         used[chosen[label]] += 1
-    colors: NDArray[np.uint8] = _HUES[chosen]
+    colors: NDArray[np.uint8] = HUES[chosen]
     colors[0] = 0
     return colors
 
@@ -98,11 +100,14 @@ def color_difference(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return colors, uint8 RGB [K, 3], and the differences between them [K, K].
 
-    Each color is the one of many that differs most from those before it.
+    The first color is a blue. Each other one is the one of many that differs most from those before it. None is so
+    saturated, dark or bright that it hides a photo or a white line.
     """
-    shades = ((0.95, 1), (0.6, 1), (1, 0.75), (0.6, 0.8), (1, 0.5), (0.35, 1))  # saturation and value
-    hsv = np.array([(hue, *shade) for shade in shades for hue in range(0, 360, 15)], np.float32)
+    shades = itertools.product(np.arange(0, 360, 15), np.arange(0.4, 0.85, 0.1), np.arange(0.4, 1.05, 0.1))
+    hsv = np.array([(210, 0.8, 0.9), *shades], np.float32)
     rgb = np.round(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] * 255).astype(np.uint8)
+    lightness = _as_seen(rgb / 255, np.eye(3))[:, 0]
+    rgb = rgb[(lightness > _DARKEST) & (lightness < _BRIGHTEST)]
     difference = color_difference(rgb)
     chosen = [0]
     while len(chosen) < _COLORS:
@@ -118,7 +123,8 @@ _VISIONS = (
     ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
     ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
 )
-_NORMAL = 0.65  # 35 units of the difference are 54 of CIELAB for normal vision
+_NORMAL = 0.55  # 30 units of the difference are 55 of CIELAB for normal vision
+_DARKEST, _BRIGHTEST = 38, 82  # CIELAB lightness
 _COLORS = 18
-_CLEAR = 35.0  # CIELAB units: each color has at least seven others that differ so much for everybody
-_HUES, _DIFFERENCE = _hues()
+_CLEAR = 30.0  # CIELAB units: each color has at least seven others that differ so much for everybody
+HUES, _DIFFERENCE = _hues()

@@ -26,9 +26,9 @@ from esam_rt.evaluation.reports.formatting import format_difference, format_inte
 from esam_rt.evaluation.truth.coco_truth import MaskTruth
 from esam_rt.evaluation.truth.true_photo import TruePhoto
 from esam_rt.rle import dense_mask
-from esam_rt.sinks.drawing import jpeg, shrink, tint
+from esam_rt.sinks.drawing import jpeg, shrink
 from esam_rt.sinks.html_page import render
-from esam_rt.sinks.palette import entity_colors
+from esam_rt.sinks.overlays import draw_overlay
 from esam_rt.sources.decode import read_photo
 from esam_rt.stages import Stage
 from esam_rt.storage.atomic import write_text
@@ -198,8 +198,7 @@ def _overlay(
         on = (x + y) // 6 % 2 == 0
         image = image.copy()
         image[y[on], x[on]] = image[y[on], x[on]].astype(np.uint16) * (256 - _CROWD) >> 8
-    small, small_labels = shrink(image, entities.labels, _SIDE)
-    return tint(small, small_labels, entity_colors(entities))
+    return draw_overlay(image, entities, max_side=_SIDE)
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:
