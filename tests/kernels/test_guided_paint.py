@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels import guided_paint
 from esam_rt.kernels.guided_paint import ALONE, AWAY, NEAR, paint_guided
+from tests.kernels.oracles import without_noise
 
 Crop = tuple[NDArray[np.float32], NDArray[np.uint8], tuple[int, int, int, int]]
 
@@ -44,7 +45,7 @@ def memberships(
         top = full[iy, ix] * (1 - fx) + full[iy, right] * fx
         bottom = full[below, ix] * (1 - fx) + full[below, right] * fx
         at_pixels = top * (1 - fy) + bottom * fy
-        value = (at_pixels[..., :3] * image).sum(2) + at_pixels[..., 3]
+        value = (at_pixels[..., :3] * without_noise(image)).sum(2) + at_pixels[..., 3]
         around = near[iy, ix] | near[iy, right] | near[below, ix] | near[below, right]
         out.append(np.where(around, value, -np.inf))
     return np.array(out).reshape(-1, h, w)

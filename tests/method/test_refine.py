@@ -16,6 +16,7 @@ from esam_rt.method.refine import Guide, paint_refined
 from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Render
 from esam_rt.stages import Stage
+from tests.kernels.oracles import without_noise
 
 GEOMETRY = Geometry.of((48, 64), 64)  # a grid of 12 x 16 cells
 H, W = GEOMETRY.grid_hw
@@ -104,18 +105,21 @@ def test_maps_match_dense_filters_of_all_entities(seed: int) -> None:
     iy, ix = np.floor(at_y).astype(int), np.floor(at_x).astype(int)
     jy, jx = np.minimum(iy + 1, H - 1), np.minimum(ix + 1, W - 1)
     fy, fx = (at_y - iy)[..., None], (at_x - ix)[..., None]
-    values = []
+    values, smooth = [], without_noise(photo)
     for k in range(5):
         m = dense_guided(color, p[k], max(1, round(0.15 * W)), 1e-3)
         at = (m[iy, ix] * (1 - fx) + m[iy, jx] * fx) * (1 - fy) + (m[jy, ix] * (1 - fx) + m[jy, jx] * fx) * fy
         window = np.ones((3, 3))
         core = ndimage.binary_erosion(owner == k, window, border_value=1)
-        thin = np.float64(owner == k) - ndimage.binary_dilation(core, window)
+        thin = (owner == k) & ~ndimage.binary_dilation(core, window)
+        part, _ = ndimage.label(thin, window)
+        for i, place in enumerate(ndimage.find_objects(part)):
+            thin &= (part != i + 1) | (max(s.stop - s.start for s in place) >= 8)
         upper, lower = (thin[i, ix] * (1 - fx[..., 0]) + thin[i, jx] * fx[..., 0] for i in (iy, jy))
         bonus = 0.25 * (upper * (1 - fy[..., 0]) + lower * fy[..., 0])
         near = cv2.dilate((owner == k).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         around = near[iy, ix] | near[iy, jx] | near[jy, ix] | near[jy, jx]
-        values.append(np.where(around, (at[..., :3] * photo / 255).sum(2) + at[..., 3] + bonus, -np.inf))
+        values.append(np.where(around, (at[..., :3] * smooth / 255).sum(2) + at[..., 3] + bonus, -np.inf))
     second, first = np.sort(np.array(values), axis=0)[-2:]
     clear = first - second > 2e-3
     assert clear.mean() > 0.9
@@ -138,6 +142,18 @@ def test_without_an_edge_contradicted_cells_are_divided_midway() -> None:
     masks[0, :, :8], masks[1, :, 8:] = True, True
     logits = np.where(masks, np.float32(1e-3), np.float32(-1e-3))  # as if the map contradicted every logit
     assert (refined(photo, masks, logits, Render()) == np.where(np.arange(64) < 32, 1, 2)).all()
+
+
+def test_teeth_of_a_mask_leave_no_comb_where_the_photo_is_flat() -> None:
+    photo = np.full((48, 64, 3), 90, np.uint8)
+    masks = np.zeros((2, H, W), bool)
+    masks[0, :, :8] = True
+    masks[0, 1::4, 8:10] = True  # teeth of one cell
+    masks[1] = ~masks[0]
+    labels = refined(photo, masks, np.where(masks, np.float32(2), np.float32(-2)), Render())
+    edge = (labels == 1).sum(axis=1)
+    assert np.ptp(edge) <= 2
+    assert (np.diff(labels.astype(int)) >= 0).all()
 
 
 def test_no_entities_leave_an_empty_map() -> None:
