@@ -114,7 +114,7 @@ class Render(Group):
 class Cleanup(Group):
     """Specks and holes of the label map. Sizes are in pixels of a photo with a longer side of 512 pixels."""
 
-    min_piece: int = number(500, 0, 1_000_000, "ours", "smaller pieces of an entity join a neighbor, in pixels; 0: off")
+    min_piece: int = number(600, 0, 1_000_000, "ours", "smaller pieces of an entity join a neighbor, in pixels; 0: off")
     fill_holes: int = number(100, 0, 1_000_000, "ours", "smaller holes and gaps are filled, in pixels; 0: off")
 
 
