@@ -162,7 +162,7 @@ def _lines(is_own: NDArray[np.uint8]) -> NDArray[np.bool_]:
     _, part, stats, _ = cv2.connectedComponentsWithStats(thin)
     is_long = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1) >= THIN_LENGTH
     is_long[0] = False
-    return np.asarray(is_long.take(part), np.bool_)  # twice as fast as is_long[part]
+    return np.asarray(is_long.take(part), np.bool_)
 
 
 def _grown(box: Box, cells: int, grid_hw: tuple[int, ...]) -> Box:
