@@ -34,17 +34,26 @@ def test_neighbors(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_tint_mixes_colors_and_outlines(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 5, (12, 9)).astype(np.uint16).repeat(6, 0).repeat(7, 1)
+    labels = rng.integers(0, 5, (8, 7)).astype(np.uint16).repeat(12, 0).repeat(13, 1)
     image = rng.integers(0, 256, (*labels.shape, 3)).astype(np.uint8)
     colors = rng.integers(0, 256, (5, 3)).astype(np.uint8)
     cross = ndimage.generate_binary_structure(2, 1)
-    line = (labels > ndimage.minimum_filter(labels, footprint=cross, mode="nearest")) & (labels > 0)
+    least = ndimage.minimum_filter(labels, footprint=cross, mode="nearest")
+    most = ndimage.maximum_filter(labels, footprint=cross, mode="nearest")
+    from_border = ndimage.distance_transform_edt(least == most)
+    line, inside = (labels > least) & (labels > 0), labels > 0
     drawn = tint(image, labels, colors).astype(float)
-    mixed = np.where(labels[..., None] > 0, 0.56 * image + 0.44 * colors[labels], image)
-    plain = (labels > 0) & ~ndimage.binary_dilation(line, np.ones((3, 3)))
-    assert np.array_equal(drawn[labels == 0], image[labels == 0])
-    assert np.abs(drawn - mixed)[plain].max() <= 1
-    assert np.abs(drawn - (0.08 * mixed + 0.92 * 255))[line].max() <= 1
+
+    def mixed(share: float) -> NDArray[np.float64]:
+        return np.asarray((1 - share) * image + share * colors[labels])
+
+    assert np.array_equal(drawn[~inside], image[~inside])
+    assert np.abs(drawn - mixed(0.85))[inside & ~line & (from_border <= 1)].max() <= 1  # the band of color
+    assert np.abs(drawn - mixed(0.3))[inside & (from_border >= 3)].max() <= 1
+    between = inside & (from_border > 1) & (from_border < 3)
+    low, high = np.minimum(mixed(0.3), mixed(0.85)), np.maximum(mixed(0.3), mixed(0.85))
+    assert ((drawn >= low - 1) & (drawn <= high + 1))[between].all()
+    assert np.abs(drawn - (0.08 * mixed(0.85) + 0.92 * 255))[line].max() <= 1
     in_place = image.copy()
     assert tint(in_place, labels, colors, in_place) is in_place
     assert np.array_equal(in_place, drawn)
