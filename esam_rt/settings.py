@@ -36,7 +36,7 @@ class Adaptive(Group):
     """Numbers of the strategy ``adaptive``."""
 
     wave: int = number(64, 1, 65536, "ours", "prompts of the coarse grid between two decisions")
-    agree: int = number(8, 1, 65536, "ours", "points in an object mask are left out if this many prompts gave it")
+    agree: int = number(32, 1, 65536, "ours", "points in an object mask are left out if this many prompts gave it")
     agree_iou: float = share(0.8, "ours", "masks with this IoU agree")
     votes: int = number(16, 1, 65536, "ours", "replaces emr.votes; coarse prompts count too")
 
@@ -188,14 +188,16 @@ class Settings(BaseModel):
         """Return a preset.
 
         Args:
-            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32).
+            name: ``paper`` (grids of 32 and 64 points a side) or ``fast`` (16 and 32, adaptive).
 
         Raises:
             SettingsError: The name is unknown.
         """
         if name not in Settings.presets:
             raise SettingsError(f"Unknown preset {name!r}.{did_you_mean(name, Settings.presets)}")
-        return Settings() if name == "paper" else Settings(prompts=Prompts(coarse_side=16, fine_side=32))
+        if name == "paper":
+            return Settings()
+        return Settings(prompts=Prompts(strategy="adaptive", coarse_side=16, fine_side=32))
 
     @staticmethod
     def from_toml(path: Path, base: Settings | None = None) -> Settings:

@@ -15,6 +15,7 @@ from tests.support.fake_clock import FakeClock
 from tests.support.scene import ROW, SIDE, Scene, photo_of, quadrants
 
 GRIDS: dict[str, object] = {"prompts.coarse_side": 16, "prompts.fine_side": 32}
+FEW_AGREE: dict[str, object] = {"prompts.strategy": "adaptive", "adaptive.agree": 8}
 
 
 def segmented(
@@ -38,12 +39,22 @@ def test_known_objects_are_the_same_as_with_the_grid_for_a_third_of_the_prompts(
     maps = quadrants()
     scene, photo = Scene.of_label_maps(maps), photo_of(maps[0])
     whole, _ = segmented(scene, photo, {"prompts.strategy": "grid"})
-    adaptive, asked = segmented(scene, photo, {"prompts.strategy": "adaptive", "adaptive.wave": 16})
+    adaptive, asked = segmented(scene, photo, {**FEW_AGREE, "adaptive.wave": 16})
     assert len(whole) == 4
     np.testing.assert_array_equal(adaptive.labels, whole.labels)
     assert 3 * adaptive.prompts_decoded < whole.prompts_decoded
     assert adaptive.prompts_decoded == sum(map(len, asked))
     assert (adaptive.complete, adaptive.completed_stages) == (True, (Stage.MMG, Stage.EMR, Stage.USR))
+
+
+def test_fast_leaves_out_points_of_large_objects() -> None:
+    maps = quadrants()
+    scene, photo = Scene.of_label_maps(maps), photo_of(maps[0])
+    with EntitySegmenter(scene.sam(), settings=Settings.preset("fast")) as segment:
+        fast = segment(photo)
+    whole, _ = segmented(scene, photo, {"prompts.strategy": "grid"})
+    np.testing.assert_array_equal(fast.labels, whole.labels)
+    assert fast.prompts_decoded < whole.prompts_decoded
 
 
 def test_an_object_under_one_point_of_the_grid_is_found() -> None:
@@ -103,7 +114,7 @@ def test_maps_are_disjoint_and_repeat(seed: int, gallery: str) -> None:
 def test_a_deadline_far_away_leaves_out_points_too() -> None:
     maps = quadrants()
     scene, photo = Scene.of_label_maps(maps), photo_of(maps[0])
-    adaptive, _ = segmented(scene, photo, {"prompts.strategy": "adaptive"}, deadline_s=1e6)
+    adaptive, _ = segmented(scene, photo, FEW_AGREE, deadline_s=1e6)
     whole, _ = segmented(scene, photo, {"prompts.strategy": "grid"}, deadline_s=1e6)
     np.testing.assert_array_equal(adaptive.labels, whole.labels)
     assert adaptive.complete

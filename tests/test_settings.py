@@ -36,9 +36,10 @@ def test_defaults_are_the_papers() -> None:
     assert s == Settings.preset("paper")
 
 
-def test_fast_only_changes_the_grids() -> None:
+def test_fast_only_changes_the_prompts() -> None:
     fast = Settings.preset("fast")
-    assert (fast.prompts.coarse_side, fast.prompts.fine_side) == (16, 32)
+    assert (fast.prompts.coarse_side, fast.prompts.fine_side, fast.prompts.strategy) == (16, 32, "adaptive")
+    assert (Settings().prompts.strategy, Settings().is_adaptive, fast.is_adaptive) == ("grid", False, True)
     assert Settings(**{**dict(fast), "prompts": Prompts()}) == Settings()
 
 

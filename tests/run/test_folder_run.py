@@ -133,7 +133,7 @@ def test_writes_every_output_and_the_record_of_the_run(photos: Path, out: Path) 
     assert [a["id"] for a in coco["annotations"]] == [1, 2, 3, 4, 5, 6]
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["emr"]["delta"] == 0.2
-    assert record["settings"]["prompts"] == {"strategy": "grid", "coarse_side": 16, "fine_side": 32}
+    assert record["settings"]["prompts"] == {"strategy": "adaptive", "coarse_side": 16, "fine_side": 32}
     assert record["model"] == {"name": "fake", "checkpoint_sha256": "ab12"}
     assert (record["backend"], record["device"]) == ("none", "cpu")
     assert record["method"] == "amg"
