@@ -3,12 +3,15 @@
     python -m benchmarks.prompts_decoded coco/panoptic_dev --json prompts_coco.json
     python -m benchmarks.prompts_decoded bsds500/val --every 5 --json prompts_bsds.json
     python -m benchmarks.prompts_decoded bsds500/val --every 5 --simulated "all of it" --json prompts_simulated.json
+    python -m benchmarks.prompts_decoded coco/panoptic_dev --galleries --base "lazy 16/32" --json galleries_coco.json
     python -m benchmarks.prompts_decoded --plot prompts.png --from prompts_*.json
 
 A folder with entities.json (COCO) is scored by AP, one with segmentations/ (BSDS500) by covering. --simulated replaces
 the model by one that knows the truth (see ``benchmarks.known_truth``), and scores by AP. A row is a strategy and the
 sides of its two grids. ``exact`` decodes both grids, ``lazy`` the coarse grid and the gallery on demand, ``adaptive``
-leaves out points. ``benchmarks.deadlines`` measures deadlines.
+leaves out points. ``benchmarks.deadlines`` measures deadlines. --galleries compares numbers of votes with the grids of
+`fast`: ``no pairs`` asks for no pair of entities and merges none, ``whole`` decodes the whole coarse grid and lets it
+vote.
 
 All rows see the same masks: a prompt of a photo is decoded once. CPU seconds are put together: the prices of the
 encoder, a prompt and the logits of a mask are measured at the start, all else in each row. Differences to the row of
@@ -33,10 +36,10 @@ from benchmarks.known_truth import SCENARIOS
 from benchmarks.lib.command_line import note, parser_of
 from benchmarks.lib.priced_sam import PricedSam, Prices
 from benchmarks.lib.prompts_plot import plot
-from benchmarks.lib.scored_photos import ScoredPhotos, SimulatedFolder, TruthFolder
+from benchmarks.lib.scored_photos import ScoredPhotos, SimulatedFolder, TruthFolder, figures
 from benchmarks.lib.simulated_sam import SimulatedSam
 from esam_rt import EntitySegmenter, ExecutionConfig, Settings, __version__
-from esam_rt.evaluation.metrics.bootstrap import Estimate, differences, estimates, resamples
+from esam_rt.evaluation.metrics.bootstrap import differences, estimates, resamples
 from esam_rt.evaluation.paper_tables.table_rows import WHOLE_GRID
 from esam_rt.loading.loader import load_sam
 from esam_rt.sam.predictor import Sam
@@ -51,6 +54,17 @@ ROWS: dict[str, Mapping[str, object]] = {
         *(("adaptive", side, 2 * side, {"prompts.strategy": "adaptive"}) for side in (16, 32)),
     )
 }
+FAST = {"prompts.coarse_side": 16, "prompts.fine_side": 32}
+ADAPTIVE_FAST: dict[str, object] = {**FAST, "prompts.strategy": "adaptive"}
+GALLERIES: dict[str, Mapping[str, object]] = {
+    "lazy 16/32, 16 votes": {**FAST, **WHOLE_GRID, "emr.votes": 16},
+    "lazy 16/32, 4 votes": {**FAST, **WHOLE_GRID, "emr.votes": 4},
+    "lazy 16/32, no pairs": {**FAST, **WHOLE_GRID, "emr.similarity_min": 100.0},
+    **{f"whole 16/32, {n} votes": {**ADAPTIVE_FAST, "adaptive.agree": 256, "adaptive.votes": n} for n in (64, 16, 4)},
+    **{f"adaptive 16/32, {n} agree": {**ADAPTIVE_FAST, "adaptive.agree": n} for n in (8, 16, 24, 48)},
+}
+FEW_AGREE = {"adaptive 32/64, 8 agree": {"prompts.strategy": "adaptive", "adaptive.agree": 8}}
+ALL_ROWS = {**ROWS, **GALLERIES, **FEW_AGREE}
 RESAMPLES, SEED, PRICE_PHOTOS = 2000, 0, 4
 EVERY_NOTE = 5  # photos between two lines of progress
 
@@ -60,7 +74,7 @@ def run(
 ) -> dict[str, Any]:
     """Segment the photos in all rows, and return the figures of each row."""
     priced = PricedSam(sam, prices, store)
-    segmenters = {name: EntitySegmenter(priced, settings=Settings().with_overrides(ROWS[name])) for name in names}
+    segmenters = {name: EntitySegmenter(priced, settings=Settings().with_overrides(ALL_ROWS[name])) for name in names}
     scored: dict[str, list[Any]] = {name: [] for name in names}
     prompts: dict[str, list[int]] = defaultdict(list)
     cpu_s: dict[str, list[float]] = defaultdict(list)
@@ -81,17 +95,12 @@ def run(
     for row in names:
         found = photos.scores(scored[row])
         rows[row] = {
-            photos.metric: _figures(estimates(found, weights)[photos.metric]),
-            "difference": _figures(differences(found, base, weights)[photos.metric]),
+            photos.metric: figures(estimates(found, weights)[photos.metric]),
+            "difference": figures(differences(found, base, weights)[photos.metric]),
             "prompts": round(float(np.mean(prompts[row])), 1),
             "cpu_s": round(float(np.mean(cpu_s[row])), 3),
         }
     return rows
-
-
-def _figures(estimate: Estimate) -> list[float | None]:
-    """Value, low and high end."""
-    return [None if v is None else round(v, 4) for v in (estimate.value, estimate.low, estimate.high)]
 
 
 def _print(record: Mapping[str, Any]) -> None:
@@ -113,8 +122,11 @@ def main() -> None:
     parser.add_argument("--simulated", choices=SCENARIOS, help="scenario of a simulated model")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th photo")
     parser.add_argument("--limit", type=int, metavar="N", help="take at most N photos")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
-    parser.add_argument("--base", choices=ROWS, default=BASE, metavar="ROW", help="row that the others are compared to")
+    parser.add_argument("--rows", nargs="+", choices=ALL_ROWS, metavar="ROW")
+    parser.add_argument("--galleries", action="store_true", help="rows of galleries, and lazy and adaptive 16/32")
+    parser.add_argument(
+        "--base", choices=ALL_ROWS, default=BASE, metavar="ROW", help="row that the others are compared to"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of ONNX Runtime")
     parser.add_argument("--store", type=Path, help="keep decoded masks in this folder, for a later run")
     parser.add_argument("--plot", type=Path, help="draw the results of --from")
@@ -123,6 +135,7 @@ def main() -> None:
     if a.plot:
         plot([json.loads(path.read_text()) for path in a.results], a.plot)
         return
+    a.rows = a.rows or (["lazy 16/32", "adaptive 16/32", *GALLERIES] if a.galleries else list(ROWS))
     if a.folder is None or a.base not in a.rows:
         parser.error(f"expected a folder, and {a.base} among the rows")
     photos: ScoredPhotos

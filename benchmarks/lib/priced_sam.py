@@ -72,6 +72,10 @@ class PricedSam(StoredSam):
         """Return the CPU seconds that the process would have spent up to now with nothing remembered."""
         return time.process_time() - self._inside_s + self._charged_s
 
+    def charged(self) -> float:
+        """Return the sum of the prices up to now. It is the same on every machine."""
+        return self._charged_s
+
     def encode(self, image_hwc_rgb: Any) -> EncodedImage:
         """Encode the photo."""
         start = time.process_time()

@@ -13,7 +13,7 @@ from benchmarks.lib.simulated_sam import INPUT_PX, ROW, SimulatedSam, entities_o
 from esam_rt import EntityMap
 from esam_rt.evaluation import match_photo, read_truth
 from esam_rt.evaluation.metrics.average_precision import AveragePrecision
-from esam_rt.evaluation.metrics.bootstrap import Scores
+from esam_rt.evaluation.metrics.bootstrap import Estimate, Scores
 from esam_rt.evaluation.metrics.region_scores import RegionScores, compare
 from esam_rt.evaluation.truth.bsds_truth import RegionTruth
 from esam_rt.sam.geometry import Geometry
@@ -124,3 +124,8 @@ class SimulatedFolder:
     def scores(self, scored: list[Any]) -> Scores:
         """See ``ScoredPhotos``."""
         return AveragePrecision(scored)
+
+
+def figures(estimate: Estimate) -> list[float | None]:
+    """Return value, low and high end, with four places."""
+    return [None if v is None else round(v, 4) for v in (estimate.value, estimate.low, estimate.high)]
