@@ -10,8 +10,7 @@ A folder with entities.json (COCO) is scored by AP, one with segmentations/ (BSD
 the model by one that knows the truth (see ``benchmarks.known_truth``), and scores by AP. A row is a strategy and the
 sides of its two grids. ``exact`` decodes both grids, ``lazy`` the coarse grid and the gallery on demand, ``adaptive``
 leaves out points. ``benchmarks.deadlines`` measures deadlines. --galleries compares numbers of votes with the grids of
-`fast`: ``no pairs`` asks for no pair of entities and merges none, ``whole`` decodes the whole coarse grid and lets it
-vote.
+`fast`: ``whole`` decodes the whole coarse grid and lets it vote.
 
 All rows see the same masks: a prompt of a photo is decoded once. CPU seconds are put together: the prices of the
 encoder, a prompt and the logits of a mask are measured at the start, all else in each row. Differences to the row of
@@ -59,9 +58,8 @@ ADAPTIVE_FAST: dict[str, object] = {**FAST, "prompts.strategy": "adaptive"}
 GALLERIES: dict[str, Mapping[str, object]] = {
     "lazy 16/32, 16 votes": {**FAST, **WHOLE_GRID, "emr.votes": 16},
     "lazy 16/32, 4 votes": {**FAST, **WHOLE_GRID, "emr.votes": 4},
-    "lazy 16/32, no pairs": {**FAST, **WHOLE_GRID, "emr.similarity_min": 100.0},
     **{f"whole 16/32, {n} votes": {**ADAPTIVE_FAST, "adaptive.agree": 256, "adaptive.votes": n} for n in (64, 16, 4)},
-    **{f"adaptive 16/32, {n} agree": {**ADAPTIVE_FAST, "adaptive.agree": n} for n in (8, 16, 24, 48)},
+    **{f"adaptive 16/32, {n} agree": {**ADAPTIVE_FAST, "adaptive.agree": n} for n in (8, 24, 48)},
 }
 FEW_AGREE = {"adaptive 32/64, 8 agree": {"prompts.strategy": "adaptive", "adaptive.agree": 8}}
 ALL_ROWS = {**ROWS, **GALLERIES, **FEW_AGREE}
