@@ -18,6 +18,7 @@ from esam_rt.method import superpixels as superpixel_stage
 from esam_rt.method.adaptive_prompts import in_waves, outside_agreed_masks, shared_gallery
 from esam_rt.method.baselines import automatic_masks, object_masks, region_entities
 from esam_rt.method.cleanup import clean_up
+from esam_rt.method.coherent_prompts import CoherentPrompts
 from esam_rt.method.emr import refine_entities
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.method.mmg import multi_level_masks, nms
@@ -72,6 +73,7 @@ class Pipeline:
         budget: The time for the image.
         cancel: Set it to stop decoding.
         latitudes: Latitudes of the upper and the lower edge, if the image is a part of a panorama.
+        coherent: The frames before, if the image is a frame of a camera.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class Pipeline:
         budget: TimeBudget,
         cancel: CancelToken,
         latitudes: Latitudes | None = None,
+        coherent: CoherentPrompts | None = None,
     ) -> None:
         self._sam, self._settings, self._image = sam, settings, image
         self._encode_once, self._superpixels, self._start = encode, find_superpixels, start
         self._budget, self._cancel, self._latitudes, self._trace = budget, cancel, latitudes, Trace()
+        self._coherent = coherent if coherent is not None and coherent.has_entities else None
         self._orig_hw = (image.shape[0], image.shape[1])
         self._geometry = Geometry.of(self._orig_hw, sam.model.input_px)
 
@@ -197,7 +201,15 @@ class Pipeline:
     def _decode_coarse_grid(
         self, decoder: PromptDecoder, levels: tuple[Level, ...] = tuple(Level), adaptive: Adaptive | None = None
     ) -> PromptSet:
-        """High-confidence masks of the coarse grid at `levels`, and the best mask of each prompt."""
+        """High-confidence masks of the coarse grid at `levels`, and the best mask of each prompt.
+
+        In a stream, points of the frame before can replace the grid.
+        """
+        if self._coherent is not None:
+            points = self._coherent.points(self._geometry, self._settings)
+            coarse = PromptSet(points, self._geometry, decoder.at(levels), self._budget)
+            coarse.ask_all()
+            return coarse
         coarse = self._grid(self._settings.prompts.coarse_side, decoder.at(levels))
         strategy = all_at_once if adaptive is None else outside_agreed_masks(adaptive)
         if self._budget.is_limited:
@@ -210,12 +222,18 @@ class Pipeline:
     def _gallery(self, coarse: PromptSet, decoder: PromptDecoder) -> PromptSet:
         """Object masks and best masks of the fine grid, decoded on demand."""
         side, decode = self._settings.prompts.fine_side, decoder.at((Level.OBJECT,))
-        if self._settings.is_adaptive:
+        if self._votes is not None:
             return shared_gallery(coarse, side, self._geometry, decode, self._budget, self._latitudes)
         return self._grid(side, decode)
 
     def _grid(self, side: int, decode: Decode) -> PromptSet:
         return PromptSet.grid(side, self._geometry, decode, self._budget, self._latitudes)
+
+    @property
+    def _votes(self) -> int | None:
+        """Replaces ``emr.votes``, if the coarse prompts vote too."""
+        s = self._settings
+        return s.coherent.votes if self._coherent is not None else s.adaptive.votes if s.is_adaptive else None
 
     def _on_host(self) -> NDArray[np.uint8]:
         """Copy an image on the GPU to the host, reduced to the size that superpixels need."""
@@ -241,7 +259,7 @@ class Pipeline:
         s = self._settings
         with self._trace.span("emr"):
             if s.emr.enabled:
-                emr = s.emr.with_changes(votes=s.adaptive.votes) if s.is_adaptive else s.emr
+                emr = s.emr if self._votes is None else s.emr.with_changes(votes=self._votes)
                 return refine_entities(objects, gallery, encoded, pixels, emr, s.filters.min_area)
             return GridEntities.by_score(objects, Stage.MMG if s.mmg.enabled else Stage.AMG, s.filters.min_area)
 
@@ -253,14 +271,20 @@ class Pipeline:
         decoder: PromptDecoder,
         earlier: PromptSet | None = None,
     ) -> PromptSet:
-        """USR: prompts in superpixels that no entity covers, with their best masks. The deepest come first."""
+        """USR: prompts in superpixels that no entity covers, with their best masks. The deepest come first.
+
+        In a stream, the frames before choose a few of them.
+        """
         s = self._settings
         with self._trace.span("usr"):
             points = new_prompts(entities, pixels, parts, self._geometry, s.usr, s.filters.min_area)
             order = None
-            if self._budget.is_limited:
+            if self._budget.is_limited or self._coherent is not None:
                 covered = unpack(entities.covered()[None], entities.width)[0]
-                order = np.argsort(-depth(covered, self._geometry.to_cell_yx(points)), kind="stable")
+                cells_yx = self._geometry.to_cell_yx(points)
+                order = np.argsort(-(depths := depth(covered, cells_yx)), kind="stable")
+            if self._coherent is not None:
+                points, order = points[self._coherent.choose_gaps(cells_yx, depths, s.coherent.gaps)], None
             gaps = PromptSet(points, self._geometry, decoder.at(()), self._budget, order)
             if earlier is not None:
                 gaps.take_over(earlier)

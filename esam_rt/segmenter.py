@@ -22,6 +22,7 @@ from esam_rt.loading.events import OnEvent, ignore
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.loading.loader import load_sam
 from esam_rt.method import superpixels as superpixel_stage
+from esam_rt.method.coherent_prompts import CoherentPrompts
 from esam_rt.method.tiling import segment_windows
 from esam_rt.method.time_budget import Clock, Costs, TimeBudget
 from esam_rt.pipeline import Pipeline, SuperpixelFunction
@@ -37,7 +38,7 @@ from esam_rt.settings import Settings
 
 if TYPE_CHECKING:
     from esam_rt.run.drop_policy import Policy
-    from esam_rt.run.stream import FrameSource, Stream
+    from esam_rt.run.stream import FrameSource, Stream, Tracking
 
 METHODS = {
     "e-sam": "E-SAM: MMG, EMR and USR",
@@ -154,6 +155,7 @@ class EntitySegmenter:
         deadline_s: float | None = None,
         cancel: CancelToken | None = None,
         features: bool = False,
+        coherent: CoherentPrompts | None = None,
     ) -> EntityMap:
         """Segment an image.
 
@@ -167,13 +169,15 @@ class EntitySegmenter:
                 of a large photo share the time that is left. Default: no limit.
             cancel: Another thread sets it to stop the work.
             features: Also return ``EntityMap.features``.
+            coherent: The frames before of the same camera. They choose the prompts, and this frame is added to them.
 
         Returns:
             The entities, on the host.
 
         Raises:
             InputError: The array is of another kind.
-            SettingsError: ``deadline_s`` is no number above 0, or the method has no encoder to make ``features``.
+            SettingsError: ``deadline_s`` is no number above 0, the method has no encoder to make ``features``, or the
+                settings or the method cannot be used with ``coherent``.
             EngineError: The segmenter is closed, or was made in another process.
             DecodingCancelledError: ``cancel`` was set, or ``close`` was called meanwhile.
         """
@@ -182,6 +186,12 @@ class EntitySegmenter:
             raise SettingsError("features: the method superpixels has no encoder. Leave it out, or use e-sam.")
         if features and self.settings.panorama.enabled:
             raise SettingsError("features: a panorama is encoded with its edge twice. Leave features out.")
+        if coherent is not None and (
+            self.method != "e-sam" or self.settings.panorama.enabled or self.settings.is_tiled
+        ):
+            raise SettingsError(
+                'track="prompts": works with the method e-sam, without tiles and panorama. Use track=True.'
+            )
         given = image_hwc_rgb if isinstance(image_hwc_rgb, EncodedImage) else None
         if given is not None and given.image is None:
             raise InputError("Photo: found one that Sam.encode made, expected one of EntitySegmenter.encode.")
@@ -199,7 +209,8 @@ class EntitySegmenter:
                 budget = TimeBudget(self._costs, hw, self._sam.batch_size, share_s, self._clock)
                 encode = whole if hw == image.shape[:2] and not is_panorama else EncodeOnce(self._sam)
                 sam, settings, find, start = self._sam, self.settings, self._superpixels, self._start
-                return Pipeline(sam, settings, window, encode, find, start, budget, stop, latitudes).run(self.method)
+                pipeline = Pipeline(sam, settings, window, encode, find, start, budget, stop, latitudes, coherent)
+                return pipeline.run(self.method)
 
             try:
                 result = segment_windows(image, self.settings, segment, stop.check)
@@ -209,6 +220,8 @@ class EntitySegmenter:
                 raise
         if features and whole.encoded is not None:
             result = replace(result, features=entity_features(result, whole.encoded))
+        if coherent is not None:
+            coherent.follow(result)
         return result
 
     def encode(self, image_hwc_rgb: Any) -> EncodedImage:
@@ -232,7 +245,7 @@ class EntitySegmenter:
         policy: Policy = "every",
         max_in_flight: int = 2,
         deadline_s: float | None = None,
-        track: bool = False,
+        track: Tracking = False,
         on_error: Literal["report", "raise"] = "report",
     ) -> Stream:
         """Segment the frames of one or several live sources. ``esam_rt.run.Stream`` explains each option.
@@ -242,7 +255,7 @@ class EntitySegmenter:
             policy: ``every`` frame in order, or the ``latest`` one.
             max_in_flight: Frames of a source that are held at most, with ``every``.
             deadline_s: Seconds that one frame may take.
-            track: Give entities identities.
+            track: Give entities identities. ``prompts`` also lets each frame choose the prompts of the next one.
             on_error: ``report`` an error as a result, or ``raise`` it.
 
         Returns:

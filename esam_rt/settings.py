@@ -41,6 +41,14 @@ class Adaptive(Group):
     votes: int = number(16, 1, 65536, "ours", "replaces emr.votes; coarse prompts count too")
 
 
+class Coherent(Group):
+    """Prompts of a stream with ``track="prompts"``, for each frame after the first. They come from the frame before."""
+
+    grid: int = number(8, 1, 65536, "ours", "points of the coarse grid in a frame; the next frame gets the next ones")
+    gaps: int = number(4, 0, 65536, "ours", "most prompts of USR in a frame, in place of one in each gap")
+    votes: int = number(8, 1, 65536, "ours", "replaces emr.votes; prompts of the frame count too")
+
+
 class Filters(Group):
     """SAM's filters: a mask that passes all of them is a high-confidence mask."""
 
@@ -149,6 +157,7 @@ class Settings(BaseModel):
     Attributes:
         prompts: Grids of point prompts.
         adaptive: The strategy ``adaptive`` of prompts.
+        coherent: Prompts that the frame before chooses.
         filters: Filters of high-confidence masks.
         superpixels: Superpixels.
         mmg: Multi-level mask generation.
@@ -166,6 +175,7 @@ class Settings(BaseModel):
 
     prompts: Prompts = Prompts()
     adaptive: Adaptive = Adaptive()
+    coherent: Coherent = Coherent()
     filters: Filters = Filters()
     superpixels: Superpixels = Superpixels()
     mmg: Mmg = Mmg()
@@ -258,6 +268,11 @@ class Settings(BaseModel):
     def is_adaptive(self) -> bool:
         """True if prompts follow the strategy ``adaptive``."""
         return self.prompts.strategy == "adaptive"
+
+    @property
+    def is_tiled(self) -> bool:
+        """True if a large photo is cut into tiles."""
+        return self.tiles.side_px > 0 or self.tiles.crop_n_layers > 0
 
     def value(self, name: str) -> Value:
         """Return the value of a setting.

@@ -54,6 +54,9 @@ def run(
     track: Annotated[
         bool, typer.Option("--track", help="Treat the photos as frames of one camera: entities keep their identities.")
     ] = False,
+    coherent: Annotated[
+        bool, typer.Option("--coherent", help="As --track, and each frame chooses the prompts of the next one.")
+    ] = False,
     topic: Annotated[
         list[str] | None, typer.Option(metavar="TOPIC", help="Image topic of a ROS bag. Give it again for more topics.")
     ] = None,
@@ -86,6 +89,7 @@ def run(
     from esam_rt.run.drop_policy import POLICIES
     from esam_rt.run.folder_run import run_photos
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
+    from esam_rt.run.stream import Tracking
     from esam_rt.run.stream_run import StreamOptions, run_stream
     from esam_rt.sources.sample_range import read_range
 
@@ -118,8 +122,9 @@ def run(
         with progress.Steps(shown) as steps:
             return open_segmenter(options, steps.on_event)
 
-    if policy == "latest" or track or rate_hz is not None:
-        stream = StreamOptions("latest" if policy == "latest" else "every", track, rate_hz)
+    if policy == "latest" or track or coherent or rate_hz is not None:
+        tracking: Tracking = "prompts" if coherent else track
+        stream = StreamOptions("latest" if policy == "latest" else "every", tracking, rate_hz)
         with progress.StreamLine(shown) as line:
             summary = run_stream(options, stream, line, open_and_show, line.follow)
     else:

@@ -16,6 +16,7 @@ import numpy as np
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import DecodingCancelledError, InputError, SettingsError, did_you_mean
+from esam_rt.method.coherent_prompts import CoherentPrompts
 from esam_rt.run.drop_policy import POLICIES, Arrival, Policy, WaitingFrames
 from esam_rt.run.stream_statistics import Recorder, SourceStatistics
 from esam_rt.sam.cancel_token import CancelToken
@@ -25,6 +26,7 @@ from esam_rt.tracking.entity_tracker import EntityTracker
 
 _log = logging.getLogger("esam_rt")
 FrameSource: TypeAlias = Iterable[Any]  # of frames, or of arrays uint8 [H, W, 3]
+Tracking: TypeAlias = bool | Literal["prompts"]
 JOIN_S = 2.0  # how long ``close`` waits for a source that does not give its next frame
 
 
@@ -62,19 +64,20 @@ class Stream(Iterator[StreamResult]):
 
     Args:
         segmenter: An ``EntitySegmenter``, or any function of an image that returns an ``EntityMap``. If it has
-            parameters ``cancel``, ``deadline_s`` or ``features``, the stream uses them.
+            parameters ``cancel``, ``deadline_s``, ``features`` or ``coherent``, the stream uses them.
         source: Frames, or arrays uint8 [H, W, 3] in RGB. A mapping gives several sources their names. None: ``add``
             sources before the iteration.
         policy: ``every`` segments each frame in order, and the source is blocked meanwhile. ``latest`` segments the
             newest frame of each source, and the source never waits.
         max_in_flight: With ``every``, frames of a source that wait or are in work at most, 1 to 1000.
         deadline_s: Seconds that the segmentation of one frame may take.
-        track: Give entities identities, see ``EntityTracker``. Each source has identities of its own.
+        track: Give entities identities, see ``EntityTracker``. Each source has identities of its own. ``prompts`` also
+            lets each frame choose the prompts of the next one, see ``CoherentPrompts``.
         on_error: ``report`` returns an error as a result, and the other frames and sources go on. ``raise`` raises it.
         clock: Returns seconds.
 
     Raises:
-        SettingsError: An option is wrong, or the segmenter knows no deadline.
+        SettingsError: An option is wrong, or the segmenter lacks the parameter for it.
 
     Example:
         >>> with segmenter.stream(camera, policy="latest", track=True) as stream:  # doctest: +SKIP
@@ -91,12 +94,14 @@ class Stream(Iterator[StreamResult]):
         policy: Policy = "every",
         max_in_flight: int = 2,
         deadline_s: float | None = None,
-        track: bool = False,
+        track: Tracking = False,
         on_error: Literal["report", "raise"] = "report",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if policy not in POLICIES:
             raise SettingsError(f"policy: unknown {policy!r}.{did_you_mean(policy, POLICIES)}")
+        if track not in (True, False, "prompts"):
+            raise SettingsError(f'track: found {track!r}, expected True, False or "prompts".')
         if on_error not in ("report", "raise"):
             raise SettingsError(f"on_error: unknown {on_error!r}.{did_you_mean(on_error, ('report', 'raise'))}")
         if not 1 <= max_in_flight <= 1000:
@@ -133,7 +138,7 @@ class Stream(Iterator[StreamResult]):
                 raise SettingsError(f"Source {name!r}: the stream was stopped. Open another one.")
             if name in self._feeds and not self._feeds[name].is_over:
                 raise SettingsError(f"Source {name!r}: the stream has one of that name. Choose another name.")
-            feed = _Feed(name, source, self._policy, self._max_in_flight, EntityTracker() if self._track else None)
+            feed = _Feed(name, source, self._policy, self._max_in_flight, self._track)
             self._feeds[name] = feed
         feed.reader = threading.Thread(target=self._read, args=(feed,), name=f"esam-rt source {name}", daemon=True)
         feed.reader.start()
@@ -237,13 +242,15 @@ class Stream(Iterator[StreamResult]):
         raise StopIteration
 
     def _segmented(self, feed: _Feed, frame: Frame) -> EntityMap:
-        image = frame.image_hwc_rgb
-        entities = self._segmenter(image, **self._options)
+        image, options = frame.image_hwc_rgb, self._options
+        if feed.tracker is not None and isinstance(image, np.ndarray) and feed.tracker.watch(image):
+            feed.coherent = CoherentPrompts()
+        if self._track == "prompts":
+            options = options | {"coherent": feed.coherent}
+        entities = self._segmenter(image, **options)
         if frame.valid is not None:
             entities = entities.within(frame.valid)
-        if feed.tracker is not None:
-            entities = feed.tracker.update(entities, image if isinstance(image, np.ndarray) else None)
-        return entities
+        return entities if feed.tracker is None else feed.tracker.update(entities)
 
     def _segmenter_options(self, deadline_s: float | None) -> dict[str, Any]:
         """Keyword arguments for the segmenter, as far as it has such parameters."""
@@ -253,7 +260,9 @@ class Stream(Iterator[StreamResult]):
             known = set()
         if deadline_s is not None and "deadline_s" not in known:
             raise SettingsError("deadline_s: the segmenter has no such parameter. Leave it out.")
-        options = {"cancel": self._cancel, "deadline_s": deadline_s, "features": self._track}
+        if self._track == "prompts" and "coherent" not in known:
+            raise SettingsError('track="prompts": the segmenter has no parameter coherent. Use track=True.')
+        options = {"cancel": self._cancel, "deadline_s": deadline_s, "features": bool(self._track)}
         return {name: value for name, value in options.items() if name in known and value not in (None, False)}
 
     def _read(self, feed: _Feed) -> None:
@@ -296,10 +305,9 @@ class Stream(Iterator[StreamResult]):
 class _Feed:
     """A source of a stream, its waiting frames, identities and counts."""
 
-    def __init__(
-        self, name: str, source: FrameSource, policy: Policy, max_in_flight: int, tracker: EntityTracker | None
-    ) -> None:
-        self.name, self.source, self.tracker = name, source, tracker
+    def __init__(self, name: str, source: FrameSource, policy: Policy, max_in_flight: int, track: Tracking) -> None:
+        self.name, self.source = name, source
+        self.tracker, self.coherent = EntityTracker() if track else None, CoherentPrompts()
         self.waiting = WaitingFrames(policy, max_in_flight)
         self.recorder = Recorder()
         self.reader: threading.Thread | None = None

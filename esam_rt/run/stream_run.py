@@ -15,7 +15,7 @@ from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
 from esam_rt.run.run_source import addresses_of, sinks_of, source_of
-from esam_rt.run.stream import Stream, StreamResult
+from esam_rt.run.stream import Stream, StreamResult, Tracking
 from esam_rt.run.stream_statistics import SourceStatistics
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.paced import Paced
@@ -29,12 +29,12 @@ class StreamOptions:
 
     Attributes:
         policy: ``every`` or ``latest``, see `Stream`.
-        track: Give entities identities.
+        track: Give entities identities. ``prompts`` also lets each frame choose the prompts of the next one.
         rate_hz: Frames a second that the source gives. None: as fast as they are read.
     """
 
     policy: Policy = "every"
-    track: bool = False
+    track: Tracking = False
     rate_hz: float | None = None
 
 
@@ -70,7 +70,7 @@ def run_stream(
         ModelError: If the model cannot be loaded. `EngineError` and `DeviceError` likewise.
     """
     if options.resume:
-        raise SettingsError("--resume: a stream cannot be resumed. Leave out --policy, --track and --fps.")
+        raise SettingsError("--resume: a stream cannot be resumed. Leave out --policy, --track, --coherent and --fps.")
     sinks = sinks_of(options)
     folder = RunFolder(options.out, [])
     given = source_of(options, folder.owned)

@@ -64,7 +64,7 @@ class EntityTracker:
         self._frame = -1
         self._known: list[_Known] = []
         self._removed: list[_Known] = []
-        self._scene_cut = SceneCut()
+        self._scene_cut, self._begins_anew = SceneCut(), False
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -77,22 +77,37 @@ class EntityTracker:
         """Remove all identities, as a scene cut does. The next frame gets new numbers."""
         self._removed, self._known = self._known, []
 
+    def watch(self, image_hwc_rgb: Any) -> bool:
+        """Look at the next frame before its entities are known. After a scene cut, all of them will be new.
+
+        Args:
+            image_hwc_rgb: The frame, uint8 [H, W, 3], on the host.
+
+        Returns:
+            True if the frame begins a new scene.
+        """
+        self._begins_anew = self._scene_cut.is_cut(image_hwc_rgb)
+        return self._begins_anew
+
     def update(self, entities: EntityMap, image_hwc_rgb: Any = None) -> EntityMap:
         """Give the entities of the next frame their identities.
 
         Args:
             entities: The entities. All maps should have ``features``, or none.
-            image_hwc_rgb: The frame, uint8 [H, W, 3], on the host. With it, a scene cut is noticed at once.
+            image_hwc_rgb: The frame, uint8 [H, W, 3], on the host. With it, a scene cut is noticed at once. Leave it
+                out after ``watch``.
 
         Returns:
             The same map with ``track_id``.
         """
         self._frame += 1
         now = _View.of(entities, self._frame)
-        is_cut = image_hwc_rgb is not None and self._scene_cut.is_cut(image_hwc_rgb)
+        if image_hwc_rgb is not None:
+            self.watch(image_hwc_rgb)
         self._removed = []
-        if is_cut or any(known.last.view.labels.shape != now.labels.shape for known in self._known[:1]):
+        if self._begins_anew or any(known.last.view.labels.shape != now.labels.shape for known in self._known[:1]):
             self.reset()
+        self._begins_anew = False
         track_id = np.zeros(len(entities), np.int64)
         for row, index in zip(*self._matched(now), strict=True):
             self._known[row].meet(_Place(now, index), self.max_missed)

@@ -58,3 +58,9 @@ def test_topics_that_cannot_be_copied(photos: Path, tmp_path: Path, write: str, 
     arguments = ["run", str(photos), "--out", str(tmp_path / "out"), "--write", write, "--copy-topics", "/imu"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and message in " ".join(result.output.split())
+
+
+def test_coherent_asks_the_segmenter_for_it(photos: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(photos), "--out", str(tmp_path / "out"), "--coherent"])
+    assert result.exit_code == 2, result.output
+    assert 'track="prompts": the segmenter has no parameter coherent' in result.output.replace("\n", " ")
