@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 import typer
 from rich.console import Console
@@ -21,6 +21,16 @@ class _Console(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text, kept="\n\t"), **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream itself. A progress display puts a proxy of rich before the one of ``own_stderr``."""
+        found = cast("property", Console.file).fget(self)  # type: ignore[misc]
+        return cast("IO[str]", getattr(found, "rich_proxied_file", found))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
 
 
 stderr = _Console(stderr=True)

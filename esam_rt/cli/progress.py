@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.status import Status
+from rich.table import Column
 
 from esam_rt.cli import output
 from esam_rt.cli.output import print_error
@@ -159,8 +159,9 @@ class StreamLine:
     """
 
     def __init__(self, shown: bool) -> None:
-        self._status = Status("waiting for the first frame", console=output.stderr)
-        self._shown = shown
+        column = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+        self._progress = Progress(column, console=output.stderr, transient=True, disable=not shown)
+        self._task = self._progress.add_task("waiting for the first frame", total=None)
         self._begin_s: float | None = None
         self._ids = 0
 
@@ -168,7 +169,7 @@ class StreamLine:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._status.stop()
+        self._progress.stop()
 
     def begun(self, total: int, done: int) -> None:
         """Show the line.
@@ -177,8 +178,7 @@ class StreamLine:
             total: Not used.
             done: Not used.
         """
-        if self._shown:
-            self._status.start()
+        self._progress.start()
 
     def photo_begun(self, name: str) -> None:
         """Do nothing: `follow` has more to show."""
@@ -211,4 +211,4 @@ class StreamLine:
             if result.entities.track_id is not None:
                 self._ids = max(self._ids, int(result.entities.track_id.max(initial=0)))
                 parts.append(f"{self._ids} ids so far")
-        self._status.update(f"{', '.join(parts)}  {escape(result.name)}")
+        self._progress.update(self._task, description=f"{', '.join(parts)}  {escape(visible(result.name))}")
