@@ -1,49 +1,83 @@
 """How well do identities stay on a stream, what do they cost, and how old are results under load?
 
-    python -m benchmarks.live_streams --frames FOLDER --json benchmarks/results/live_streams.json
+    pip install --no-deps trackers
+    python -m benchmarks.live_streams --frames FOLDER --held-out FOLDER --json benchmarks/results/live_streams.json
 
 FOLDER holds frames of one camera in order. Figures of CPU are ratios of CPU seconds, taken turn by turn in one process:
-each frame is segmented with the small grid and identities, and some frames also with the small grid alone and with the
-whole grid of the preset `fast`. The other parts need no network: a scene of moving shapes with known identities, a
-camera that is faster than a stand-in segmenter, and 10,000 small frames.
+each frame is segmented with the small grid and identities, with coherent prompts and identities, and some frames also
+with the small grid alone and with the whole grid of the preset `fast`. The other parts need no frames: a scene of
+moving shapes with known identities, a camera that is faster than a stand-in segmenter, and 10,000 small frames.
+`trackers` is for the comparison with SORT, ByteTrack and OC-SORT. Its OpenCV is not needed, and would replace the one
+of esam-rt.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lib.command_line import note, parser_of
-from benchmarks.lib.measure import in_fresh_process, status_mb
+from benchmarks.lib.identities import BOX_TRACKERS, NO_IDENTITY, Identities, best_possible, box_tracker
+from benchmarks.lib.measure import in_fresh_process, peak_growth_mb, status_mb
 from benchmarks.lib.moving_shapes import idf1, moving_shapes, switches
 from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
 from esam_rt.evaluation.paper_tables.table_rows import WHOLE_GRID
 from esam_rt.loading.execution import ExecutionConfig
+from esam_rt.method.coherent_prompts import CoherentPrompts
 from esam_rt.run import Stream
+from esam_rt.sam.entity_features import entity_features
 from esam_rt.sources import Frame, Paced, PhotoFolder
 from esam_rt.storage.atomic import write_json
 from esam_rt.tracking import EntityTracker
 
-SMALL_GRID = {"prompts.coarse_side": 4, "prompts.fine_side": 8}
+FAST = Settings.preset("fast").with_overrides(WHOLE_GRID)
+SMALL_GRID = FAST.with_overrides({"prompts.coarse_side": 4, "prompts.fine_side": 8})
 SEEDS = range(12)
 SERVICE_S = 0.3
 RATES_HZ = (2, 10, 20, 30)
+HAS_TRACKERS = find_spec("trackers") is not None
 
 
 def synthetic() -> dict[str, Any]:
     """Identities on the scene of moving shapes, over several seeds."""
+    rows = {"esam-rt": _synthetic(lambda: _ours(EntityTracker()))}
+    if HAS_TRACKERS:
+        rows |= {name: _synthetic(lambda: _of_boxes(name)) for name in BOX_TRACKERS}  # noqa: B023
+    return rows
+
+
+Update = Callable[[EntityMap, NDArray[np.uint8]], NDArray[np.int64]]
+
+
+def _ours(tracker: EntityTracker) -> Update:
+    return lambda entities, image: ids_of(tracker.update(entities, image))
+
+
+def _of_boxes(name: str) -> Update:
+    update, lone = box_tracker(name), itertools.count(-1, -1)
+
+    def with_lone(entities: EntityMap, image: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.array([next(lone) if i == NO_IDENTITY else i for i in update(entities)], np.int64)
+
+    return with_lone
+
+
+def _synthetic(make: Callable[[], Update]) -> dict[str, Any]:
     scores, clear, every = [], 0, 0
     for seed in SEEDS:
-        scene = list(moving_shapes(120, seed))
-        tracker = EntityTracker()
-        found = [ids_of(tracker.update(frame.entities, frame.image_hwc_rgb)) for frame in scene]
+        scene, update = list(moving_shapes(120, seed)), make()
+        found = [update(frame.entities, frame.image_hwc_rgb) for frame in scene]
         scores.append(idf1([frame.truth for frame in scene], found))
         changes = switches(scene, found)
         clear, every = clear + changes[0], every + changes[1]
@@ -62,12 +96,6 @@ def ids_of(entities: EntityMap) -> NDArray[np.int64]:
     return entities.track_id
 
 
-def kept(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the share of pixels that keep their identity: of all pixels, and of those with an entity in both."""
-    same, both = before == after, (before > 0) & (after > 0)
-    return float(same.mean()), float((same & both).sum() / max(both.sum(), 1))
-
-
 def covering(truth: EntityMap, found: EntityMap) -> float:
     """Return the mean of the best IoU of each true entity, weighted by area (BSDS500)."""
     n, m = len(truth) + 1, len(found) + 1
@@ -77,20 +105,57 @@ def covering(truth: EntityMap, found: EntityMap) -> float:
     return float((best * truth.area).sum() / truth.area.sum())
 
 
+class Rows:
+    """Collects the identities of one way to segment, with each tracker."""
+
+    def __init__(self) -> None:
+        self._ways: dict[str, tuple[Any, Identities]] = {
+            "esam-rt": (EntityTracker(), Identities()),
+            "esam-rt without features": (EntityTracker(), Identities()),
+        }
+        if HAS_TRACKERS:
+            self._ways |= {name: (box_tracker(name), Identities()) for name in BOX_TRACKERS}
+        self.maps: list[EntityMap] = []
+
+    def add(self, entities: EntityMap, image: NDArray[np.uint8]) -> float:
+        """Add a frame.
+
+        Returns:
+            CPU seconds of ``EntityTracker``.
+        """
+        begin = time.process_time()
+        ids = ids_of(self._ways["esam-rt"][0].update(entities, image))
+        seconds = time.process_time() - begin
+        self.maps.append(entities)
+        for name, (tracker, identities) in self._ways.items():
+            if name == "esam-rt without features":
+                ids = ids_of(tracker.update(replace(entities, features=None), image))
+            elif name != "esam-rt":
+                ids = tracker(entities)
+            identities.add(entities, ids)
+        return seconds
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of each tracker, and of the second half of the frames."""
+        half = len(self.maps) // 2
+        return {
+            "trackers": {name: identities.figures() for name, (_, identities) in self._ways.items()},
+            "second_half": self._ways["esam-rt"][1].figures(half),
+            "best_that_the_maps_allow": best_possible(self.maps),
+        }
+
+
 def camera(folder: Path, every: int, limit: int | None) -> dict[str, Any]:
     """Identities, CPU time and agreement with `fast`, on real frames."""
-    fast = Settings.preset("fast").with_overrides(WHOLE_GRID)
-    execution = ExecutionConfig(threads=1)
-    small = EntitySegmenter("tiny", settings=fast.with_overrides(SMALL_GRID), execution=execution)
-    whole = EntitySegmenter(small.sam, settings=fast)
-    plain_tracker, tracker = EntityTracker(), EntityTracker()
-    cpu_s: dict[str, list[float]] = {"tracked": [], "small": [], "fast": []}
-    shares, plain_shares, agreement, repeated = [], [], [], []
-    new, seen, plain_seen = 0, 0, 0
-    last = last_plain = last_whole = None
-    frames = 0
+    small = EntitySegmenter("tiny", settings=SMALL_GRID, execution=ExecutionConfig(threads=1))
+    whole = EntitySegmenter(small.sam, settings=FAST)
+    ways, coherent = {"small_grid": Rows(), "coherent": Rows()}, CoherentPrompts()
+    cpu_s: dict[str, list[float]] = {name: [] for name in ("small_grid", "coherent", "small_grid_alone", "fast")}
+    agreement: dict[str, list[float]] = {"small_grid": [], "coherent": [], "frame_before": []}
+    prompts: list[int] = []
+    frames, last_whole = 0, None
 
-    def timed(name: str, call: Any) -> Any:
+    def timed(name: str, call: Callable[[], EntityMap]) -> EntityMap:
         begin = time.process_time()
         result = call()
         cpu_s[name].append(time.process_time() - begin)
@@ -103,43 +168,82 @@ def camera(folder: Path, every: int, limit: int | None) -> dict[str, Any]:
         if number == 0:
             small(image, features=True)  # compile and warm up
             whole(image)
-        tracked = timed("tracked", lambda: tracker.update(small(image, features=True), image))  # noqa: B023
-        plain = plain_tracker.update(replace(tracked, features=None, track_id=None))
-        pixels = np.concatenate([[0], ids_of(tracked)])[tracked.labels]
-        plain_pixels = np.concatenate([[0], ids_of(plain)])[plain.labels]
-        if last is not None and last_plain is not None:
-            shares.append(kept(last, pixels))
-            plain_shares.append(kept(last_plain, plain_pixels))
+        maps = {
+            "small_grid": timed("small_grid", lambda: small(image, features=True)),  # noqa: B023
+            "coherent": timed("coherent", lambda: whole(image, features=True, coherent=coherent)),  # noqa: B023
+        }
+        for name, entities in maps.items():
+            cpu_s[name][-1] += ways[name].add(entities, image)
+        if number == 0:
+            cpu_s["coherent"].clear()  # it decodes the whole grid
         else:
-            new, plain_new = -int(pixels.max()), -int(plain_pixels.max())
-        last, last_plain = pixels, plain_pixels
-        seen, plain_seen = max(seen, int(pixels.max())), max(plain_seen, int(plain_pixels.max()))
-        if number % every in (0, 1) and number + 1 - number % every < (limit or 1 << 30):
-            timed("small", lambda: small(image))  # noqa: B023
+            prompts.append(maps["coherent"].prompts_decoded)
+        if every and number % every in (0, 1) and number:
+            timed("small_grid_alone", lambda: small(image))  # noqa: B023
             result = timed("fast", lambda: whole(image))  # noqa: B023
+            for name, entities in maps.items():
+                agreement[name].append(covering(result, entities))
             if number % every == 1 and last_whole is not None:
-                agreement.append(covering(result, tracked))
-                repeated.append(covering(result, last_whole))
+                agreement["frame_before"].append(covering(result, last_whole))
             last_whole = result
         if number % 10 == 0:
             note(f"frame {number}")
-    mean_s = {name: float(np.mean(times)) for name, times in cpu_s.items()}
-    keep, plain_keep = np.mean(shares, axis=0), np.mean(plain_shares, axis=0)
+    figures: dict[str, Any] = {"frames": frames} | {name: rows.figures() for name, rows in ways.items()}
+    figures["prompts_coherent"] = round(float(np.mean(prompts)), 1)
+    figures["prompts_small_grid"] = round(float(np.mean([m.prompts_decoded for m in ways["small_grid"].maps])), 1)
+    if every:
+        mean_s = {name: float(np.mean(times)) for name, times in cpu_s.items()}
+        figures["cpu_ms"] = {name: round(1000 * seconds) for name, seconds in mean_s.items()}
+        for name in ways:
+            figures[f"cpu_{name}_over_fast"] = round(mean_s[name] / mean_s["fast"], 3)
+            figures[f"cpu_{name}_over_small_grid_alone"] = round(mean_s[name] / mean_s["small_grid_alone"], 3)
+        figures["covering_of_fast"] = {name: round(float(np.mean(values)), 3) for name, values in agreement.items()}
+        differences = np.subtract(agreement["coherent"], agreement["small_grid"])
+        figures["covering_coherent_minus_small_grid"] = round(float(differences.mean()), 3)
+        figures["its_standard_error"] = round(float(differences.std(ddof=1) / len(differences) ** 0.5), 3)
+    return figures
+
+
+def speed(folder: Path) -> dict[str, Any]:
+    """CPU time of a frame of 640×480 pixels with coherent prompts, and of its features, and how alike these stay."""
+    segmenter = EntitySegmenter("tiny", settings=FAST, execution=ExecutionConfig(threads=1))
+    tracker, coherent, seconds = EntityTracker(), CoherentPrompts(), []
+    cosines: list[float] = []
+    last: dict[int, NDArray[np.float32]] = {}
+    for frame in itertools.islice(PhotoFolder(folder), 25):
+        image = cv2.resize(frame.image_hwc_rgb, (640, 480))
+        begin = time.process_time()
+        entities = tracker.update(segmenter(image, features=True, coherent=coherent), image)
+        seconds.append(time.process_time() - begin)
+        assert entities.features is not None
+        unit = entities.features / np.linalg.norm(entities.features, axis=1, keepdims=True)
+        now = dict(zip(ids_of(entities).tolist(), unit, strict=True))
+        cosines += [float(now[name] @ last[name]) for name in now.keys() & last.keys()]
+        last = now
+    encoded, begin = segmenter.encode(image), time.process_time()
+    for _ in range(20):
+        entity_features(entities, encoded)
     return {
-        "frames": frames,
-        "cpu_tracked_over_fast": round(mean_s["tracked"] / mean_s["fast"], 3),
-        "cpu_tracked_over_small_grid": round(mean_s["tracked"] / mean_s["small"], 3),
-        "pixels_that_keep_their_id": round(float(keep[1]), 4),
-        "the_same_of_all_pixels": round(float(keep[0]), 4),
-        "new_ids_a_frame": round((new + seen) / (frames - 1), 3),
-        "without_features": {
-            "pixels_that_keep_their_id": round(float(plain_keep[1]), 4),
-            "the_same_of_all_pixels": round(float(plain_keep[0]), 4),
-            "new_ids_a_frame": round((plain_new + plain_seen) / (frames - 1), 3),
-        },
-        "covering_of_fast": round(float(np.mean(agreement)), 3),
-        "covering_of_fast_by_the_frame_before": round(float(np.mean(repeated)), 3),
+        "frames": len(seconds) - 5,
+        "cpu_s_median": round(float(np.median(seconds[5:])), 3),
+        "cpu_s_lowest": round(min(seconds[5:]), 3),
+        "features_cpu_ms": round((time.process_time() - begin) / 20 * 1000, 2),
+        "cosine_in_the_next_frame_median": round(float(np.median(cosines)), 3),
+        "cosine_in_the_next_frame_p05": round(float(np.percentile(cosines, 5)), 3),
     }
+
+
+def conversion() -> dict[str, float]:
+    """CPU time and memory of ``to_supervision`` for 200 entities in 1920×1080 pixels."""
+    rows, columns = np.indices((1080, 1920))
+    labels = (rows // 108 * 20 + columns // 96 + 1).astype(np.uint16)
+    entities = EntityMap.from_labels(labels, np.linspace(0.9, 0.1, 200), np.zeros(200, np.uint8))
+    entities.to_supervision()
+    begin = time.process_time()
+    for _ in range(10):
+        entities.to_supervision()
+    seconds = (time.process_time() - begin) / 10
+    return {"cpu_ms": round(1000 * seconds, 1), "growth_mb": round(peak_growth_mb(entities.to_supervision), 1)}
 
 
 def stand_in(image: NDArray[np.uint8]) -> EntityMap:
@@ -150,69 +254,102 @@ def stand_in(image: NDArray[np.uint8]) -> EntityMap:
 
 
 def overload(seconds: float) -> list[dict[str, Any]]:
-    """Age of results with the policy `latest`, by the wall clock."""
+    """Age of results with the policy `latest`, by the wall clock, with a stand-in segmenter."""
 
     def slow(image: NDArray[np.uint8]) -> EntityMap:
         time.sleep(SERVICE_S)
         return stand_in(image)
 
-    rows = []
-    image = np.zeros((120, 160, 3), np.uint8)
-    for rate_hz in RATES_HZ:
-        frames = (Frame(image, str(i)) for i in range(round(rate_hz * seconds)))
-        with Stream(slow, Paced(frames, rate_hz), policy="latest") as stream:
-            for _ in stream:
-                pass
-        figures = stream.statistics()["0"]
-        rows.append(
-            {
-                "frames_a_second": rate_hz,
-                "received": figures.received,
-                "done": figures.done,
-                "dropped": sum(figures.dropped.values()),
-                "age_p50_s": round(figures.age_p50_s, 3),
-                "age_p95_s": round(figures.age_p95_s, 3),
-                "service_and_period_s": round(SERVICE_S + 1 / rate_hz, 3),
-            }
-        )
-    return rows
+    images = [np.zeros((120, 160, 3), np.uint8)]
+    return [_overload(slow, images, rate_hz, seconds) for rate_hz in RATES_HZ]
 
 
-def memory(frames: int) -> dict[str, float]:
+def real_overload(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """The same with the model, coherent prompts and real frames."""
+    images = [frame.image_hwc_rgb for frame in PhotoFolder(folder)]
+    with EntitySegmenter("tiny", settings=FAST, execution=ExecutionConfig(threads=1)) as segmenter:
+        segmenter(images[0], features=True)
+        return [_overload(segmenter, images, rate_hz, seconds, track="prompts") for rate_hz in RATES_HZ[1:]]
+
+
+def _overload(
+    segmenter: Callable[..., EntityMap], images: list[NDArray[np.uint8]], rate_hz: float, seconds: float, **options: Any
+) -> dict[str, Any]:
+    count = round(rate_hz * seconds)
+    frames = (Frame(image, str(i)) for i, image in enumerate(itertools.islice(itertools.cycle(images), count)))
+    begin_s = time.monotonic()
+    with Stream(segmenter, Paced(frames, rate_hz), policy="latest", **options) as stream:
+        for _ in stream:
+            pass
+    end_s, figures = time.monotonic(), stream.statistics()["0"]
+    return {
+        "frames_a_second": rate_hz,
+        "received": figures.received,
+        "done": figures.done,
+        "dropped": sum(figures.dropped.values()),
+        "done_a_second": round(figures.done / (end_s - begin_s), 2),
+        "service_p95_s": round(figures.latency_p95_s, 3),
+        "age_p50_s": round(figures.age_p50_s, 3),
+        "age_p95_s": round(figures.age_p95_s, 3),
+        "service_p95_and_period_s": round(figures.latency_p95_s + 1 / rate_hz, 3),
+    }
+
+
+def memory(frames: int, since: int, has_model: bool) -> dict[str, float]:
     """Growth of the resident set over many small frames, with identities."""
 
     def images() -> Iterator[NDArray[np.uint8]]:
         rng = np.random.default_rng(0)
-        for _ in range(frames):
-            yield rng.integers(0, 256, (120, 160, 3), np.uint8)
+        for number in range(frames):
+            if number % 100 == 0:  # a scene cut
+                scene = rng.integers(0, 256, (6, 8, 3), np.uint8).repeat(20, 0).repeat(20, 1)
+            yield np.roll(scene, number, axis=1)
 
-    with Stream(stand_in, images(), track=True) as stream:
+    execution = ExecutionConfig(threads=1)
+    segmenter = EntitySegmenter("tiny", settings=SMALL_GRID, execution=execution) if has_model else stand_in
+    with Stream(segmenter, images(), track="prompts" if has_model else True) as stream:
         for number, _ in enumerate(stream, 1):
-            if number == 500:
+            if number == since:
                 begin_mb = status_mb("VmRSS")
-    return {"frames": frames, "growth_from_frame_500_mb": round(status_mb("VmRSS") - begin_mb, 1)}
+    return {"frames": frames, "since": since, "growth_mb": round(status_mb("VmRSS") - begin_mb, 1)}
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--frames", type=Path, help="folder of frames of one camera, for the parts with a network")
+    parser.add_argument("--held-out", type=Path, help="folder of frames of another camera, for identities alone")
     parser.add_argument("--limit", type=int, help="use only the first frames, this many")
     parser.add_argument("--every", type=int, default=10, help="two frames of so many are segmented with `fast` too")
     parser.add_argument("--seconds", type=float, default=20, help="duration of each rate of the camera")
+    parser.add_argument(
+        "--model-frames", type=int, default=300, help="frames of the measurement of memory with the model"
+    )
+    parser.add_argument("--only", nargs="+", help="measure only these parts")
     a = parser.parse_args()
     figures: dict[str, Any] = {"esam_rt": __version__, "platform": platform.platform()}
     parts: dict[str, Callable[[], Any]] = {
         "synthetic": synthetic,
         "overload": lambda: overload(a.seconds),
-        "memory": lambda: in_fresh_process(memory, 10_000),
+        "to_supervision": lambda: in_fresh_process(conversion),
+        "memory": lambda: in_fresh_process(memory, 10_000, 500, False),
+        "memory_with_model": lambda: in_fresh_process(memory, a.model_frames, a.model_frames // 3, True),
     }
     if a.frames:
-        parts = {"camera": lambda: camera(a.frames, a.every, a.limit), **parts}
+        parts |= {
+            "camera": lambda: camera(a.frames, a.every, a.limit),
+            "speed": lambda: speed(a.frames),
+            "overload_with_model": lambda: real_overload(a.frames, a.seconds),
+        }
+    if a.held_out:
+        parts["held_out"] = lambda: camera(a.held_out, 0, a.limit)
     for name, part in parts.items():
+        if a.only and name not in a.only:
+            continue
         figures[name] = part()
         print(name, figures[name], flush=True)
     if a.json:
-        write_json(a.json, figures)
+        old = json.loads(a.json.read_text("utf-8")) if a.only and a.json.exists() else {}
+        write_json(a.json, old | figures)
 
 
 if __name__ == "__main__":

@@ -221,7 +221,8 @@ class Pipeline:
 
     def _gallery(self, coarse: PromptSet, decoder: PromptDecoder) -> PromptSet:
         """Object masks and best masks of the fine grid, decoded on demand."""
-        side, decode = self._settings.prompts.fine_side, decoder.at((Level.OBJECT,))
+        s, decode = self._settings, decoder.at((Level.OBJECT,))
+        side = s.prompts.fine_side if self._coherent is None else s.coherent.fine_side
         if self._votes is not None:
             return shared_gallery(coarse, side, self._geometry, decode, self._budget, self._latitudes)
         return self._grid(side, decode)

@@ -46,7 +46,8 @@ class Coherent(Group):
 
     grid: int = number(8, 1, 65536, "ours", "points of the coarse grid in a frame; the next frame gets the next ones")
     gaps: int = number(4, 0, 65536, "ours", "most prompts of USR in a frame, in place of one in each gap")
-    votes: int = number(8, 1, 65536, "ours", "replaces emr.votes; prompts of the frame count too")
+    fine_side: int = number(8, 1, 256, "ours", "replaces prompts.fine_side")
+    votes: int = number(4, 1, 65536, "ours", "replaces emr.votes; prompts of the frame count too")
 
 
 class Filters(Group):

@@ -20,7 +20,7 @@ class CoherentPrompts:
 
     The first frame gets the whole coarse grid. A later frame gets the innermost point of each entity of the frame
     before, the largest first, and then a few points of the coarse grid. These are others in each frame, until it is
-    their turn again. Nothing stays unseen. Of the gaps that are left, only a few get a prompt: those that are deep and
+    their turn again. Nothing stays unseen. Only a few of the gaps that are left get a prompt: those that are deep and
     wait long.
 
     Attributes:
