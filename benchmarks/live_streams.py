@@ -198,6 +198,8 @@ def camera(folder: Path, every: int, limit: int | None) -> dict[str, Any]:
             figures[f"cpu_{name}_over_fast"] = round(mean_s[name] / mean_s["fast"], 3)
             figures[f"cpu_{name}_over_small_grid_alone"] = round(mean_s[name] / mean_s["small_grid_alone"], 3)
         figures["covering_of_fast"] = {name: round(float(np.mean(values)), 3) for name, values in agreement.items()}
+        parts = np.array_split(agreement["coherent"], 3)
+        figures["covering_coherent_by_third"] = [round(float(part.mean()), 3) for part in parts]
         differences = np.subtract(agreement["coherent"], agreement["small_grid"])
         figures["covering_coherent_minus_small_grid"] = round(float(differences.mean()), 3)
         figures["its_standard_error"] = round(float(differences.std(ddof=1) / len(differences) ** 0.5), 3)

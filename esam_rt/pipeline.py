@@ -283,9 +283,11 @@ class Pipeline:
             if self._budget.is_limited or self._coherent is not None:
                 covered = unpack(entities.covered()[None], entities.width)[0]
                 cells_yx = self._geometry.to_cell_yx(points)
-                order = np.argsort(-(depths := depth(covered, cells_yx)), kind="stable")
-            if self._coherent is not None:
-                points, order = points[self._coherent.choose_gaps(cells_yx, depths, s.coherent.gaps)], None
+                depths = depth(covered, cells_yx)
+                if self._coherent is None:
+                    order = np.argsort(-depths, kind="stable")
+                else:
+                    points = points[self._coherent.choose_gaps(cells_yx, depths, s.coherent.gaps)]
             gaps = PromptSet(points, self._geometry, decoder.at(()), self._budget, order)
             if earlier is not None:
                 gaps.take_over(earlier)

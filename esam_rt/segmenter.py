@@ -220,7 +220,7 @@ class EntitySegmenter:
                 raise
         if features and whole.encoded is not None:
             result = replace(result, features=entity_features(result, whole.encoded))
-        if coherent is not None:
+        if coherent is not None and result.prompts_decoded:  # without time for a prompt, the frame before still counts
             coherent.follow(result)
         return result
 

@@ -77,6 +77,14 @@ def test_a_deadline_without_end_changes_nothing() -> None:
             np.testing.assert_array_equal(free.labels, limited.labels)
 
 
+def test_a_frame_without_time_is_left_out() -> None:
+    coherent = CoherentPrompts()
+    with EntitySegmenter(ColorScene(PALETTE).sam(), settings=SETTINGS) as segment:
+        segment(street(4), coherent=coherent)
+        assert segment(street(7), coherent=coherent, deadline_s=1e-9).prompts_decoded == 0
+        assert len(segment(street(10), coherent=coherent)) == 3
+
+
 @pytest.mark.parametrize(
     ("method", "changes"),
     [("amg", {}), ("superpixels", {}), ("e-sam", {"tiles.side_px": 64}), ("e-sam", {"panorama.enabled": True})],

@@ -22,9 +22,6 @@ class CoherentPrompts:
     before, the largest first, and then a few points of the coarse grid. These are others in each frame, until it is
     their turn again. Nothing stays unseen. Only a few of the gaps that are left get a prompt: those that are deep and
     wait long.
-
-    Attributes:
-        has_entities: True after the first frame.
     """
 
     def __init__(self) -> None:

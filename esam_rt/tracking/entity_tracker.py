@@ -38,8 +38,8 @@ class EntityTracker:
     An entity gets the identity of an earlier entity at the same place. Places are compared by the IoU of the masks. The
     earlier mask is tried where it was, and moved on at its last speed. If the maps have ``features``, these must agree
     too, and a lower IoU is enough. All pairs are chosen together, so that their sum is highest (Hungarian assignment).
-    The motion of the camera is not estimated. On real maps, the best assignment of entities keeps at most 0.5 points more
-    pixels than this one (benchmarks/live_streams.py): what is lost, the maps lose.
+    The motion of the camera is not estimated. On real maps, the best assignment of entities keeps 0.005 more of the
+    pixels at most (benchmarks/live_streams.py). The maps lose the others.
 
     Args:
         max_missed: An identity may be missing in this many frames and come back. 0 to 1000.
@@ -87,8 +87,9 @@ class EntityTracker:
         Returns:
             True if the frame begins a new scene.
         """
-        self._begins_anew = self._scene_cut.is_cut(image_hwc_rgb)
-        return self._begins_anew
+        is_cut = self._scene_cut.is_cut(image_hwc_rgb)
+        self._begins_anew |= is_cut  # the entities of the frame before may have failed to come
+        return is_cut
 
     def update(self, entities: EntityMap, image_hwc_rgb: Any = None) -> EntityMap:
         """Give the entities of the next frame their identities.

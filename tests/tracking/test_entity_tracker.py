@@ -128,6 +128,17 @@ def test_a_scene_cut_begins_anew() -> None:
     assert found == [[1, 2], [1, 2], [3, 4], [3, 4]]
 
 
+def test_a_cut_counts_if_its_frame_had_no_entities() -> None:
+    """The segmentation of the first frame after the cut failed."""
+    rng = np.random.default_rng(0)
+    first, second = (np.repeat(np.repeat(rng.integers(0, 256, (6, 8, 3), np.uint8), 10, 0), 10, 1) for _ in range(2))
+    tracker = EntityTracker()
+    tracker.update(entities(LEFT, RIGHT), first)
+    assert tracker.watch(second)
+    assert not tracker.watch(second)
+    assert ids(tracker, LEFT, RIGHT) == [3, 4]
+
+
 def test_the_frame_after_a_cut_tells_what_was_removed() -> None:
     rng = np.random.default_rng(0)
     tracker = EntityTracker()
