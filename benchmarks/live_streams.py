@@ -65,6 +65,7 @@ def _ours(tracker: EntityTracker) -> Update:
 
 
 def _of_boxes(name: str) -> Update:
+    """Return a tracker of boxes. An entity without an identity gets a number that is never used again."""
     update, lone = box_tracker(name), itertools.count(-1, -1)
 
     def with_lone(entities: EntityMap, image: NDArray[np.uint8]) -> NDArray[np.int64]:
