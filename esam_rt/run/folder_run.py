@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from esam_rt.entity_map import EntityMap
-from esam_rt.errors import INTERRUPTED, DeviceError, EsamError, InputError, OutputError, SettingsError
+from esam_rt.errors import INTERRUPTED, EsamError, InputError, OutputError, SettingsError
+from esam_rt.run.frame_steps import Segmented, enough_memory, read_frame, segment_frame, write_frame
 from esam_rt.run.output_folder import ERRORS, PROFILE
 from esam_rt.run.read_ahead import overlapped
 from esam_rt.run.resume import Place, RunFolder
@@ -26,8 +26,8 @@ from esam_rt.run.run_source import addresses_of, sinks_of, source_of
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
-from esam_rt.sinks.photo_record import PhotoRecord, place_of
-from esam_rt.sinks.sink import RunInfo, Sink, close_all, in_write_order, outputs_of, write_all
+from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sinks.sink import RunInfo, Sink, close_all, in_write_order, outputs_of
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.source import FrameItem, ListedSource, Source, SourceItem
 from esam_rt.storage.jsonl import append_line
@@ -78,7 +78,7 @@ def run_photos(
         earlier = folder.choose(options.resume, options.overwrite)
         folder.make()
         with make_segmenter(options) as segmenter:
-            return Run(plan, segmenter, earlier).go()
+            return LocalRun(plan, segmenter, earlier).go()
 
 
 def segment_source(
@@ -132,26 +132,24 @@ def segment_source(
     with folder.locked():
         earlier = folder.choose(resume, overwrite)
         folder.make()
-        return Run(plan, segmenter, earlier).go()
+        return LocalRun(plan, segmenter, earlier).go()
 
 
-class Run:
-    """One run, after the checks of its options.
+class Run(ABC):
+    """One run, after the checks of its options. `process` says where its frames are segmented.
 
     Args:
         plan: The run.
-        segmenter: An open segmenter.
+        model: Facts of the model, see `Segmenter.model_info`.
         earlier: Record of an earlier run in the folder, or None.
     """
 
-    def __init__(self, plan: Plan, segmenter: Segmenter, earlier: Mapping[str, Any] | None) -> None:
-        self.plan, self.folder, self.segmenter = plan, plan.folder, segmenter
-        self.sinks = in_write_order(plan.sinks)
+    def __init__(self, plan: Plan, model: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+        self.plan, self.folder = plan, plan.folder
         self.opened: list[Sink] = []
         self.failed = 0
-        self.seen: set[str] = set()  # names of frames that were read
-        self._trace_file: TraceWriter | None = None
-        model = segmenter.model_info()
+        self.trace_file: TraceWriter | None = None
+        model = dict(model)
         backend, device = model.pop("backend"), model.pop("device")
         self.header: dict[str, Any] = {
             "program": self.folder.program,
@@ -165,8 +163,6 @@ class Run:
             "started": utc_now(),
             "ended": None,
         }
-        deadline_s = plan.record["deadline_s"]
-        self._options = {} if deadline_s is None else {"deadline_s": deadline_s}
         self.stem: Callable[[str], str]
         self.todo: Iterable[SourceItem]
         if isinstance(plan.source, ListedSource):
@@ -202,7 +198,7 @@ class Run:
         stop: BaseException | None = None
         try:
             trace_path = self.folder.path / PROFILE
-            with TraceWriter(trace_path) if self.plan.profile else nullcontext() as self._trace_file:
+            with TraceWriter(trace_path) if self.plan.profile else nullcontext() as self.trace_file:
                 try:
                     self._open_sinks()
                     self.process()
@@ -216,18 +212,15 @@ class Run:
             stop = stop or e
         return self._finish(stop)
 
+    @abstractmethod
     def process(self) -> None:
         """Read, segment and write all frames."""
-        overlapped(self.todo, self._read, self._segment, self.write, _is_large, self._begin, self.fail)
 
     def _open_sinks(self) -> None:
         info = RunInfo(self.folder.path, self.stem, self.folder.records)
         for sink in self.plan.sinks:
             sink.open(info)
             self.opened.append(sink)
-
-    def _begin(self, item: SourceItem) -> None:
-        self.plan.listener.photo_begun(item.name)
 
     def fail(self, item: SourceItem, error: InputError) -> None:
         """Write down why a frame cannot be used.
@@ -241,40 +234,15 @@ class Run:
         append_line(self.folder.path / ERRORS, json.dumps(failure))
         self.plan.listener.photo_failed(str(error))
 
-    def _read(self, item: SourceItem) -> tuple[Frame, Trace]:
-        if item.name in self.seen:
-            raise InputError(f"Two frames are named {item.name!r}. Give each frame a name of its own.")
-        self.seen.add(item.name)
-        trace = Trace()
-        with trace.span("reading"):
-            self.stem(item.name)  # checks the name
-            try:
-                return item.read(), trace
-            except MemoryError as e:  # the next photos may be smaller
-                raise InputError(f"{item.path or item.name} needs more memory than there is. Make it smaller.") from e
-
-    def _segment(self, item: SourceItem, read: tuple[Frame, Trace]) -> tuple[Frame, Trace, EntityMap]:
-        frame, trace = read
-        start = time.perf_counter()
-        with _enough_memory(item):
-            result = self.segmenter(frame.image_hwc_rgb, **self._options).within(frame.valid)
-        return frame, trace, replace(result, times_s={**result.times_s, "total": time.perf_counter() - start})
-
-    def write(self, item: SourceItem, made: tuple[Frame, Trace, EntityMap]) -> None:
-        """Write the files of a frame, then its line of the journal.
+    def note(self, item: SourceItem, record: PhotoRecord) -> None:
+        """Write the line of the journal, after all files of the frame.
 
         Args:
             item: The frame.
-            made: The frame, the times of reading, and the entities.
+            record: Its record.
         """
-        frame, trace, result = made
-        with _enough_memory(item), trace.span("writing"):
-            write_all(self.sinks, frame, result)
-            self.folder.append(
-                PhotoRecord.of(item.name, self.stem(item.name), result, item.path, place_of(frame)).to_json()
-            )
-        if self._trace_file is not None:
-            self._trace_file.add([*trace.spans, *result.spans], item.name)
+        with enough_memory(item):
+            self.folder.append(record.to_json())
         self.plan.listener.photo_done()
 
     def _finish(self, stop: BaseException | None) -> RunSummary:
@@ -307,6 +275,55 @@ class Run:
         return summary
 
 
+class LocalRun(Run):
+    """A run in this process: one frame is read, one is segmented and one is written at a time.
+
+    Args:
+        plan: The run.
+        segmenter: An open segmenter.
+        earlier: Record of an earlier run in the folder, or None.
+    """
+
+    def __init__(self, plan: Plan, segmenter: Segmenter, earlier: Mapping[str, Any] | None) -> None:
+        super().__init__(plan, segmenter.model_info(), earlier)
+        self.segmenter, self._sinks = segmenter, in_write_order(plan.sinks)
+        self._deadline_s: float | None = plan.record["deadline_s"]
+        self._seen: set[str] = set()  # names of frames that were read
+
+    def process(self) -> None:
+        """Read, segment and write all frames."""
+        overlapped(self.todo, self._read, self._segment, self.write, _is_large, self._begin, self.fail)
+
+    def _begin(self, item: SourceItem) -> None:
+        self.plan.listener.photo_begun(item.name)
+
+    def _read(self, item: SourceItem) -> tuple[Frame, Trace]:
+        if item.name in self._seen:
+            raise InputError(f"Two frames are named {item.name!r}. Give each frame a name of its own.")
+        self._seen.add(item.name)
+        self.stem(item.name)  # checks the name
+        return read_frame(item)
+
+    def _segment(self, item: SourceItem, read: tuple[Frame, Trace]) -> Segmented:
+        return segment_frame(item, read, self.segmenter, self._deadline_s)
+
+    def write(self, item: SourceItem, made: Segmented) -> None:
+        """Write the files of a frame, then its line of the journal.
+
+        Args:
+            item: The frame.
+            made: The frame with its entities.
+        """
+        record = write_frame(item, made, self._sinks, self.stem(item.name))
+        if self.trace_file is not None:
+            self.trace_file.add(made.spans, item.name)
+        self.note(item, record)
+
+
+def _is_large(item: SourceItem) -> bool:
+    return item.pixel_count() > OVERLAPPED_PIXELS
+
+
 def _reading(source: Source) -> dict[str, Any]:
     """Return how a source of photos reads them, for run.json."""
     sample_range = getattr(source, "sample_range", None)
@@ -314,21 +331,6 @@ def _reading(source: Source) -> dict[str, Any]:
         "range": list(sample_range) if isinstance(sample_range, tuple) else sample_range,
         "bands": list(getattr(source, "bands", ())),
     }
-
-
-def _is_large(item: SourceItem) -> bool:
-    return item.pixel_count() > OVERLAPPED_PIXELS
-
-
-@contextmanager
-def _enough_memory(item: SourceItem) -> Iterator[None]:
-    """Raise DeviceError if the memory is full."""
-    try:
-        yield
-    except MemoryError as e:
-        raise DeviceError(
-            f"{item.path or item.name}: out of memory. Leave out such large photos with --max-megapixels."
-        ) from e
 
 
 def _exit_code(stop: BaseException | None, failed: int) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 
 from esam_rt.errors import InputError, SettingsError
 from esam_rt.run.drop_policy import Policy
-from esam_rt.run.folder_run import Run
+from esam_rt.run.folder_run import LocalRun
+from esam_rt.run.frame_steps import Segmented
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
@@ -20,7 +21,6 @@ from esam_rt.run.stream_statistics import SourceStatistics
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.paced import Paced
 from esam_rt.sources.source import FrameItem
-from esam_rt.tracing import Trace
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Frames:
         return iter(self._source)
 
 
-class _StreamRun(Run):
+class _StreamRun(LocalRun):
     """A run whose frames come from a stream. One frame is segmented and written after the other."""
 
     def __init__(
@@ -134,7 +134,7 @@ class _StreamRun(Run):
         item = FrameItem(result.frame or Frame(np.zeros((0, 0, 3), np.uint8), result.name))
         if result.frame is not None and result.entities is not None:
             self.plan.listener.photo_begun(result.name)
-            self.write(item, (result.frame, Trace(), result.entities))
+            self.write(item, Segmented(result.frame, result.entities))
         elif isinstance(result.error, InputError):
             self.fail(item, result.error)
         elif result.error is not None:
