@@ -175,6 +175,7 @@ class Run(ABC):
         stems = _checked_stems(names)
         now = {item.name: Place(stems[item.name], item.path) for item in items} if self.plan.resume else None
         self.folder.begin(earlier, self.header, now)
+        self.folder.in_order_of(names)
         self.finished = {record.name for record in self.folder.records()}
         items = items[: self.plan.limit]
         self.stem, self.todo = stems.__getitem__, [item for item in items if item.name not in self.finished]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from esam_rt.errors import SettingsError
 from esam_rt.run.output_folder import ERRORS, PHOTOS, PROFILE, RUN, OutputFolder
-from esam_rt.sinks.photo_record import PhotoRecord
+from esam_rt.sinks.photo_record import PhotoRecord, name_of_line
 from esam_rt.sinks.sink import outputs_of
 from esam_rt.sinks.sink_table import SINKS
 from esam_rt.storage.atomic import make_folder, remove
+from esam_rt.storage.jsonl import lines_at, read_lines_with_starts
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class RunFolder(OutputFolder):
         self.outputs = list(dict.fromkeys([*known, *outputs]))
         owned = [*self.outputs, PHOTOS, ERRORS, PROFILE, RUN]
         super().__init__(path, owned, RUN, "esam-rt", journal=PHOTOS)
+        self._ranks: dict[str, int] | None = None
 
     def make(self) -> None:
         """Make the folder if it is missing.
@@ -50,10 +54,19 @@ class RunFolder(OutputFolder):
         """
         make_folder(self.path)
 
-    def records(self) -> Iterator[PhotoRecord]:
-        """Read the journal.
+    def in_order_of(self, names: Iterable[str]) -> None:
+        """Let `records` follow the source: a resumed run, and one of many machines, then end with the same files.
 
-        Two runs on different machines may have processed the same photo. The first line of each photo counts.
+        Args:
+            names: Names of all photos, in the order of the source.
+        """
+        self._ranks = {name: rank for rank, name in enumerate(names)}
+
+    def records(self) -> Iterator[PhotoRecord]:
+        """Read the journal, in the order of the source if it is known, else as it was written.
+
+        A photo may have several lines, if two machines without a common lock processed it. The first one counts. Memory
+        holds one record, and 8 bytes a photo.
 
         Yields:
             The record of each finished photo.
@@ -61,11 +74,21 @@ class RunFolder(OutputFolder):
         Raises:
             InputError: If a line is no record.
         """
-        seen: set[str] = set()
-        for record in map(PhotoRecord.from_json, self.lines()):
-            if record.name not in seen:
-                seen.add(record.name)
-                yield record
+        if self._ranks is None:
+            seen: set[str] = set()
+            for record in map(PhotoRecord.from_json, self.lines()):
+                if record.name not in seen:
+                    seen.add(record.name)
+                    yield record
+            return
+        starts = np.full(len(self._ranks), -1, np.int64)
+        for start, line in read_lines_with_starts(self.journal):
+            rank = self._ranks.get(name_of_line(line))
+            if rank is not None and starts[rank] < 0:
+                starts[rank] = start
+        found: list[int] = starts[starts >= 0].tolist()
+        if found:
+            yield from map(PhotoRecord.from_json, lines_at(self.journal, found))
 
     def begin(self, earlier: Mapping[str, Any] | None, record: dict[str, Any], now: Mapping[str, Place] | None) -> None:
         """Continue or remove an earlier run, and write the record of this one.

@@ -13,6 +13,8 @@ from esam_rt.errors import InputError
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.raster import RasterWindow
 
+_LINE_BEGIN, _JSON = '{"name":', json.JSONDecoder()
+
 
 @dataclass(frozen=True)
 class PhotoRecord:
@@ -102,6 +104,22 @@ def place_of(frame: Frame) -> dict[str, list[int]] | None:
     if not isinstance(frame.header, RasterWindow):
         return None
     return {"offset_xy": list(frame.header.offset_xy), "core_xyxy": list(frame.header.core_xyxy)}
+
+
+def name_of_line(line: str) -> str:
+    """Read the name of a record, without the rest of the line.
+
+    Args:
+        line: A line that `PhotoRecord.to_json` wrote.
+
+    Raises:
+        InputError: If the line is something else.
+    """
+    try:
+        name, _ = _JSON.raw_decode(line, len(_LINE_BEGIN)) if line.startswith(_LINE_BEGIN) else (None, 0)
+    except ValueError:
+        name = None
+    return name if isinstance(name, str) else PhotoRecord.from_json(line).name
 
 
 class RecordSpool:

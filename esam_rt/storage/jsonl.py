@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from esam_rt.storage.atomic import output_error
@@ -37,9 +37,41 @@ def read_lines(path: Path) -> Iterator[str]:
     Yields:
         Each line without its line feed.
     """
+    return (line for _, line in read_lines_with_starts(path))
+
+
+def read_lines_with_starts(path: Path) -> Iterator[tuple[int, str]]:
+    """Read the whole lines of a file, and where they begin. See `read_lines`.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The offset of each line in bytes, and the line.
+    """
     if path.exists():
+        start = 0
         with path.open("rb") as f:
-            yield from (line[:-1].decode("ascii", "replace") for line in f if line.endswith(b"\n"))
+            for line in f:
+                if line.endswith(b"\n"):
+                    yield start, line[:-1].decode("ascii", "replace")
+                start += len(line)
+
+
+def lines_at(path: Path, starts: Iterable[int]) -> Iterator[str]:
+    """Read the lines at some offsets.
+
+    Args:
+        path: The file.
+        starts: Offsets that `read_lines_with_starts` gave.
+
+    Yields:
+        The lines without their line feeds.
+    """
+    with path.open("rb") as f:
+        for start in starts:
+            f.seek(start)
+            yield f.readline()[:-1].decode("ascii", "replace")
 
 
 def drop_torn_line(path: Path) -> None:

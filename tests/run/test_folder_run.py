@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from PIL import Image
 from esam_rt import EntityMap, Settings
 from esam_rt.errors import DeviceError, EngineError, InputError, OutputError, SettingsError
 from esam_rt.run import RunOptions, RunSummary, folder_run, run_photos, segment_source
+from esam_rt.run.resume import RunFolder
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks import LabelMaps
 from esam_rt.sources import ArraySource, decode, photo_files
@@ -398,6 +400,38 @@ def test_resume_goes_on_with_photos_that_were_added(photos: Path, tmp_path: Path
     assert (summary.done, summary.done_before, summary.entities) == (2, 2, 8)
     run(photos, whole)
     assert files(out) == files(whole)
+    assert contents(out) == contents(whole)  # also the ids of entities.json, although b.jpg was last
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_results_follow_the_source_whatever_the_order_of_the_journal(photos: Path, out: Path, seed: int) -> None:
+    """Another process may have finished the photos in any order, and some twice."""
+    for i in range(12):
+        (photos / f"{i}é.png").write_bytes((photos / "a.png").read_bytes())
+    run(photos, out)
+    whole = contents(out)
+    index = (out / "report" / "index.html").read_text()
+    journal = out / "photos.jsonl"
+    kept = journal.read_text().splitlines(keepends=True)
+    mixed = [*kept, *kept[::4]]
+    np.random.default_rng(seed).shuffle(mixed)
+    journal.write_text("".join(mixed))
+    assert run(photos, out, resume=True).done_before == 15
+    assert contents(out) == whole
+    again = (out / "report" / "index.html").read_text()
+    names = re.compile(r"\d+é\.png|[ab]\.(?:png|jpg)|sub/c\.png")
+    assert names.findall(again) == names.findall(index)
+
+
+def test_a_journal_with_a_line_that_is_no_record_is_told_in_any_order(photos: Path, out: Path) -> None:
+    run(photos, out)
+    folder = RunFolder(out)
+    folder.in_order_of(["b.jpg", "a.png"])
+    assert [record.name for record in folder.records()] == ["b.jpg", "a.png"]
+    for broken in ('{"name":"a.png"', '{"name":7}', "[]", '{"nam'):
+        (out / "photos.jsonl").write_text(f"{broken}\n")
+        with pytest.raises(InputError, match="is not a line of a run's journal"):
+            list(folder.records())
 
 
 def test_earlier_run_needs_a_decision(photos: Path, out: Path) -> None:
