@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from esam_rt.cli import execution_options, option_types, output
+from esam_rt.errors import SettingsError
 
 if TYPE_CHECKING:
     from esam_rt.run.run_options import RunSummary
@@ -77,6 +78,16 @@ def run(
         float | None,
         typer.Option(metavar="HZ", help="Play the photos at this rate, or the rate of raw frames. Default: no rate."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Use workers of Ray: local, auto (this machine's cluster) or HOST:PORT."),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Most workers. Default: as many as there is room for.")
+    ] = None,
+    ray_gpus: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="GPUs of a worker, also a fraction. Default: 1 or 0.")
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write profile.json, a timeline of the run for ui.perfetto.dev.")
     ] = False,
@@ -88,15 +99,23 @@ def run(
     from esam_rt.kernels import warmup
     from esam_rt.run.drop_policy import POLICIES
     from esam_rt.run.folder_run import run_photos
+    from esam_rt.run.ray_cluster import RayOptions
+    from esam_rt.run.ray_run import segment_with_ray
     from esam_rt.run.run_options import RunOptions, Segmenter, open_segmenter
     from esam_rt.run.stream import Tracking
     from esam_rt.run.stream_run import StreamOptions, run_stream
     from esam_rt.sources.sample_range import read_range
 
     option_types.check_choice("--policy", policy, POLICIES)
-
     raw_format = option_types.raw_format(raw, size, fps)
     rate_hz = None if raw_format is not None else fps
+    is_stream = policy == "latest" or track or coherent or rate_hz is not None
+    ray_options = None if ray is None else RayOptions(ray, ray_workers, ray_gpus)
+    if is_stream and ray_options is not None:
+        raise SettingsError("--ray: a stream is segmented in one process. Leave out --policy, --track, --coherent and --fps.")
+    if ray_options is None and (ray_workers is not None or ray_gpus is not None):
+        raise SettingsError("--ray-workers and --ray-gpus need --ray, such as --ray local.")
+
     options = RunOptions(
         sources=tuple(option_types.source(source) for source in sources),
         out=option_types.path("--out", out),
@@ -122,11 +141,14 @@ def run(
         with progress.Steps(shown) as steps:
             return open_segmenter(options, steps.on_event)
 
-    if policy == "latest" or track or coherent or rate_hz is not None:
+    if is_stream:
         tracking: Tracking = "prompts" if coherent else track
         stream = StreamOptions("latest" if policy == "latest" else "every", tracking, rate_hz)
         with progress.StreamLine(shown) as line:
             summary = run_stream(options, stream, line, open_and_show, line.follow)
+    elif ray_options is not None:
+        with progress.PhotoBar(shown) as bar:
+            summary = segment_with_ray(options, ray_options, bar)
     else:
         with progress.PhotoBar(shown) as bar:
             summary = run_photos(options, bar, open_and_show)

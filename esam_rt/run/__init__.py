@@ -8,6 +8,8 @@ from esam_rt._lazy import lazy_names
 
 if TYPE_CHECKING:
     from esam_rt.run.folder_run import run_photos, segment_source
+    from esam_rt.run.ray_cluster import RayOptions
+    from esam_rt.run.ray_run import segment_with_ray
     from esam_rt.run.run_options import Listener, RunOptions, RunSummary, Segmenter
     from esam_rt.run.stream import Stream, StreamResult
     from esam_rt.run.stream_run import StreamOptions, run_stream
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Listener",
+    "RayOptions",
     "RunOptions",
     "RunSummary",
     "Segmenter",
@@ -25,10 +28,12 @@ __all__ = [
     "run_photos",
     "run_stream",
     "segment_source",
+    "segment_with_ray",
 ]
 
 _HOMES = {
     "Listener": ".run_options",
+    "RayOptions": ".ray_cluster",
     "RunOptions": ".run_options",
     "RunSummary": ".run_options",
     "Segmenter": ".run_options",
@@ -39,5 +44,6 @@ _HOMES = {
     "run_photos": ".folder_run",
     "run_stream": ".stream_run",
     "segment_source": ".folder_run",
+    "segment_with_ray": ".ray_run",
 }
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import INTERRUPTED, EsamError, InputError, OutputError, SettingsError
-from esam_rt.run.frame_steps import Segmented, enough_memory, read_frame, segment_frame, write_frame
+from esam_rt.run.frame_steps import Segmented, read_frame, segment_frame, write_frame
 from esam_rt.run.output_folder import ERRORS, PROFILE
 from esam_rt.run.read_ahead import overlapped
 from esam_rt.run.resume import Place, RunFolder
@@ -149,6 +149,7 @@ class Run(ABC):
         self.opened: list[Sink] = []
         self.failed = 0
         self.trace_file: TraceWriter | None = None
+        self.record_more: dict[str, Any] = {}  # entries of run.json that the sinks do not get
         model = dict(model)
         backend, device = model.pop("backend"), model.pop("device")
         self.header: dict[str, Any] = {
@@ -235,15 +236,13 @@ class Run(ABC):
         append_line(self.folder.path / ERRORS, json.dumps(failure))
         self.plan.listener.photo_failed(str(error))
 
-    def note(self, item: SourceItem, record: PhotoRecord) -> None:
+    def note(self, line: str) -> None:
         """Write the line of the journal, after all files of the frame.
 
         Args:
-            item: The frame.
-            record: Its record.
+            line: Its record, see `PhotoRecord.to_json`.
         """
-        with enough_memory(item):
-            self.folder.append(record.to_json())
+        self.folder.append(line)
         self.plan.listener.photo_done()
 
     def _finish(self, stop: BaseException | None) -> RunSummary:
@@ -269,7 +268,7 @@ class Run(ABC):
         )
         try:
             close_all(self.opened, record)
-            self.folder.write_record({**record, "summary": summary.to_json()})
+            self.folder.write_record({**record, **self.record_more, "summary": summary.to_json()})
         except OutputError as e:
             if stop is None:  # otherwise the first cause is reported
                 return replace(summary, exit_code=e.exit_code, error=str(e))
@@ -315,10 +314,10 @@ class LocalRun(Run):
             item: The frame.
             made: The frame with its entities.
         """
-        record = write_frame(item, made, self._sinks, self.stem(item.name))
+        line = write_frame(item, made, self._sinks, self.stem(item.name))
         if self.trace_file is not None:
             self.trace_file.add(made.spans, item.name)
-        self.note(item, record)
+        self.note(line)
 
 
 def _is_large(item: SourceItem) -> bool:

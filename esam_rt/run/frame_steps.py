@@ -71,13 +71,13 @@ def segment_frame(
     frame, trace = read
     options = {} if deadline_s is None else {"deadline_s": deadline_s}
     start = time.perf_counter()
-    with enough_memory(item):
+    with _enough_memory(item):
         result = segmenter(frame.image_hwc_rgb, **options).within(frame.valid)
     total_s = time.perf_counter() - start
     return Segmented(frame, replace(result, times_s={**result.times_s, "total": total_s}), trace)
 
 
-def write_frame(item: SourceItem, made: Segmented, sinks: Sequence[Sink], stem: str) -> PhotoRecord:
+def write_frame(item: SourceItem, made: Segmented, sinks: Sequence[Sink], stem: str) -> str:
     """Write the files of a frame.
 
     Args:
@@ -87,24 +87,20 @@ def write_frame(item: SourceItem, made: Segmented, sinks: Sequence[Sink], stem: 
         stem: Path of the frame's files, without suffix.
 
     Returns:
-        Its record for the journal.
+        Its line of the journal, see `PhotoRecord.to_json`.
 
     Raises:
         OutputError: If a file cannot be written.
         DeviceError: If the memory is full.
     """
-    with enough_memory(item), made.trace.span("writing"):
+    with _enough_memory(item), made.trace.span("writing"):
         write_all(sinks, made.frame, made.entities)
-        return PhotoRecord.of(item.name, stem, made.entities, item.path, place_of(made.frame))
+        return PhotoRecord.of(item.name, stem, made.entities, item.path, place_of(made.frame)).to_json()
 
 
 @contextmanager
-def enough_memory(item: SourceItem) -> Iterator[None]:
-    """Raise DeviceError if the memory is full.
-
-    Args:
-        item: The frame that is worked on.
-    """
+def _enough_memory(item: SourceItem) -> Iterator[None]:
+    """Raise DeviceError if the memory is full."""
     try:
         yield
     except MemoryError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,8 +15,8 @@ from esam_rt.run.output_folder import ERRORS, PHOTOS, PROFILE, RUN, OutputFolder
 from esam_rt.sinks.photo_record import PhotoRecord, name_of_line
 from esam_rt.sinks.sink import outputs_of
 from esam_rt.sinks.sink_table import SINKS
-from esam_rt.storage.atomic import make_folder, remove
-from esam_rt.storage.jsonl import lines_at, read_lines_with_starts
+from esam_rt.storage.atomic import make_folder, remove, write_text
+from esam_rt.storage.jsonl import lines_at, read_lines, read_lines_with_starts
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,18 @@ class RunFolder(OutputFolder):
         found: list[int] = starts[starts >= 0].tolist()
         if found:
             yield from map(PhotoRecord.from_json, lines_at(self.journal, found))
+
+    def sort_errors(self) -> None:
+        """Bring ``errors.jsonl`` into the order of the source, if photos ended in another one.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        path, ranks = self.path / ERRORS, self._ranks or {}
+        lines = list(read_lines(path))
+        ordered = sorted(lines, key=lambda line: ranks.get(json.loads(line)["name"], 0))
+        if ordered != lines:
+            write_text(path, "".join(f"{line}\n" for line in ordered))
 
     def begin(self, earlier: Mapping[str, Any] | None, record: dict[str, Any], now: Mapping[str, Place] | None) -> None:
         """Continue or remove an earlier run, and write the record of this one.

@@ -26,11 +26,13 @@ class FileSink(ABC):
         outputs: Names of the files and folders that the sink makes in its folder.
         file_name: Name of its file, if it makes one file of all frames. Empty for other sinks.
         draws_on_image: True if the sink draws on disposable frames.
+        needs_every_frame: True if one process has to write all frames, in order.
     """
 
     outputs: tuple[str, ...] = ()
     file_name: str = ""
     draws_on_image: ClassVar[bool] = False
+    needs_every_frame: ClassVar[bool] = False
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self._given = None if folder is None else Path(folder)

@@ -15,6 +15,7 @@ from esam_rt.sources.frame import Frame
 class GrowingFile(FileSink):
     """Base of sinks with one file that grows. The first frame makes it, so a run without frames leaves none."""
 
+    needs_every_frame = True
     _has_begun = False
 
     @abstractmethod

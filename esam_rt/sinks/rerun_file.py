@@ -47,6 +47,7 @@ class RerunFile(FileSink):
         ...         sink.write(frame, segmenter(frame.image_hwc_rgb))
     """
 
+    needs_every_frame = True
     file_name = "entities.rrd"
     outputs: tuple[str, ...] = (file_name,)
 

@@ -33,10 +33,11 @@ class Sink(Protocol):
 
     A run opens a sink, writes each frame in order from one thread, and closes it even if the run is interrupted or
     fails.
-    A sink may have three more attributes. `FileSink` has defaults for them:
+    A sink may have four more attributes. `FileSink` has defaults for them:
 
     - ``outputs``: names of its files and folders in the output folder. ``--overwrite`` removes them.
     - ``draws_on_image``: True if it draws on a disposable frame. It is then called after the others.
+    - ``needs_every_frame``: True if one process has to write all frames, in order. A run on Ray refuses it.
     - ``look_at``: file that a user should open first, or None.
     """
 
