@@ -64,3 +64,20 @@ def test_coherent_asks_the_segmenter_for_it(photos: Path, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["run", str(photos), "--out", str(tmp_path / "out"), "--coherent"])
     assert result.exit_code == 2, result.output
     assert 'track="prompts": the segmenter has no parameter coherent' in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ray", "local", "--track"], "Leave out --policy, --track, --coherent and --fps"),
+        (["--ray", "local", "--coherent"], "Leave out --policy"),
+        (["--ray", "local", "--policy", "latest"], "Leave out --policy"),
+        (["--ray-workers", "2"], "need --ray"),
+        (["--ray", "http://here"], "expected local, auto or HOST:PORT"),
+    ],
+)
+def test_a_stream_is_not_spread_with_ray(photos: Path, tmp_path: Path, options: list[str], words: str) -> None:
+    result = CliRunner().invoke(app, ["run", str(photos), "--out", str(tmp_path / "out"), *options])
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
