@@ -112,7 +112,9 @@ def run(
     is_stream = policy == "latest" or track or coherent or rate_hz is not None
     ray_options = None if ray is None else RayOptions(ray, ray_workers, ray_gpus)
     if is_stream and ray_options is not None:
-        raise SettingsError("--ray: a stream is segmented in one process. Leave out --policy, --track, --coherent and --fps.")
+        raise SettingsError(
+            "--ray: a stream is segmented in one process. Leave out --policy, --track, --coherent and --fps."
+        )
     if ray_options is None and (ray_workers is not None or ray_gpus is not None):
         raise SettingsError("--ray-workers and --ray-gpus need --ray, such as --ray local.")
 
