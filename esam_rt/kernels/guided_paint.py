@@ -1,13 +1,14 @@
 """Paints the label map from local color models: the entity that fits the color of a pixel best gets it.
 
 Around each cell, an entity has a linear model of its membership: ``a * red + b * green + c * blue + d``. The four
-numbers are interpolated bilinearly, as the logits are in ``upsample.py``. The pixel's own color goes in, without noise.
+numbers are interpolated bilinearly, as the logits are in ``upsample.py``. The pixel's own color goes in.
 The borders follow the photo at its full resolution.
 """
 
 from __future__ import annotations
 
-import cv2
+from collections.abc import Callable
+
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
@@ -17,14 +18,11 @@ from esam_rt.kernels.upsample import cells_of_pixels
 
 AWAY, NEAR, ALONE = 0, 1, 2  # an entity does not compete for a cell, competes for it, or has no rival there
 STRIP_PX = 1 << 18  # painted at a time: bounds the copy of the photo
-# A bilateral filter over the nearest pixels keeps lines and edges. Boundaries become 6 to 11 % shorter for 5 ms a
-# megapixel, and boundary F within 1 pixel rises by 0.002 on 20 photos of BSDS500.
-NOISE, DIAMETER = 30.0, 3  # the filter averages colors that differ less; pixels
 
 
 def paint_guided(
     labels_out: NDArray[np.uint16],
-    image_hwc_rgb: NDArray[np.uint8],
+    image_rows: Callable[[int, int], NDArray[np.uint8]],
     models: NDArray[np.float32],
     reach: NDArray[np.uint8],
     offset: NDArray[np.integer],
@@ -40,7 +38,7 @@ def paint_guided(
 
     Args:
         labels_out: uint16 [H, W], C-contiguous; overwritten.
-        image_hwc_rgb: The photo, uint8 [H, W, 3].
+        image_rows: Returns the photo from one row to another, uint8 [rows, W, 3], half-open.
         models: Models of the cells of all crops, one crop after the other, float32 [cells, 4]. Colors are 0 to 255.
         reach: ``AWAY``, ``NEAR`` or ``ALONE`` for the same cells, uint8 [cells].
         offset: Index in ``models`` at which each crop begins, int [E].
@@ -64,7 +62,7 @@ def paint_guided(
         part = slice(y, y + strip)
         _paint_guided(
             labels_out[part],
-            _without_noise(image_hwc_rgb, y, y + strip),
+            np.ascontiguousarray(image_rows(y, min(y + strip, height))),
             *crops,
             grid_hw[0],
             rows[part],
@@ -72,13 +70,6 @@ def paint_guided(
             first_column,
             column_fraction,
         )
-
-
-def _without_noise(image_hwc_rgb: NDArray[np.uint8], y0: int, y1: int) -> NDArray[np.uint8]:
-    """Return some rows of a photo, smoothed without blurring its edges."""
-    above = min(y0, DIAMETER // 2)
-    rows = np.ascontiguousarray(image_hwc_rgb[y0 - above : y1 + DIAMETER // 2])
-    return np.asarray(cv2.bilateralFilter(rows, DIAMETER, NOISE, DIAMETER), np.uint8)[above:]
 
 
 @kernel(

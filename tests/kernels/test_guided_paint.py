@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from esam_rt.kernels import guided_paint
 from esam_rt.kernels.guided_paint import ALONE, AWAY, NEAR, paint_guided
-from tests.kernels.oracles import without_noise
 
 Crop = tuple[NDArray[np.float32], NDArray[np.uint8], tuple[int, int, int, int]]
 
@@ -45,7 +44,7 @@ def memberships(
         top = full[iy, ix] * (1 - fx) + full[iy, right] * fx
         bottom = full[below, ix] * (1 - fx) + full[below, right] * fx
         at_pixels = top * (1 - fy) + bottom * fy
-        value = (at_pixels[..., :3] * without_noise(image)).sum(2) + at_pixels[..., 3]
+        value = (at_pixels[..., :3] * image).sum(2) + at_pixels[..., 3]
         around = near[iy, ix] | near[iy, right] | near[below, ix] | near[below, right]
         out.append(np.where(around, value, -np.inf))
     return np.array(out).reshape(-1, h, w)
@@ -59,7 +58,7 @@ def painted(
     reach = np.concatenate([np.zeros(0, np.uint8), *(r.ravel() for _, r, _ in crops)])
     offset = np.cumsum([0, *(r.size for _, r, _ in crops)])[:-1]
     box = np.array([b for *_, b in crops], np.int32).reshape(-1, 4)
-    paint_guided(labels, image, models, reach, offset, box, grid, *scale)
+    paint_guided(labels, lambda y0, y1: image[y0:y1], models, reach, offset, box, grid, *scale)
     return labels
 
 

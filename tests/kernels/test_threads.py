@@ -56,7 +56,15 @@ def everything(seed: int) -> list[NDArray[Any]]:
     models = rng.normal(size=(9 * 1400, 4)).astype(np.float32)
     reach = rng.integers(0, 3, 9 * 1400).astype(np.uint8)
     paint_guided(
-        guided, photo, models, reach, np.arange(9) * 1400, np.tile([0, 0, 70, 20], (9, 1)), (20, 70), 1 / 3, 7 / 8
+        guided,
+        lambda y0, y1: photo[y0:y1],
+        models,
+        reach,
+        np.arange(9) * 1400,
+        np.tile([0, 0, 70, 20], (9, 1)),
+        (20, 70),
+        1 / 3,
+        7 / 8,
     )
     pieces = find_pieces(guided)
     joined = guided.copy()

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from esam_rt.masks import MaskSet
 from esam_rt.method.grid_entities import GridEntities
-from esam_rt.method.refine import Guide, paint_refined
+from esam_rt.method.refine import Guide, paint_refined, rows_without_noise
 from esam_rt.sam.geometry import Geometry
 from esam_rt.settings import Render
 from esam_rt.stages import Stage
@@ -173,3 +173,12 @@ def test_a_line_thinner_than_a_cell_stays_whole() -> None:
     masks = np.stack([owner == k for k in (1, 2, 3)])
     labels = refined(photo, masks, np.where(masks, np.float32(2), np.float32(-2)), Render())
     assert (labels[truth == 3] == 3).mean() > 0.95
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (31, 17)])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_rows_lose_their_noise_as_in_the_whole_photo(shape: tuple[int, int], rows: int) -> None:
+    photo = np.random.default_rng(rows).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    h = shape[0]
+    found = [rows_without_noise(photo, y, min(y + rows, h)) for y in range(0, h, rows)]
+    assert np.abs(np.concatenate(found) - without_noise(photo)).max() <= 1
