@@ -7,10 +7,10 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
@@ -72,7 +72,13 @@ _DAMAGE = (
 )
 
 
-def read_photo(path: Path, name: str, max_pixels: int = MAX_PIXELS, sample_range: SampleRange = "full") -> Frame:
+def read_photo(
+    path: Path | str,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    sample_range: SampleRange = "full",
+    file: BinaryIO | None = None,
+) -> Frame:
     """Read a JPEG, PNG, BMP, TIFF, WebP, AVIF or HEIC file as upright 8-bit RGB.
 
     The first bytes decide the format, not the suffix. EXIF orientation is applied. Grey, palette and CMYK images become
@@ -86,6 +92,7 @@ def read_photo(path: Path, name: str, max_pixels: int = MAX_PIXELS, sample_range
         sample_range: Value of black and of white, for samples of more than 8 bits. ``full`` keeps the high byte of
             16-bit samples, and takes floats from 0 to 1. ``auto`` cuts half a percent of the photo's samples at both
             ends. ``(low, high)`` are two values.
+        file: The open file, with a descriptor. ``path`` is then only for messages.
 
     Returns:
         The frame. Its image belongs to the caller alone.
@@ -97,17 +104,17 @@ def read_photo(path: Path, name: str, max_pixels: int = MAX_PIXELS, sample_range
     """
     check_range(sample_range)
     try:
-        with _opened(path) as (file, plugin):
+        with _opened(path, file) as (bounded, plugin):
             if plugin is None:
                 from esam_rt.sources.tiff_files import read_tiff  # tifffile takes 150 ms to import
 
-                return Frame(read_tiff(file, path, max_pixels, sample_range), name, disposable=True)
-            image = _header(plugin, file, path)
-            check_size(image.size, file, path, max_pixels)
+                return Frame(read_tiff(bounded, path, max_pixels, sample_range), name, disposable=True)
+            image = _header(plugin, bounded, path)
+            check_size(image.size, bounded, path, max_pixels)
             if isinstance(image, JpegImageFile):
-                pixels = read_jpeg(image, file, path, sample_range)
+                pixels = read_jpeg(image, bounded, path, sample_range)
             else:
-                pixels = _read_other(image, plugin, file, path, sample_range)
+                pixels = _read_other(image, plugin, bounded, path, sample_range)
             return Frame(upright(pixels, orientation_of(image)), name, disposable=True)
     except InputError:
         raise
@@ -121,34 +128,36 @@ def read_photo(path: Path, name: str, max_pixels: int = MAX_PIXELS, sample_range
         raise InputError(f"{path} is damaged or cut short ({_one_line(e)}). Copy the whole photo again.") from e
 
 
-def pixel_count(path: Path) -> int:
+def pixel_count(path: Path | str, file: BinaryIO | None = None) -> int:
     """Read the number of pixels from a photo's header.
 
     Args:
         path: The file.
+        file: The open file, see `read_photo`.
 
     Returns:
         Width times height, or 0 if the header cannot be read. `read_photo` then explains why.
     """
     try:
-        with _opened(path) as (file, plugin):
+        with _opened(path, file) as (bounded, plugin):
             if plugin is None:
                 from esam_rt.sources.tiff_files import tiff_size
 
-                width, height = tiff_size(file)
+                width, height = tiff_size(bounded)
             else:
-                width, height = _header(plugin, file, path).size
+                width, height = _header(plugin, bounded, path).size
     except (InputError, MemoryError, Image.DecompressionBombError, *_DAMAGE):
         return 0
     return width * height
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BoundedFile, Plugin | None]]:
+def _opened(path: Path | str, file: BinaryIO | None) -> Iterator[tuple[BoundedFile, Plugin | None]]:
     """Open a photo. Yield the file and its plugin, or None for TIFF."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+    if file is None and Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for ever
         raise InputError(f"{path} is not a file; expected a photo ({_KINDS}).")
-    with path.open("rb") as raw:
+    with Path(path).open("rb") if file is None else nullcontext(file) as raw:
+        raw.seek(0)
         head = raw.read(_HEAD_BYTES)
         raw.seek(0)
         if not head:
@@ -165,7 +174,7 @@ def _opened(path: Path) -> Iterator[tuple[BoundedFile, Plugin | None]]:
         yield BoundedFile(raw, path), plugin
 
 
-def _header(plugin: Plugin, file: BoundedFile | BytesIO, path: Path) -> ImageFile.ImageFile:
+def _header(plugin: Plugin, file: BoundedFile | BytesIO, path: Path | str) -> ImageFile.ImageFile:
     """Read the header. No pixel is decoded."""
     file.seek(0)
     try:
@@ -180,7 +189,7 @@ def _header(plugin: Plugin, file: BoundedFile | BytesIO, path: Path) -> ImageFil
 
 
 def _read_other(
-    image: ImageFile.ImageFile, plugin: Plugin, file: BoundedFile, path: Path, sample_range: SampleRange
+    image: ImageFile.ImageFile, plugin: Plugin, file: BoundedFile, path: Path | str, sample_range: SampleRange
 ) -> Rgb:
     """Decode an image that is neither JPEG nor TIFF."""
     frames = getattr(image, "n_frames", 1)

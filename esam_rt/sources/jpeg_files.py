@@ -28,7 +28,7 @@ _XYB = "XYB".encode("utf-16-be")  # part of the description in the color profile
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
-def check_scans(data: bytes, pixels: int, path: Path) -> None:
+def check_scans(data: bytes, pixels: int, path: Path | str) -> None:
     """Check the number of scans of a JPEG stream. Each scan can be a pass over all pixels.
 
     Args:
@@ -54,7 +54,7 @@ def check_scans(data: bytes, pixels: int, path: Path) -> None:
         raise InputError(f"{path} is a JPEG of {scans} scans, usual are up to {_USUAL_SCANS}. Save it again.")
 
 
-def read_jpeg(image: JpegImageFile, file: BoundedFile, path: Path, sample_range: SampleRange) -> Rgb:
+def read_jpeg(image: JpegImageFile, file: BoundedFile, path: Path | str, sample_range: SampleRange) -> Rgb:
     """Decode a JPEG in color or grey with less memory than Pillow: three bytes a pixel, not four and a copy.
 
     The pixels equal those of Pillow. Pillow decodes CMYK photos, and decides about photos that the decoder warns of.
@@ -86,7 +86,7 @@ def read_jpeg(image: JpegImageFile, file: BoundedFile, path: Path, sample_range:
     return rgb
 
 
-def _decode(image: JpegImageFile, data: bytes, path: Path, sample_range: SampleRange) -> Rgb:
+def _decode(image: JpegImageFile, data: bytes, path: Path | str, sample_range: SampleRange) -> Rgb:
     if image.mode in ("RGB", "L"):
         try:
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), np.uint8)

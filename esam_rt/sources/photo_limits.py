@@ -35,7 +35,7 @@ class BoundedFile(io.RawIOBase):
         size: Bytes of the file.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, allowed_bytes: int = 256_000_000) -> None:
+    def __init__(self, file: BinaryIO, path: Path | str, allowed_bytes: int = 256_000_000) -> None:
         super().__init__()
         self._file, self._path = file, path
         self._left = allowed_bytes
@@ -103,7 +103,7 @@ def pixels_for(size_bytes: int) -> int:
     return _PIXELS_OF_ANY_FILE + _PIXELS_OF_A_BYTE * size_bytes
 
 
-def check_size(size: tuple[int, int], file: BoundedFile, path: Path, max_pixels: int) -> None:
+def check_size(size: tuple[int, int], file: BoundedFile, path: Path | str, max_pixels: int) -> None:
     """Check the size of a photo, and let its pixels be read.
 
     Args:

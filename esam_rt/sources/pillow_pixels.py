@@ -30,7 +30,7 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 def rgb_of(
     image: ImageFile.ImageFile,
     again: Callable[[], ImageFile.ImageFile],
-    path: Path,
+    path: Path | str,
     sample_range: SampleRange,
     bits: int = 16,
 ) -> Rgb:
@@ -127,7 +127,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def _wide_grey(image: Image.Image, path: Path, sample_range: SampleRange, bits: int) -> Rgb:
+def _wide_grey(image: Image.Image, path: Path | str, sample_range: SampleRange, bits: int) -> Rgb:
     samples = np.asarray(image)
     if image.format == "PNG":
         samples = samples.astype(np.uint16)  # older versions of Pillow have 32 bits
@@ -139,7 +139,7 @@ def _wide_grey(image: Image.Image, path: Path, sample_range: SampleRange, bits: 
 
 
 def _wide_color(
-    image: Image.Image, again: ImageFile.ImageFile, raw_mode: str, path: Path, sample_range: SampleRange
+    image: Image.Image, again: ImageFile.ImageFile, raw_mode: str, path: Path | str, sample_range: SampleRange
 ) -> Rgb:
     """Decode the other byte of each sample, and join both."""
     layout, _, order = raw_mode.partition(";16")

@@ -67,7 +67,7 @@ def check_range(sample_range: SampleRange, name: str = "sample_range") -> Sample
     raise SettingsError(f"{name}{shown}: expected auto, full, or two numbers that rise, such as 0,4095.")
 
 
-def to_8_bits(samples: NDArray[Any], bits: int, sample_range: SampleRange, path: Path) -> NDArray[np.uint8]:
+def to_8_bits(samples: NDArray[Any], bits: int, sample_range: SampleRange, path: Path | str) -> NDArray[np.uint8]:
     """Convert samples of more than 8 bits. Values outside of the range become black or white, NaN becomes black.
 
     Args:
@@ -102,7 +102,7 @@ def to_8_bits(samples: NDArray[Any], bits: int, sample_range: SampleRange, path:
     return scaled
 
 
-def warn_if_dark(largest: int, bits: int, path: Path) -> None:
+def warn_if_dark(largest: int, bits: int, path: Path | str) -> None:
     """Log a warning if samples use less than an eighth of their range.
 
     Args:
@@ -115,7 +115,7 @@ def warn_if_dark(largest: int, bits: int, path: Path) -> None:
         _log.warning("%s: no sample is above %d of %d, so it is nearly black; try --range auto.", path, largest, most)
 
 
-def _full_range(samples: NDArray[Any], bits: int, path: Path) -> tuple[float, float]:
+def _full_range(samples: NDArray[Any], bits: int, path: Path | str) -> tuple[float, float]:
     """Return 0 to 1 for floats in this range. Other samples do not tell how far they reach."""
     used = samples[np.isfinite(samples)] if samples.dtype.kind == "f" else samples
     low, high = (used.min(), used.max()) if used.size else (0, 0)

@@ -72,7 +72,7 @@ def is_georeferenced(path: Path) -> bool:
         return False
 
 
-def read_tiff(file: BoundedFile, path: Path, max_pixels: int, sample_range: SampleRange) -> Rgb:
+def read_tiff(file: BoundedFile, path: Path | str, max_pixels: int, sample_range: SampleRange) -> Rgb:
     """Decode the photo of a TIFF file.
 
     Thumbnails are passed over. If there are several pages, the first one is read, with a warning.
@@ -168,7 +168,7 @@ def _photo(pages: list[tifffile.TiffPage]) -> tuple[int, tifffile.TiffPage]:
     return 0, pages[0]
 
 
-def _warn_of_pages(pages: list[tifffile.TiffPage], index: int, path: Path) -> None:
+def _warn_of_pages(pages: list[tifffile.TiffPage], index: int, path: Path | str) -> None:
     """Log which page is read if there are several photos."""
     photos = [
         page
@@ -198,7 +198,7 @@ def _kind(page: tifffile.TiffPage) -> str:
     )
 
 
-def _check_segments(page: tifffile.TiffPage, file: BoundedFile, path: Path) -> None:
+def _check_segments(page: tifffile.TiffPage, file: BoundedFile, path: Path | str) -> None:
     """Check strips or tiles: their number, and that they do not use the same bytes again and again."""
     most = page.samplesperpixel * (page.imagelength + _pixels(page) // 256 + 1)
     counts = page.databytecounts
@@ -225,7 +225,7 @@ def _is_read_here(page: tifffile.TiffPage) -> bool:
     return not (common and page.bitspersample == 8 and page.sampleformat == 1)
 
 
-def _read_samples(page: tifffile.TiffPage, file: BoundedFile, path: Path, sample_range: SampleRange) -> Rgb:
+def _read_samples(page: tifffile.TiffPage, file: BoundedFile, path: Path | str, sample_range: SampleRange) -> Rgb:
     """Read colors, or grey, and alpha."""
     bands = page.samplesperpixel
     extra = [int(kind) for kind in page.extrasamples]
@@ -256,13 +256,13 @@ def _read_samples(page: tifffile.TiffPage, file: BoundedFile, path: Path, sample
     return np.ascontiguousarray(color)
 
 
-def _in_8_bits(samples: NDArray[Any], sample_range: SampleRange, path: Path) -> Rgb:
+def _in_8_bits(samples: NDArray[Any], sample_range: SampleRange, path: Path | str) -> Rgb:
     if samples.dtype.kind == "u" and samples.itemsize == 1:
         return samples
     return to_8_bits(samples, 8 * samples.itemsize, sample_range, path)
 
 
-def _assemble(page: tifffile.TiffPage, file: BoundedFile, path: Path, bands: list[int]) -> NDArray[Any]:
+def _assemble(page: tifffile.TiffPage, file: BoundedFile, path: Path | str, bands: list[int]) -> NDArray[Any]:
     """Read the strips or tiles of some bands.
 
     Returns:
