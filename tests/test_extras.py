@@ -13,7 +13,7 @@ import pytest
 from esam_rt.entity_map import EntityMap
 from esam_rt.run.ray_cluster import RayOptions, Slot, connected
 from esam_rt.sinks import GeoPackage, GeoTiff, McapFile, OverlayVideo, RerunFile, ros_messages
-from esam_rt.sources import Bag, Raster, Video, read_photo
+from esam_rt.sources import Bag, PhotoBucket, Raster, Video, read_photo
 
 ROOT = Path(__file__).parents[1]
 OF_THE_MACHINE = {"cpu", "gpu", "tensorrt", "tensorrt-rtx"}
@@ -44,6 +44,7 @@ USES: dict[str, list[tuple[str, Callable[[Path], object]]]] = {  # extra -> miss
     "supervision": [("supervision", lambda folder: nothing().to_supervision())],
     "heif": [("pillow_heif", heic)],
     "ray": [("ray", lambda folder: connected(RayOptions(), Slot(1, 0.0)).__enter__())],
+    "buckets": [("fsspec.core", lambda folder: PhotoBucket("memory://photos"))],
 }
 
 

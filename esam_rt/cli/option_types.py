@@ -14,6 +14,7 @@ import typer
 
 from esam_rt.cli.streams import silence_libraries
 from esam_rt.errors import SettingsError, did_you_mean
+from esam_rt.storage.buckets import is_bucket
 
 if TYPE_CHECKING:
     from esam_rt.settings import Settings
@@ -84,15 +85,18 @@ def path(name: str, value: str) -> Path:
         The path.
 
     Raises:
-        SettingsError: ``value`` is empty, usually an unset shell variable. It would mean the current folder.
+        SettingsError: ``value`` is empty, usually an unset shell variable. It would mean the current folder. Or it is a
+            bucket.
     """
     if not value:
         raise SettingsError(f"{name} is empty, expected a path. Is a shell variable not set?")
+    if is_bucket(value):
+        raise SettingsError(f"{name}: found a bucket, expected a path of this machine. Only SOURCE of run is a bucket.")
     return Path(value)
 
 
 def source(value: str) -> Path | str:
-    """Read the path of a photo, a folder, a video or a bag, the URL of a stream, or ``-`` for standard input.
+    """Read the path of photos, a video or a bag, the URL of a bucket or a stream, or ``-`` for standard input.
 
     Args:
         value: What the user gave.
@@ -107,6 +111,8 @@ def source(value: str) -> Path | str:
     from esam_rt.sources.photo_search import local_path
     from esam_rt.sources.source_address import source_kind
 
+    if is_bucket(value):
+        return value
     path("SOURCE", value)
     return value if source_kind(value) in ("video", "raw") else local_path(value)
 

@@ -34,7 +34,9 @@ def run(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE", help="Photos and folders, or one video, stream, ROS bag or raster, or - for raw frames."
+            metavar="SOURCE",
+            help="Photos and folders, or one bucket (s3://, gs://, az://), video, stream, ROS bag or raster, or - for "
+            "raw frames.",
         ),
     ],
     segmenter: SegmenterConfig,

@@ -16,6 +16,7 @@ from esam_rt.run.run_options import RunOptions, Segmenter
 from esam_rt.sinks.sink import RunInfo, Sink, in_write_order
 from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.source import SourceItem
+from esam_rt.storage.buckets import is_bucket, open_bucket
 from esam_rt.storage.provenance import package_versions
 
 
@@ -72,7 +73,9 @@ class PhotoWorker:
         options, host = self._job.options, socket.gethostname()
         try:
             for source in options.sources:
-                if not Path(source).exists():
+                if is_bucket(source):
+                    open_bucket(str(source))  # its package may be missing here
+                elif not Path(source).exists():
                     raise InputError(f"{source} is missing on {host}. Give a folder that all machines see.")
             self._segmenter = self._job.make_segmenter(options)
             self._sinks = in_write_order(make_sinks(options.write))

@@ -19,8 +19,10 @@ from esam_rt.run.run_plan import Plan
 from esam_rt.run.run_source import addresses_of, sinks_of, source_of
 from esam_rt.sinks.sink import Sink
 from esam_rt.sinks.sink_table import SINKS
+from esam_rt.sources.photo_bucket import PhotoBucket
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.source import SourceItem
+from esam_rt.storage.buckets import is_bucket
 
 
 def segment_with_ray(
@@ -33,8 +35,8 @@ def segment_with_ray(
 
     Each worker holds a segmenter, takes one photo after the other, and writes its files. This process writes the
     journal and the files that span all photos. A worker that dies is replaced. A photo whose worker dies three times is
-    listed in ``errors.jsonl``. All machines must see the photos and the output folder under the same paths, and have
-    the same versions of esam-rt and its packages.
+    listed in ``errors.jsonl``. All machines must see the photos and the output folder under the same paths, or have
+    access to the bucket of the photos. They must have the same versions of esam-rt and its packages.
 
     Args:
         options: Options of the run. ``execution.threads`` is the number of CPUs of a worker. Default: 1.
@@ -62,7 +64,7 @@ def segment_with_ray(
     _check(options, sinks)
     folder = RunFolder(options.out)
     source = source_of(options, folder.owned)
-    if not isinstance(source, PhotoFolder):
+    if not isinstance(source, PhotoFolder | PhotoBucket):
         raise SettingsError("--ray: found a video, a stream or a bag, expected photos. Run it without --ray.")
     record = {
         "method": options.segmenter.method,
@@ -145,7 +147,7 @@ def _for_workers(options: RunOptions, slot: Slot) -> RunOptions:
     checkpoint = segmenter.checkpoint and segmenter.checkpoint.absolute()
     return replace(
         options,
-        sources=[Path(source).absolute() for source in options.sources],
+        sources=[source if is_bucket(source) else Path(source).absolute() for source in options.sources],
         out=options.out.absolute(),
         segmenter=replace(segmenter, checkpoint=checkpoint, execution=execution),
         photos=None,

@@ -95,7 +95,7 @@ class RunOptions:
     """Options of a run of photos.
 
     Attributes:
-        sources: Photos and folders of photos, or one video, stream, camera or ROS bag. A URL is a string.
+        sources: Photos and folders of photos, or one bucket, video, stream, camera or ROS bag. A URL is a string.
         out: Folder for the results.
         segmenter: Model, method and settings.
         write: Names of `sink_table.SINKS`.

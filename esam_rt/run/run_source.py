@@ -13,6 +13,7 @@ from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.source import Source
 from esam_rt.sources.source_address import open_source, source_kind
+from esam_rt.storage.buckets import is_bucket
 
 
 def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
@@ -23,13 +24,15 @@ def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
         owned: Files and folders that runs make.
 
     Raises:
-        SettingsError: If the output folder is a source, or a video or bag stands beside other sources.
-        InputError: If there are no photos, or the video or bag cannot be opened.
-        MissingDependencyError: If the extra ``video`` or ``bags`` is needed.
+        SettingsError: If the output folder is a source, or a bucket, video or bag stands beside other sources.
+        InputError: If there are no photos, or the bucket, video or bag cannot be opened.
+        MissingDependencyError: If the extra ``buckets``, ``video`` or ``bags`` is needed.
     """
     out = options.out.resolve()
     results = [out / name for name in owned]
     for source in options.sources:
+        if is_bucket(source):
+            continue
         place = Path(source).resolve()
         if place == out or any(place.is_relative_to(result) for result in results):
             raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
@@ -55,7 +58,9 @@ def addresses_of(options: RunOptions) -> list[str]:
         options: The run.
     """
     return [
-        source if isinstance(source, str) and source_kind(source) in ("video", "raw") else str(Path(source).resolve())
+        source
+        if isinstance(source, str) and source_kind(source) in ("bucket", "video", "raw")
+        else str(Path(source).resolve())
         for source in options.sources
     ]
 

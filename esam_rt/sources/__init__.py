@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from esam_rt.sources.decode import read_photo
     from esam_rt.sources.frame import Frame
     from esam_rt.sources.paced import Paced
+    from esam_rt.sources.photo_bucket import PhotoBucket
     from esam_rt.sources.photo_files import PhotoFolder
     from esam_rt.sources.photo_search import find_photos
     from esam_rt.sources.raster import Raster, RasterWindow
@@ -29,6 +30,7 @@ __all__ = [
     "FrameItem",
     "ListedSource",
     "Paced",
+    "PhotoBucket",
     "PhotoFolder",
     "Raster",
     "RasterWindow",
@@ -52,6 +54,7 @@ _HOMES = {
     "FrameItem": ".source",
     "ListedSource": ".source",
     "Paced": ".paced",
+    "PhotoBucket": ".photo_bucket",
     "PhotoFolder": ".photo_files",
     "Raster": ".raster",
     "RasterWindow": ".raster",

@@ -117,14 +117,16 @@ def local_path(text: str) -> Path:
     """Read the path of a photo or a folder.
 
     Args:
-        text: What a user gave.
+        text: What a user gave: a path, or ``file://`` and an absolute path, without escapes.
 
     Returns:
         The path.
 
     Raises:
-        InputError: If it is a URL.
+        InputError: If it is a URL of something else than a file.
     """
+    if text.startswith("file:///"):
+        return Path(text.removeprefix("file://"))
     if _URL.match(text) and not os.path.exists(text):  # noqa: PTH110 - a folder may be called so
         raise InputError(f"{text} is a URL. Download it first, then give the path of the file.")
     return Path(text)
@@ -140,8 +142,25 @@ def is_inside(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-def _suffixes() -> str:
-    return f"{', '.join(PHOTO_SUFFIXES[:-1])} or {PHOTO_SUFFIXES[-1]}"
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a sort key with numbers by value. Text and numbers alternate, so that only equal types are compared.
+
+    Args:
+        name: Name of a photo.
+    """
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(re.split(r"([0-9]+)", name))], name
+
+
+def no_photos(source: Path | str, left_out: Mapping[str, int]) -> InputError:
+    """Return the error of a folder without photos.
+
+    Args:
+        source: The folder.
+        left_out: Number of other files in it, by suffix.
+    """
+    others = f" It {describe_left_out(left_out)}." if left_out else ""
+    suffixes = f"{', '.join(PHOTO_SUFFIXES[:-1])} or {PHOTO_SUFFIXES[-1]}"
+    return InputError(f"{source} holds no photos; expected files ending in {suffixes}.{others}")
 
 
 def _search(source: Path, exclude: Sequence[Path], left_out: Counter[str]) -> tuple[Path, list[Path]]:
@@ -155,10 +174,9 @@ def _search(source: Path, exclude: Sequence[Path], left_out: Counter[str]) -> tu
             elif not is_inside(Path(os.path.realpath(path)), exclude):
                 outside[path.suffix.lower()] += 1
         if not paths:
-            others = f" It {describe_left_out(outside)}." if outside else ""
-            raise InputError(f"{source} holds no photos; expected files ending in {_suffixes()}.{others}")
+            raise no_photos(source, outside)
         left_out.update(outside)
-        return source, sorted(paths, key=lambda path: _natural(path.relative_to(source).as_posix()))
+        return source, sorted(paths, key=lambda path: natural_key(path.relative_to(source).as_posix()))
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a photo or a folder of photos.")
     return source.parent, [source]
@@ -185,11 +203,6 @@ def _walk(root: Path) -> Iterator[Path]:
             if folder == root:
                 raise InputError(f"{root} cannot be listed: {e.strerror}. Check its permissions.") from e
             _log.warning("%s is left out: %s.", folder, e.strerror)
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key with numbers by value. Text and numbers alternate, so that only equal types are compared."""
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(re.split(r"([0-9]+)", name))], name
 
 
 def _prefixes(roots: list[Path]) -> dict[Path, str]:

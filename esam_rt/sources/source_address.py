@@ -1,16 +1,17 @@
-"""Opens a source by its address: photos, one video or stream, one ROS bag, or one georeferenced raster."""
+"""Opens a source by its address: photos, one bucket, one video or stream, one ROS bag, or one georeferenced raster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
-from esam_rt.errors import SettingsError
+from esam_rt.errors import InputError, SettingsError
 from esam_rt.settings import Tiles
 from esam_rt.sources import bags, video
 from esam_rt.sources.bags import Bag
+from esam_rt.sources.photo_bucket import PhotoBucket
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.photo_limits import MAX_PIXELS
 from esam_rt.sources.raster import SIDE_PX, Raster
@@ -19,13 +20,14 @@ from esam_rt.sources.sample_range import SampleRange
 from esam_rt.sources.source import Source
 from esam_rt.sources.tiff_files import is_georeferenced
 from esam_rt.sources.video import Video
+from esam_rt.storage.buckets import is_bucket
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".mjpeg")
 RASTER_SUFFIXES = (".jp2", ".img", ".ntf", ".asc")
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "tcp", "udp", "rtp", "srt")
 
 
-def source_kind(address: str | Path) -> Literal["photos", "video", "bag", "raster", "raw"]:
+def source_kind(address: str | Path) -> Literal["photos", "bucket", "video", "bag", "raster", "raw"]:
     """Tell what an address leads to.
 
     Files are told by their suffix, a GeoTIFF by its tags, and the folder of a bag by its ``metadata.yaml``.
@@ -38,6 +40,8 @@ def source_kind(address: str | Path) -> Literal["photos", "video", "bag", "raste
         return "raw"
     if urlsplit(text).scheme.lower() in STREAM_SCHEMES or text.startswith(video.CAMERA):
         return "video"
+    if is_bucket(text):
+        return "bucket"
     path = Path(text)
     if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
         return "video"
@@ -58,7 +62,7 @@ def open_source(
     raw: RawFormat | None = None,
     exclude: Sequence[Path] = (),
 ) -> Source:
-    """Open photos and folders of photos, or one video, stream, camera, ROS bag or raster.
+    """Open photos and folders of photos, or one bucket, video, stream, camera, ROS bag or raster.
 
     The address ``-`` is standard input, with raw frames.
     A GeoTIFF that stands alone is a raster, and so is any file with ``bands``. It is read in windows.
@@ -76,8 +80,8 @@ def open_source(
 
     Raises:
         InputError: A path is missing, or holds nothing that can be read.
-        SettingsError: A video or a bag stands beside other sources, or an option is given without its source.
-        MissingDependencyError: The extra ``video``, ``bags`` or ``raster`` is needed.
+        SettingsError: A bucket, a video or a bag stands beside other sources, or an option is given without its source.
+        MissingDependencyError: The extra ``buckets``, ``video``, ``bags`` or ``raster`` is needed.
 
     Example:
         >>> for frame in open_source("drive.mcap", topics=["/front/image_raw"]):  # doctest: +SKIP
@@ -98,13 +102,22 @@ def open_source(
         tiles = tiles or Tiles()
         side_px = tiles.side_px or SIDE_PX
         return Raster(addresses[0], bands, side_px=side_px, overlap=tiles.overlap, sample_range=sample_range)
+    if "bucket" in kinds and len(addresses) == 1:
+        return _bucket(str(addresses[0]), max_pixels, sample_range)
     if kinds == {"photos"}:
         return PhotoFolder(list(addresses), max_pixels, exclude, sample_range=sample_range)
     if len(addresses) != 1:
         raise SettingsError(
-            f"SOURCE: found {len(addresses)} sources, expected one video, bag or stream alone. Run one by one."
+            f"SOURCE: found {len(addresses)} sources, expected one bucket, video, bag or stream alone. Run one by one."
         )
     if kinds == {"video"}:
         return Video(addresses[0])
     numbers = None if isinstance(sample_range, str) else sample_range
     return RawFrames(raw, sample_range=numbers) if raw is not None else Bag(addresses[0], topics, numbers)
+
+
+def _bucket(url: str, max_pixels: int, sample_range: SampleRange) -> PhotoBucket:
+    suffix = PurePosixPath(url).suffix.lower()
+    if suffix in (*VIDEO_SUFFIXES, *bags.SUFFIXES, *RASTER_SUFFIXES):
+        raise InputError(f"{url}: only photos are read from buckets, found {suffix}. Download the file first.")
+    return PhotoBucket(url, max_pixels, sample_range)

@@ -28,6 +28,10 @@ from tests.sources.test_video import write
         ("drive.db3", "bag"),
         ("drive.bag", "bag"),
         ("https://example.com/a.jpg", "photos"),
+        ("s3://bucket/photos", "bucket"),
+        ("GS://bucket", "bucket"),
+        ("az://container/a.jpg", "bucket"),
+        ("s3:/folder", "photos"),
     ],
 )
 def test_the_kind_of_an_address(address: str, kind: str) -> None:
@@ -47,7 +51,7 @@ def test_photos_videos_and_bags_are_opened(tmp_path: Path) -> None:
 
 def test_what_cannot_be_opened_together_is_refused(tmp_path: Path) -> None:
     write(str(tmp_path / "clip.mp4"), 1, "mp4")
-    with pytest.raises(SettingsError, match="found 2 sources, expected one video, bag or stream alone"):
+    with pytest.raises(SettingsError, match="found 2 sources, expected one bucket, video, bag or stream alone"):
         open_source(tmp_path / "clip.mp4", tmp_path)
     with pytest.raises(SettingsError, match="--topic: the source is no ROS bag"):
         open_source(tmp_path / "clip.mp4", topics=["/front"])
