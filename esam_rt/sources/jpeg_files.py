@@ -23,7 +23,6 @@ _USUAL_SCANS = 10  # of a progressive JPEG in color, as libjpeg writes it
 _METADATA_BYTES = 64_000_000
 _BYTES_OF_A_PIXEL = 4
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # zero and restart markers belong to the data of a scan
-_XYB = "XYB".encode("utf-16-be")  # part of the description in the profile
 _XYB = "XYB".encode("utf-16-be")  # part of the description in the color profile
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
