@@ -8,26 +8,24 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
-from esam_rt.cli.app import app
 from tests.docs import markdown
+from tests.docs.command_lines import check_command_line
 from tests.docs.conftest import ROOT
 from tests.docs.markdown import PAGES, blocks
 from tests.support.processes import GUARD_S
 
 MARKS = {"needs the network", "needs a GPU"}
+PROGRAM = re.compile(r"esam-rt(:\w+)?")  # the command, or an image with it
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 SHELL_LINES = [
     pytest.param(line, id=f"{markdown.name(page)}: {line.split(' #')[0].strip()[:60]}")
     for page in PAGES
-    for block in (*blocks(page, ""), *blocks(page, "dockerfile"))
-    for long_line in block.text.replace("\\\n", " ").splitlines()
-    for line in re.sub("^RUN ", "", long_line).split(" && ")
-    if re.match(r"(docker run .*)?esam-rt ", line)
+    for block in blocks(page, "")
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if re.match(rf"(docker run .* )?{PROGRAM.pattern} ", line)
 ]
 
 
@@ -60,15 +58,8 @@ def test_blocks_are_found() -> None:
 @pytest.mark.parametrize("line", SHELL_LINES)
 def test_shell_line_names_commands_and_options_that_exist(line: str) -> None:
     words = shlex.split(line, comments=True)
-    words = words[words.index("esam-rt") + 1 :]
-    command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):  # a group
-        known = command.commands
-        assert words[0] in known, f"esam-rt has no command {words[0]}"
-        command = known[words.pop(0)]
-    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    used = {word.partition("=")[0] for word in words if word.startswith("--")}
-    assert used <= options | {"--help"}
+    program = next(i for i, word in enumerate(words) if PROGRAM.fullmatch(word))
+    check_command_line(words[program + 1 :])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=markdown.name)
