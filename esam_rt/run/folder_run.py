@@ -22,7 +22,7 @@ from esam_rt.run.read_ahead import overlapped
 from esam_rt.run.resume import Place, RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
-from esam_rt.run.run_source import addresses_of, sinks_of, source_of
+from esam_rt.run.run_source import record_of, sinks_of, source_of
 from esam_rt.run.trace_writer import TraceWriter
 from esam_rt.settings import Settings
 from esam_rt.sinks.output_names import StemMaker, check_name, output_stems
@@ -66,14 +66,16 @@ def run_photos(
     sinks = sinks_of(options)
     folder = RunFolder(options.out)
     source = source_of(options, folder.owned)
-    record = {
-        "method": options.segmenter.method,
-        "settings": options.segmenter.settings.to_dict(),
-        "write": list(options.write),
-        "deadline_s": options.deadline_s,
-        "sources": addresses_of(options),
-    }
-    plan = Plan(source, sinks, folder, listener or NoListener(), record, options.limit, options.resume, options.profile)
+    plan = Plan(
+        source,
+        sinks,
+        folder,
+        listener or NoListener(),
+        record_of(options),
+        options.limit,
+        options.resume,
+        options.profile,
+    )
     with folder.locked():
         earlier = folder.choose(options.resume, options.overwrite)
         folder.make()

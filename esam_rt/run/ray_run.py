@@ -16,7 +16,7 @@ from esam_rt.run.ray_pool import RayPool
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
-from esam_rt.run.run_source import addresses_of, sinks_of, source_of
+from esam_rt.run.run_source import record_of, sinks_of, source_of
 from esam_rt.sinks.sink import Sink
 from esam_rt.sinks.sink_table import SINKS
 from esam_rt.sources.photo_bucket import PhotoBucket
@@ -66,14 +66,9 @@ def segment_with_ray(
     source = source_of(options, folder.owned)
     if not isinstance(source, PhotoFolder | PhotoBucket):
         raise SettingsError("--ray: found a video, a stream or a bag, expected photos. Run it without --ray.")
-    record = {
-        "method": options.segmenter.method,
-        "settings": options.segmenter.settings.to_dict(),
-        "write": list(options.write),
-        "deadline_s": options.deadline_s,
-        "sources": addresses_of(options),
-    }
-    plan = Plan(source, sinks, folder, listener or NoListener(), record, options.limit, options.resume, False)
+    plan = Plan(
+        source, sinks, folder, listener or NoListener(), record_of(options), options.limit, options.resume, False
+    )
     slot = _slot(options, ray_options)
     with folder.locked():
         earlier = folder.choose(options.resume, options.overwrite)

@@ -1,9 +1,10 @@
-"""The source and the sinks that the options of a run name."""
+"""The source, the sinks and the entries of run.json that the options of a run name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from esam_rt.errors import SettingsError
 from esam_rt.run.run_options import RunOptions
@@ -63,6 +64,21 @@ def addresses_of(options: RunOptions) -> list[str]:
         else str(Path(source).resolve())
         for source in options.sources
     ]
+
+
+def record_of(options: RunOptions) -> dict[str, Any]:
+    """Return the options that run.json holds, by their names there.
+
+    Args:
+        options: The run.
+    """
+    return {
+        "method": options.segmenter.method,
+        "settings": options.segmenter.settings.to_dict(),
+        "write": list(options.write),
+        "deadline_s": options.deadline_s,
+        "sources": addresses_of(options),
+    }
 
 
 def sinks_of(options: RunOptions) -> list[Sink]:

@@ -15,7 +15,7 @@ from esam_rt.run.frame_steps import Segmented
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
-from esam_rt.run.run_source import addresses_of, sinks_of, source_of
+from esam_rt.run.run_source import record_of, sinks_of, source_of
 from esam_rt.run.stream import Stream, StreamResult, Tracking
 from esam_rt.run.stream_statistics import SourceStatistics
 from esam_rt.sources.frame import Frame
@@ -75,14 +75,7 @@ def run_stream(
     folder = RunFolder(options.out, [])
     given = source_of(options, folder.owned)
     source = given if stream_options.rate_hz is None else Paced(given, stream_options.rate_hz)
-    record = {
-        "method": options.segmenter.method,
-        "settings": options.segmenter.settings.to_dict(),
-        "write": list(options.write),
-        "deadline_s": options.deadline_s,
-        "sources": addresses_of(options),
-        "stream": asdict(stream_options),
-    }
+    record = {**record_of(options), "stream": asdict(stream_options)}
     length = given.length if stream_options.policy == "every" else None
     plan = Plan(
         _Frames(source, length),
