@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory
 SUBJECT = """
 import os
 from tests.support.trials import Limits
-LIMITS = Limits(cpu_s=0.2, growth_mb=50, address_space_mb=8192)
+LIMITS = Limits(cpu_s=0.5, growth_mb=50, address_space_mb=8192)
 def prepare(folder):
     pass
 def trial(random, folder):
@@ -28,7 +28,7 @@ def trial(random, folder):
     while kind == 3:
         pass
     if kind == 4:
-        b"1" * (100 << 20)
+        b"1" * (60 << 20)
     if kind == 5:
         print("a library may print")
     return "read"

@@ -169,10 +169,13 @@ def _one(subject: Any, seed: int, folder: Path) -> dict[str, Any]:
         broken += f" at {Path(place.filename).name}:{place.lineno}"
     signal.setitimer(signal.ITIMER_PROF, 0)
     cpu_s, growth_mb = time.process_time() - start, _peak_mb() - before_mb
-    if not broken and cpu_s > subject.LIMITS.cpu_s:
-        broken = f"it took {cpu_s:.1f} s of CPU time, more than {subject.LIMITS.cpu_s}"
-    if not broken and growth_mb > subject.LIMITS.growth_mb:
-        broken = f"it took {growth_mb:.0f} MB, more than {subject.LIMITS.growth_mb}"
+    if not broken:
+        passed = []
+        if cpu_s > subject.LIMITS.cpu_s:
+            passed.append(f"{cpu_s:.1f} s of CPU time, more than {subject.LIMITS.cpu_s}")
+        if growth_mb > subject.LIMITS.growth_mb:
+            passed.append(f"{growth_mb:.0f} MB, more than {subject.LIMITS.growth_mb}")
+        broken = f"it took {' and '.join(passed)}" if passed else ""
     return {"outcome": outcome, "broken": broken, "cpu_s": cpu_s, "growth_mb": growth_mb}
 
 
