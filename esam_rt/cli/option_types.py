@@ -91,7 +91,9 @@ def path(name: str, value: str) -> Path:
     if not value:
         raise SettingsError(f"{name} is empty, expected a path. Is a shell variable not set?")
     if is_bucket(value):
-        raise SettingsError(f"{name}: found a bucket, expected a path of this machine. Only SOURCE of run is a bucket.")
+        raise SettingsError(
+            f"{name}: found a bucket, expected a path of this machine. Only SOURCE and --out of run are buckets."
+        )
     return Path(value)
 
 
@@ -108,13 +110,11 @@ def source(value: str) -> Path | str:
         SettingsError: ``value`` is empty.
         InputError: ``value`` is a URL of something else.
     """
-    from esam_rt.sources.photo_search import local_path
-    from esam_rt.sources.source_address import source_kind
+    from esam_rt.sources.source_address import given_source
 
-    if is_bucket(value):
-        return value
-    path("SOURCE", value)
-    return value if source_kind(value) in ("video", "raw") else local_path(value)
+    if not is_bucket(value):
+        path("SOURCE", value)
+    return given_source(value)
 
 
 def pixels(megapixels: float) -> int:

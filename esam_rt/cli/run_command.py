@@ -40,7 +40,9 @@ def run(
         ),
     ],
     segmenter: SegmenterConfig,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results.")] = "esam-rt-out",
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder for the results, also in a bucket (s3://, gs://, az://).")
+    ] = "esam-rt-out",
     write: Annotated[str, typer.Option(help="Results to write, separated by commas.")] = "labels,coco,overlay,report",
     limit: option_types.Limit = None,
     max_megapixels: option_types.MaxMegapixels = 200.0,
@@ -122,7 +124,7 @@ def run(
 
     options = RunOptions(
         sources=tuple(option_types.source(source) for source in sources),
-        out=option_types.path("--out", out),
+        out=out,
         segmenter=segmenter,
         write=option_types.names(write),
         limit=limit,
@@ -184,9 +186,10 @@ def _sentence(summary: RunSummary) -> str:
     if summary.done_before:
         parts.append(f"{summary.done_before} done before")
     if summary.failed:
-        parts.append(f"{summary.failed} failed, see {summary.out / 'errors.jsonl'}")
+        parts.append(f"{summary.failed} failed, see {summary.out}/errors.jsonl")
     if summary.incomplete:
         parts.append(f"{summary.incomplete} incomplete at the deadline")
     if summary.left:
         parts.append(f"{summary.left} left: run again with --resume")
-    return f"{', '.join(parts)}. Look at {summary.look_at.resolve()}"
+    look_at = summary.look_at
+    return f"{', '.join(parts)}. Look at {look_at if isinstance(look_at, str) else look_at.resolve()}"

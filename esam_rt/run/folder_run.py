@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import INTERRUPTED, EsamError, InputError, OutputError, SettingsError
+from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.frame_steps import Segmented, read_frame, segment_frame, write_frame
 from esam_rt.run.output_folder import ERRORS, PROFILE
 from esam_rt.run.read_ahead import overlapped
-from esam_rt.run.resume import Place, RunFolder
+from esam_rt.run.resume import Place
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
 from esam_rt.run.run_source import record_of, sinks_of, source_of
@@ -64,7 +65,7 @@ def run_photos(
         ModelError: If the model cannot be loaded. `EngineError` and `DeviceError` likewise.
     """
     sinks = sinks_of(options)
-    folder = RunFolder(options.out)
+    folder = run_folder(options.out)
     source = source_of(options, folder.owned)
     plan = Plan(
         source,
@@ -87,7 +88,7 @@ def segment_source(
     source: Source,
     segmenter: Segmenter,
     sinks: Sequence[Sink],
-    out: Path,
+    out: Path | str,
     *,
     listener: Listener | None = None,
     limit: int | None = None,
@@ -102,7 +103,7 @@ def segment_source(
         source: Frames. Only a `ListedSource` can be resumed.
         segmenter: An open segmenter. It stays open.
         sinks: Sinks, not yet open.
-        out: Folder for the record, the journal and the files of the sinks.
+        out: Folder for the record, the journal and the files of the sinks, or the URL of one in a bucket.
         listener: Follows the progress.
         limit: Only the first frames, this many.
         resume: Continue an earlier run in ``out``.
@@ -129,7 +130,7 @@ def segment_source(
         record = {"method": getattr(segmenter, "method", None), "settings": settings.to_dict()}
     record |= {"deadline_s": deadline_s, "write": [type(sink).__name__ for sink in sinks]}
     record |= {"sources": [type(source).__name__]}
-    folder = RunFolder(out, outputs_of(sinks))
+    folder = run_folder(out, outputs_of(sinks))
     plan = Plan(source, sinks, folder, listener or NoListener(), record, limit, resume, profile)
     with folder.locked():
         earlier = folder.choose(resume, overwrite)
@@ -221,7 +222,7 @@ class Run(ABC):
         """Read, segment and write all frames."""
 
     def _open_sinks(self) -> None:
-        info = RunInfo(self.folder.path, self.stem, self.folder.records)
+        info = RunInfo(self.folder.path, self.stem, self.folder.records, self.folder.is_staging)
         for sink in self.plan.sinks:
             sink.open(info)
             self.opened.append(sink)
@@ -255,8 +256,8 @@ class Run(ABC):
         record = {**self.header, "ended": utc_now()}
         pages = (getattr(sink, "look_at", None) for sink in self.opened)
         summary = RunSummary(
-            out=self.folder.path,
-            look_at=next((page for page in pages if page is not None), self.folder.path),
+            out=self.folder.shown(self.folder.path),
+            look_at=self.folder.shown(next((page for page in pages if page is not None), self.folder.path)),
             done=done,
             done_before=self.done_before,
             failed=self.failed,
@@ -270,7 +271,7 @@ class Run(ABC):
         )
         try:
             close_all(self.opened, record)
-            self.folder.write_record({**record, **self.record_more, "summary": summary.to_json()})
+            self.folder.finish({**record, **self.record_more, "summary": summary.to_json()})
         except OutputError as e:
             if stop is None:  # otherwise the first cause is reported
                 return replace(summary, exit_code=e.exit_code, error=str(e))
@@ -303,7 +304,7 @@ class LocalRun(Run):
         if item.name in self._seen:
             raise InputError(f"Two frames are named {item.name!r}. Give each frame a name of its own.")
         self._seen.add(item.name)
-        self.stem(item.name)  # checks the name
+        self.folder.check_stem(self.stem(item.name))  # checks the name
         return read_frame(item)
 
     def _segment(self, item: SourceItem, read: tuple[Frame, Trace]) -> Segmented:

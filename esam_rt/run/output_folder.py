@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from esam_rt.errors import SettingsError
+from esam_rt.errors import InputError, SettingsError
+from esam_rt.sources.photo_search import local_path
 from esam_rt.storage.atomic import TEMPORARY, remove, write_json
+from esam_rt.storage.buckets import is_bucket
 from esam_rt.storage.json_files import bounded_json
 from esam_rt.storage.jsonl import append_line, drop_torn_line, read_lines
 from esam_rt.storage.locks import kept_from_others
@@ -18,6 +20,28 @@ from esam_rt.storage.nested import flatten
 PHOTOS, ERRORS, PROFILE, RUN = "photos.jsonl", "errors.jsonl", "profile.json", "run.json"
 # A resumed run must have these entries of run.json in common with its beginning.
 FIXED = ("model", "backend", "device", "method", "settings", "write", "range", "bands", "deadline_s")
+
+
+def out_address(out: Path | str) -> Path | str:
+    """Read the place for results.
+
+    Args:
+        out: A path, ``file://`` and an absolute path, or the URL of a folder in a bucket.
+
+    Returns:
+        A path, or the URL.
+
+    Raises:
+        SettingsError: If it is empty, usually an unset shell variable, or another URL.
+    """
+    if isinstance(out, Path) or is_bucket(out):
+        return out
+    if not out:
+        raise SettingsError("--out is empty, expected a path. Is a shell variable not set?")
+    try:
+        return local_path(out)
+    except InputError as e:
+        raise SettingsError(f"--out {out}: expected a folder, or one in a bucket such as s3://BUCKET/FOLDER.") from e
 
 
 class OutputFolder:
@@ -50,6 +74,14 @@ class OutputFolder:
         self.record, self.journal = path / record, path / journal
         self.program, self.kind, self.flags = program, kind, flags
 
+    def shown(self, path: Path) -> Path | str:
+        """Return the name of a file for users.
+
+        Args:
+            path: Its path in this folder, or the path of the folder.
+        """
+        return path
+
     def locked(self) -> AbstractContextManager[None]:
         """Keep other runs out of the folder.
 
@@ -67,19 +99,27 @@ class OutputFolder:
         Raises:
             SettingsError: If there are files with owned names, but no record of this program.
         """
-        present = [name for name in self.owned if os.path.exists(self.path / name)]  # noqa: PTH110 - never raises
+        present = self.present()
         if not present:
             return None
-        try:
-            record = bounded_json(self.record)
-        except (OSError, ValueError):
-            record = None
+        record = self.read_record()
         if not isinstance(record, dict) or record.get("program") != self.program:
             raise SettingsError(
-                f"--out {self.path}: holds {', '.join(present)} and no {self.record.name} of esam-rt, so they may be "
-                "someone else's. Choose another folder."
+                f"--out {self.shown(self.path)}: holds {', '.join(present)} and no {self.record.name} of esam-rt, so "
+                "they may be someone else's. Choose another folder."
             )
         return record
+
+    def present(self) -> list[str]:
+        """Return the owned names that are in the folder."""
+        return [name for name in self.owned if os.path.exists(self.path / name)]  # noqa: PTH110 - never raises
+
+    def read_record(self) -> Any:
+        """Return the value of the record file, or None if it is missing or no JSON."""
+        try:
+            return bounded_json(self.record)
+        except (OSError, ValueError):
+            return None
 
     def choose(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
         """Decide about earlier content. Nothing is changed yet.
@@ -99,7 +139,7 @@ class OutputFolder:
         record = self.earlier()
         if record is not None and not (resume or overwrite):
             raise SettingsError(
-                f"--out {self.path}: holds an earlier {self.kind}; give {self.flags}, or another folder."
+                f"--out {self.shown(self.path)}: holds an earlier {self.kind}; give {self.flags}, or another folder."
             )
         return record
 
@@ -118,8 +158,9 @@ class OutputFolder:
         for key in before | after:
             if before.get(key) != after.get(key):
                 raise SettingsError(
-                    f"{self.record}: {key} was {_short(before.get(key))}, now it is {_short(after.get(key))}. Resume "
-                    "with the options that the run began with, or start again with --overwrite."
+                    f"{self.shown(self.record)}: {key} was {_short(before.get(key))}, now it is "
+                    f"{_short(after.get(key))}. Resume with the options that the run began with, or start again with "
+                    "--overwrite."
                 )
 
     def write_record(self, record: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_rt.errors import EsamError, InputError, SettingsError
+from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.frame_steps import read_frame, segment_frame, write_frame
 from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import RunOptions, Segmenter
@@ -60,6 +61,7 @@ class PhotoWorker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._segmenter: Segmenter
+        self._folder: RunFolder
         self._sinks: list[Sink] = []
         self._stem = ""  # of the photo that is written
         self._started = ""  # start of the run whose folder was found
@@ -77,11 +79,12 @@ class PhotoWorker:
                     open_bucket(str(source))  # its package may be missing here
                 elif not Path(source).exists():
                     raise InputError(f"{source} is missing on {host}. Give a folder that all machines see.")
+            self._folder = run_folder(options.out)
             self._segmenter = self._job.make_segmenter(options)
             self._sinks = in_write_order(make_sinks(options.write))
         except EsamError as e:
             return e
-        info = RunInfo(options.out, lambda name: self._stem, lambda: ())
+        info = RunInfo(self._folder.path, lambda name: self._stem, lambda: (), self._folder.is_staging)
         for sink in self._sinks:
             sink.open(info)
         return WorkerFacts(host, os.getpid(), package_versions(), self._segmenter.model_info())
@@ -99,9 +102,13 @@ class PhotoWorker:
         """
         try:
             self._find_folder(started)
+            self._folder.check_stem(stem)
             made = segment_frame(item, read_frame(item), self._segmenter, self._job.options.deadline_s)
             self._stem = stem
-            return write_frame(item, made, self._sinks, stem)
+            with self._folder.staging():
+                line = write_frame(item, made, self._sinks, stem)
+                self._folder.publish()
+            return line
         except EsamError as e:
             return e
 
@@ -109,7 +116,7 @@ class PhotoWorker:
         """SettingsError if the output folder of this machine is not the one of the run."""
         if started == self._started:
             return
-        record = RunFolder(self._job.options.out).earlier() or {}
+        record = self._folder.earlier() or {}
         if record.get("started") != started:
             raise SettingsError(
                 f"--out {self._job.options.out}: {socket.gethostname()} does not see the folder of this run there. "

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from esam_rt.errors import InputError, SettingsError
+from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.folder_run import Run
 from esam_rt.run.photo_worker import Job, PhotoWorker
 from esam_rt.run.ray_cluster import RayOptions, Slot, connected, worker_count
 from esam_rt.run.ray_pool import RayPool
-from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
 from esam_rt.run.run_source import record_of, sinks_of, source_of
@@ -36,7 +36,7 @@ def segment_with_ray(
     Each worker holds a segmenter, takes one photo after the other, and writes its files. This process writes the
     journal and the files that span all photos. A worker that dies is replaced. A photo whose worker dies three times is
     listed in ``errors.jsonl``. All machines must see the photos and the output folder under the same paths, or have
-    access to the bucket of the photos. They must have the same versions of esam-rt and its packages.
+    access to their buckets. They must have the same versions of esam-rt and its packages.
 
     Args:
         options: Options of the run. ``execution.threads`` is the number of CPUs of a worker. Default: 1.
@@ -62,7 +62,7 @@ def segment_with_ray(
     ray_options = ray_options or RayOptions()
     sinks = sinks_of(options)
     _check(options, sinks)
-    folder = RunFolder(options.out)
+    folder = run_folder(options.out)
     source = source_of(options, folder.owned)
     if not isinstance(source, PhotoFolder | PhotoBucket):
         raise SettingsError("--ray: found a video, a stream or a bag, expected photos. Run it without --ray.")
@@ -143,7 +143,7 @@ def _for_workers(options: RunOptions, slot: Slot) -> RunOptions:
     return replace(
         options,
         sources=[source if is_bucket(source) else Path(source).absolute() for source in options.sources],
-        out=options.out.absolute(),
+        out=options.out if isinstance(options.out, str) else options.out.absolute(),
         segmenter=replace(segmenter, checkpoint=checkpoint, execution=execution),
         photos=None,
     )

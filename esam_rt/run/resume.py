@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,7 +39,12 @@ class RunFolder(OutputFolder):
     Args:
         path: The folder. It may be missing.
         outputs: Names of files and folders of sinks that are not in the table of sinks.
+
+    Attributes:
+        is_staging: True if the files are moved elsewhere.
     """
+
+    is_staging = False
 
     def __init__(self, path: Path, outputs: Sequence[str] = ()) -> None:
         known = outputs_of(SINKS.values())
@@ -54,6 +60,31 @@ class RunFolder(OutputFolder):
             OutputError: If it cannot be made.
         """
         make_folder(self.path)
+
+    def staging(self) -> AbstractContextManager[None]:
+        """Keep the place of files that are on their way. These files lie in their place already."""
+        return nullcontext()
+
+    def check_stem(self, stem: str) -> None:
+        """Check that the folder can hold the files of a frame. A folder can: `output_stems` cares for it.
+
+        Args:
+            stem: Path of the files, without suffix.
+        """
+
+    def publish(self) -> None:
+        """Bring the files of a finished frame to their place. They are there already."""
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write the record of a run that ends, after all other files.
+
+        Args:
+            record: The record, with ``program``.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        self.write_record(record)
 
     def in_order_of(self, names: Iterable[str]) -> None:
         """Let `records` follow the source: a resumed run, and one of many machines, then end with the same files.
@@ -134,21 +165,21 @@ class RunFolder(OutputFolder):
 
         A photo that was renamed would be processed twice, and its first entities would stay in the results.
         """
-        name = done.name
+        name, journal = done.name, self.shown(self.journal)
         restart = "start again with --overwrite or another --out."
         if name not in now:
             like = next((other for other in now if PurePosixPath(other).name == PurePosixPath(name).name), None)
             raise SettingsError(
-                f"{self.journal}: {name} is finished but not among the photos, found {like or f'{len(now)} others'}. "
+                f"{journal}: {name} is finished but not among the photos, found {like or f'{len(now)} others'}. "
                 f"Give the photos as before, or {restart}"
             )
         if now[name].path != done.path:
             raise SettingsError(
-                f"{self.journal}: {name} is finished and was {done.path or 'an unknown file'}, now it is "
+                f"{journal}: {name} is finished and was {done.path or 'an unknown file'}, now it is "
                 f"{now[name].path or 'an unknown file'}. Give the photos as before, or {restart}"
             )
         if now[name].stem != done.stem:
             raise SettingsError(
-                f"{self.journal}: the files of {name} are named {done.stem}, now they would be named "
+                f"{journal}: the files of {name} are named {done.stem}, now they would be named "
                 f"{now[name].stem}. Rename the photo that was added, or {restart}"
             )

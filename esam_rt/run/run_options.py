@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.loading.events import OnEvent, ignore
+from esam_rt.run.output_folder import out_address
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks.sink_table import EVERYDAY
 from esam_rt.sources.photo_limits import MAX_PIXELS
 from esam_rt.sources.photo_search import PhotoFile
 from esam_rt.sources.raw_frames import RawFormat
 from esam_rt.sources.sample_range import SampleRange
+from esam_rt.sources.source_address import given_source
 
 
 class Segmenter(AbstractContextManager["Segmenter"], Protocol):
@@ -96,7 +98,7 @@ class RunOptions:
 
     Attributes:
         sources: Photos and folders of photos, or one bucket, video, stream, camera or ROS bag. A URL is a string.
-        out: Folder for the results.
+        out: Folder for the results, or the URL of one in a bucket.
         segmenter: Model, method and settings.
         write: Names of `sink_table.SINKS`.
         limit: Only the first photos, this many.
@@ -112,10 +114,14 @@ class RunOptions:
         copy_topics: Other topics of a ROS 2 bag that are copied into the MCAP, or ``all`` without images.
         photos: The photos to segment, if they are not all photos in ``sources``.
         deadline_s: Seconds that the segmenter may take for a photo. Reading and writing are not counted.
+
+    Raises:
+        InputError: If a source is a URL that is not read.
+        SettingsError: If ``out`` is a URL that is not written.
     """
 
     sources: Sequence[Path | str]
-    out: Path
+    out: Path | str
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     write: Sequence[str] = EVERYDAY
     limit: int | None = None
@@ -131,13 +137,17 @@ class RunOptions:
     photos: Sequence[PhotoFile] | None = None
     deadline_s: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", tuple(map(given_source, self.sources)))
+        object.__setattr__(self, "out", out_address(self.out))
+
 
 @dataclass(frozen=True)
 class RunSummary:
     """Result of a run.
 
     Attributes:
-        out: Folder of the results.
+        out: Folder of the results: its path, or its URL.
         look_at: File or folder that a user should open first.
         done: Photos that this run finished.
         done_before: Photos that the resumed run had finished.
@@ -151,8 +161,8 @@ class RunSummary:
         incomplete: Finished photos whose deadline came before all prompts were decoded.
     """
 
-    out: Path
-    look_at: Path
+    out: Path | str
+    look_at: Path | str
     done: int
     done_before: int
     failed: int

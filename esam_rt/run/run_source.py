@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from esam_rt.errors import SettingsError
@@ -14,7 +14,7 @@ from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.source import Source
 from esam_rt.sources.source_address import open_source, source_kind
-from esam_rt.storage.buckets import is_bucket
+from esam_rt.storage.buckets import PACKAGES, is_bucket
 
 
 def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
@@ -29,14 +29,7 @@ def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
         InputError: If there are no photos, or the bucket, video or bag cannot be opened.
         MissingDependencyError: If the extra ``buckets``, ``video`` or ``bags`` is needed.
     """
-    out = options.out.resolve()
-    results = [out / name for name in owned]
-    for source in options.sources:
-        if is_bucket(source):
-            continue
-        place = Path(source).resolve()
-        if place == out or any(place.is_relative_to(result) for result in results):
-            raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
+    results = _results(options, owned)
     if options.photos is not None:
         paths = [Path(source) for source in options.sources]
         return PhotoFolder(paths, options.max_pixels, results, options.photos, options.sample_range)
@@ -50,6 +43,34 @@ def source_of(options: RunOptions, owned: Sequence[str]) -> Source:
         tiles=options.segmenter.settings.tiles,
         exclude=results,
     )
+
+
+def _results(options: RunOptions, owned: Sequence[str]) -> list[Path]:
+    """Return the paths of the results. SettingsError if photos are there, or would be found there later."""
+    if isinstance(options.out, str):
+        out = _in_cloud(options.out)
+        for source in filter(is_bucket, options.sources):
+            place = _in_cloud(str(source))
+            if out.is_relative_to(place) or any(place.is_relative_to(out / name) for name in owned):
+                raise SettingsError(
+                    f"--out {options.out}: the photos of {source} are there. Choose a folder beside them."
+                )
+        return []
+    out_path = options.out.resolve()
+    results = [out_path / name for name in owned]
+    for source in options.sources:
+        if is_bucket(source):
+            continue
+        path = Path(source).resolve()
+        if path == out_path or any(path.is_relative_to(result) for result in results):
+            raise SettingsError(f"--out {options.out}: the photos of {source} are there. Choose another folder.")
+    return results
+
+
+def _in_cloud(url: str) -> PurePosixPath:
+    """Return the place of a bucket's folder, the same for all schemes of a cloud."""
+    scheme, _, path = url.partition("://")
+    return PurePosixPath(PACKAGES[scheme.lower()], path)
 
 
 def addresses_of(options: RunOptions) -> list[str]:

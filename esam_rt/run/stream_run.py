@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import InputError, SettingsError
+from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.drop_policy import Policy
 from esam_rt.run.folder_run import LocalRun
 from esam_rt.run.frame_steps import Segmented
-from esam_rt.run.resume import RunFolder
 from esam_rt.run.run_options import Listener, NoListener, RunOptions, RunSummary, Segmenter, open_segmenter
 from esam_rt.run.run_plan import Plan
 from esam_rt.run.run_source import record_of, sinks_of, source_of
@@ -72,7 +72,7 @@ def run_stream(
     if options.resume:
         raise SettingsError("--resume: a stream cannot be resumed. Leave out --policy, --track, --coherent and --fps.")
     sinks = sinks_of(options)
-    folder = RunFolder(options.out, [])
+    folder = run_folder(options.out)
     given = source_of(options, folder.owned)
     source = given if stream_options.rate_hz is None else Paced(given, stream_options.rate_hz)
     record = {**record_of(options), "stream": asdict(stream_options)}

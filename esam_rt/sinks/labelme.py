@@ -20,8 +20,8 @@ VERSION = "5.5.0"  # of the file format
 class Labelme(FileSink):
     """Write ``labelme/<stem>.json`` for each frame: one polygon for each piece of an entity.
 
-    Pieces of one entity share a ``group_id``, counted from 1. ``imagePath`` leads from the file to the photo. Holes are
-    joined to the outer ring by seams of no width.
+    Pieces of one entity share a ``group_id``, counted from 1. ``imagePath`` leads from the file to the photo. If the
+    files go into a bucket, it is the photo's name. Holes are joined to the outer ring by seams of no width.
 
     Args:
         folder: Folder for the files. Default: the folder of the run.
@@ -72,9 +72,15 @@ class Labelme(FileSink):
             "version": VERSION,
             "flags": {},
             "shapes": shapes,
-            "imagePath": os.path.relpath(frame.path or self.folder / frame.name, file.parent),
+            "imagePath": self._way_to(frame, file),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         }
         write_text(file, json.dumps(content) + "\n")
+
+    def _way_to(self, frame: Frame, file: Path) -> str:
+        """Return the path from a file to the photo, or the frame's name if the file is moved elsewhere."""
+        if self.run.is_staging:
+            return frame.name
+        return os.path.relpath(frame.path or self.folder / frame.name, file.parent)

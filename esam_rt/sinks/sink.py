@@ -21,11 +21,13 @@ class RunInfo:
         folder: Output folder of the run.
         stem: Returns the path of a frame's files from the frame's name: relative, without suffix, unique in the run.
         records: Returns the records of all finished frames, also those of an interrupted run that is resumed.
+        is_staging: True if the files are moved elsewhere. No path may then lead from one of them to the photos.
     """
 
     folder: Path
     stem: Callable[[str], str]
     records: Callable[[], Iterable[PhotoRecord]]
+    is_staging: bool = False
 
 
 class Sink(Protocol):

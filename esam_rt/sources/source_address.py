@@ -14,6 +14,7 @@ from esam_rt.sources.bags import Bag
 from esam_rt.sources.photo_bucket import PhotoBucket
 from esam_rt.sources.photo_files import PhotoFolder
 from esam_rt.sources.photo_limits import MAX_PIXELS
+from esam_rt.sources.photo_search import local_path
 from esam_rt.sources.raster import SIDE_PX, Raster
 from esam_rt.sources.raw_frames import STDIN, RawFormat, RawFrames
 from esam_rt.sources.sample_range import SampleRange
@@ -50,6 +51,23 @@ def source_kind(address: str | Path) -> Literal["photos", "bucket", "video", "ba
     if path.suffix.lower() in RASTER_SUFFIXES or is_georeferenced(path):
         return "raster"
     return "photos"
+
+
+def given_source(address: str | Path) -> Path | str:
+    """Read the address of a source that a user gave.
+
+    Args:
+        address: Path, ``file://`` and an absolute path, URL of a bucket or a stream, or ``-`` for standard input.
+
+    Returns:
+        The path, or the URL as it is.
+
+    Raises:
+        InputError: It is a URL of something else.
+    """
+    if isinstance(address, Path) or source_kind(address) in ("bucket", "video", "raw"):
+        return address
+    return local_path(address)
 
 
 def open_source(

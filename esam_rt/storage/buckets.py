@@ -1,4 +1,4 @@
-"""Buckets: folders in a cloud, read with fsspec. No credential is ever part of a message."""
+"""Buckets: folders in a cloud, read and written with fsspec. No credential is ever part of a message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from esam_rt.errors import EsamError, InputError, MissingDependencyError
+from esam_rt.errors import EsamError, InputError, MissingDependencyError, OutputError
 
 # Packages of fsspec by the beginning of a URL. fsspec itself has memory, which programs use for trials.
 PACKAGES = {
@@ -64,24 +64,26 @@ def open_bucket(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def access_to(url: str) -> Iterator[None]:
-    """Turn the errors of a bucket into InputError. Their texts are left out: some hold tokens.
+def access_to(url: str, error: type[InputError | OutputError] = InputError) -> Iterator[None]:
+    """Turn the errors of a bucket into one of ours. Their texts are left out: some hold tokens.
 
     Args:
-        url: What is read, for messages.
+        url: What is read or written, for messages.
+        error: Class of the error. OutputError if it is written.
 
     Raises:
-        InputError: If it is missing, refused, or not reached.
+        InputError: If it is missing, refused, or not reached. OutputError if ``error`` says so.
     """
+    used, again = ("read or written", " Then run again with --resume.") if error is OutputError else ("read", "")
     try:
         yield
     except (EsamError, MemoryError):
         raise
     except FileNotFoundError as e:
-        raise InputError(f"{url} does not exist. Check the names of the bucket and of what is in it.") from e
+        raise error(f"{url} does not exist. Check the names of the bucket and of what is in it.") from e
     except PermissionError as e:
-        raise InputError(f"{url} may not be read. Check your credentials, and what they allow.") from e
+        raise error(f"{url} may not be {used}. Check your credentials, and what they allow.{again}") from e
     except Exception as e:  # each cloud has errors of its own, without a common base
-        raise InputError(
-            f"{url} cannot be read ({type(e).__name__}). Check the connection and your credentials."
+        raise error(
+            f"{url} cannot be {used} ({type(e).__name__}). Check the connection and your credentials.{again}"
         ) from e

@@ -10,23 +10,24 @@ from filelock import FileLock, Timeout
 
 from esam_rt.errors import SettingsError
 from esam_rt.storage.cache_dir import cache_folder
-from esam_rt.storage.keys import path_key
+from esam_rt.storage.keys import path_key, text_key
 
 
 @contextmanager
-def kept_from_others(out: Path) -> Iterator[None]:
+def kept_from_others(out: Path | str) -> Iterator[None]:
     """Keep other runs of this user out of an output folder.
 
     The lock lies in the cache, so the results stay clean. It works for network folders without locks too, between
     processes of one machine. If the cache cannot be written, nothing is locked.
 
     Args:
-        out: The output folder. It may be missing.
+        out: The output folder, which may be missing, or the URL of one in a bucket.
 
     Raises:
         SettingsError: If another run writes there.
     """
-    lock = cache_folder() / "locks" / f"{path_key(out)}.lock"
+    key = text_key(out) if isinstance(out, str) else path_key(out)
+    lock = cache_folder() / "locks" / f"{key}.lock"
     with ExitStack() as stack:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)

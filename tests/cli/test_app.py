@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -87,6 +88,17 @@ def test_run_prints_the_times_of_table_5_and_where_to_look(
     assert rows == ["encoder", "decoder", "MMG", "EMR", "USR", "superpixels", "upsampling", "total"]
     assert "3 photos segmented, 6 entities" in result.stdout
     assert str(tmp_path / "out" / "report" / "index.html") in result.stdout
+
+
+def test_results_in_a_bucket_are_shown_by_their_urls(photos: Path, segmenters: list[dict[str, Any]]) -> None:
+    (photos / "2.png").write_bytes(b"")
+    url = "memory://esam-rt-cli/out"
+    result = call("run", photos, "--out", url)
+    assert result.exit_code == 1
+    assert f"1 failed, see {url}/errors.jsonl. Look at {url}/report/index.html" in result.stdout
+    assert MemoryFileSystem().cat_file("/esam-rt-cli/out/run.json")
+    assert_one_error_line(call("run", photos, "--out", url), f"--out {url}: holds an earlier run")
+    MemoryFileSystem().rm("/esam-rt-cli", recursive=True)
 
 
 def test_run_passes_its_options_on(photos: Path, tmp_path: Path, segmenters: list[dict[str, Any]]) -> None:

@@ -105,7 +105,7 @@ def test_a_worker_reads_the_bucket_itself(bucket: MemoryFileSystem, tmp_path: Pa
         path.unlink()
     options = RunOptions([URL], out, write=["labels"])
     job = Job(ray_run._for_workers(options, Slot(1, 0)), FakeSegmenter().open)
-    assert job.options.sources == [URL]
+    assert job.options.sources == (URL,)
     worker = PhotoWorker(job)
     assert isinstance(worker.open(), WorkerFacts)
     records = {line["name"]: line for line in lines(out / "photos.jsonl")}
@@ -115,7 +115,7 @@ def test_a_worker_reads_the_bucket_itself(bucket: MemoryFileSystem, tmp_path: Pa
     assert contents(out) == expected
 
 
-def test_only_sources_of_the_command_line_are_buckets() -> None:
+def test_other_paths_of_the_command_line_are_no_buckets() -> None:
     assert option_types.source("s3://bucket/photos") == "s3://bucket/photos"
-    with pytest.raises(SettingsError, match=r"^--out: found a bucket, expected a path"):
-        option_types.path("--out", "s3://bucket/result")
+    with pytest.raises(SettingsError, match=r"^--gt: found a bucket, expected a path"):
+        option_types.path("--gt", "s3://bucket/result")

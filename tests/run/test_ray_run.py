@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,13 +18,16 @@ import pytest
 from PIL import Image
 
 from esam_rt.run import RayOptions, RunOptions, RunSummary, run_photos, segment_with_ray
+from esam_rt.run.bucket_run_folder import PARTS
 from esam_rt.run.output_folder import PHOTOS
 from esam_rt.run.ray_cluster import Slot, connected
 from esam_rt.storage.atomic import TEMPORARY
-from tests.run.test_folder_run import Log, files, lines
+from tests.run.test_folder_run import Log, lines
+from tests.support import folder_bucket
 from tests.support.fake_segmenter import FakeSegmenter
 from tests.support.processes import wait_for
 from tests.support.ray_segmenters import Orders
+from tests.support.run_contents import contents
 from tests.support.trials import ROOT, scaled
 
 pytest.importorskip("ray")
@@ -78,31 +80,8 @@ def orders(tmp_path: Path) -> Orders:
     return Orders(tmp_path / "orders")
 
 
-def run(photos: Path, out: Path, orders: Orders, log: Log | None = None, **options: Any) -> RunSummary:
+def run(photos: Path, out: Path | str, orders: Orders, log: Log | None = None, **options: Any) -> RunSummary:
     return segment_with_ray(RunOptions([photos], out, write=WRITE, **options), WORKERS, log, orders)
-
-
-def contents(out: Path) -> dict[str, object]:
-    """All files without what differs between any two runs: times, processes and the order of the journal."""
-    found: dict[str, object] = {}
-    for name in files(out):
-        data = (out / name).read_bytes()
-        if name == PHOTOS:
-            records = sorted(map(json.loads, data.splitlines()), key=lambda record: str(record["name"]))
-            found[name] = [{**record, "times_s": ()} for record in records]
-        elif name == "run.json":
-            record = json.loads(data)
-            summary = {**record.pop("summary"), "out": "", "look_at": "", "mean_times_s": "", "done": 0}
-            times = {"started": "", "ended": "", "workers": ""}
-            found[name] = {**record, **times, "summary": {**summary, "done_before": 0}}
-        elif name.endswith(".js"):
-            page = json.loads(data.removeprefix(b"esamPhoto(").removesuffix(b")\n"))
-            found[name] = {**page, "times_s": ()}
-        elif name.endswith(".html"):
-            found[name] = re.findall(rb"\d+\.png", data)
-        else:
-            found[name] = data
-    return found
 
 
 @pytest.fixture
@@ -177,14 +156,22 @@ def test_a_photo_that_kills_its_worker_is_given_up_after_three_starts(
 
 
 @pytest.mark.usefixtures("ray")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "url"), [(signal.SIGKILL, ""), (signal.SIGTERM, ""), (signal.SIGKILL, folder_bucket.URL)]
+)
 def test_a_driver_that_is_killed_or_interrupted_is_resumed_elsewhere(
-    photos: Path, tmp_path: Path, orders: Orders, expected: dict[str, object], number: signal.Signals
+    photos: Path,
+    tmp_path: Path,
+    orders: Orders,
+    expected: dict[str, object],
+    number: signal.Signals,
+    url: str,
 ) -> None:
+    """With a URL, the results go into a bucket."""
     out, gate = tmp_path / "out", orders.folder / "gate"
     gate.write_text("6")
     options = ["--ray", "local", "--ray-workers", "2", "--write", ",".join(WRITE), "--json"]
-    command = [*COMMAND, str(orders.folder), "run", str(photos), "--out", str(out), *options]
+    command = [*COMMAND, str(orders.folder), "run", str(photos), "--out", f"{url}{out}", *options]
     printed, errors, environment = tmp_path / "printed", tmp_path / "errors", {**os.environ, MARK: number.name}
     with (
         printed.open("w") as stdout,
@@ -206,9 +193,10 @@ def test_a_driver_that_is_killed_or_interrupted_is_resumed_elsewhere(
         assert (code, more) == (130, ["error: interrupted"])
         assert json.loads(printed.read_text())["done"] == len(lines(out / PHOTOS)) > 0
         assert not list(out.rglob(f"{TEMPORARY}*"))
-    finished = {record["name"] for record in lines(out / PHOTOS)}
+    journals = [*(out / PARTS).glob("*")] if url else [out / PHOTOS]
+    finished = {record["name"] for journal in journals for record in lines(journal)}
     before = len(orders.calls())
-    summary = run(photos, out, orders, resume=True)
+    summary = run(photos, f"{url}{out}", orders, resume=True)
     assert (summary.done, summary.done_before, summary.failed) == (COUNT - 1 - len(finished), len(finished), 1)
     assert not finished & {f"{number}.png" for number, _ in orders.calls()[before:]}
     assert len(lines(out / PHOTOS)) == COUNT - 1

@@ -18,8 +18,11 @@ import esam_rt.run.run_options
 from esam_rt.__main__ import main
 from esam_rt.entity_map import EntityMap
 from esam_rt.run.run_options import RunOptions
+from tests.support import folder_bucket
 from tests.support.fake_segmenter import FakeSegmenter
 from tests.support.processes import wait_for
+
+folder_bucket.register()  # workers import this module too
 
 
 @dataclass(frozen=True)
