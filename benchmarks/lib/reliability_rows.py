@@ -29,6 +29,7 @@ class Row:
 FAULTS = "tests/reliability/test_faults.py::test_a_run_that_failed_is_finished_by_resume"
 MUTATIONS = "tests/reliability/test_mutations.py::test_a_changed_file_is_read_or_refused"
 LOAD = "tests/reliability/test_load.py"
+RAY, RAY_DRIVER = "tests/run/test_ray_run.py", "test_a_driver_that_is_killed_or_interrupted_is_resumed_elsewhere"
 RESUMED = "{failed_runs} failed runs in {folders} folders, all bytes equal"
 
 ROWS = (
@@ -67,6 +68,17 @@ ROWS = (
     ),
     Row("faults", "The same holds for a disk that is full.", (f"{FAULTS}[full-10]",), RESUMED),
     Row("faults", "The same holds for a limit on the size of files.", (f"{FAULTS}[size-10]",), RESUMED),
+    Row(
+        "faults",
+        "The same holds for a bucket that fails at any write.",
+        ("tests/run/test_bucket_out.py::test_a_bucket_that_fails_at_any_write_leaves_a_run_that_can_be_resumed",),
+        "{failed_runs} failed runs, one a write, all bytes equal",
+    ),
+    Row(
+        "faults",
+        "Ray: a killed worker is replaced. After a killed driver, `--resume` finishes the run, also in a bucket.",
+        (f"{RAY}::test_a_worker_that_is_killed_is_replaced_and_its_photo_is_done_by_another", f"{RAY}::{RAY_DRIVER}"),
+    ),
     Row(
         "faults",
         "Ctrl-C and SIGTERM keep finished photos and the summary.",
