@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -53,7 +52,6 @@ def supervised(work: Callable[[], None], end: Callable[[str, int], NoReturn]) ->
         with suppress(OSError):
             os.dup2(words.fileno(), 2)
         signal.signal(signal.SIGINT, no_memory)
-        threading.excepthook = _silent
         work()
         return
     forwarded: list[int] = []
@@ -113,12 +111,6 @@ def _file_of_libraries() -> IO[bytes]:
         return tempfile.TemporaryFile()
     except OSError:  # there is no temporary folder
         return Path(os.devnull).open("r+b")
-
-
-def _silent(failure: threading.ExceptHookArgs) -> None:
-    """Print no traceback of a thread that lacks memory: the main thread says it."""
-    if failure.exc_value is None or not is_lack_of_memory(failure.exc_value):
-        threading.__excepthook__(failure)
 
 
 def out_of_memory() -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from esam_rt.cli.streams import visible
 from esam_rt.errors import INTERRUPTED, EsamError
+from esam_rt.open_files import lack_of_open_files
 
 
 class _Console(Console):
@@ -60,8 +61,9 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except EsamError as e:
-        print_error(str(e))
-        raise typer.Exit(e.exit_code) from e
+        error = lack_of_open_files(e) or e
+        print_error(str(error))
+        raise typer.Exit(error.exit_code) from e
     except KeyboardInterrupt as e:
         print_error("interrupted")
         raise typer.Exit(INTERRUPTED) from e

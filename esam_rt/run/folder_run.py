@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import INTERRUPTED, EsamError, InputError, OutputError, SettingsError
+from esam_rt.open_files import lack_of_open_files
 from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.frame_steps import Segmented, read_frame, segment_frame, write_frame
 from esam_rt.run.output_folder import ERRORS, PROFILE
@@ -207,12 +208,13 @@ class Run(ABC):
                 try:
                     self._open_sinks()
                     self.process()
-                except (EsamError, KeyboardInterrupt) as e:
-                    stop = e
-                except BaseException:  # a defect, maybe of a source or sink from outside: the sinks let go all the same
-                    with suppress(OutputError):
-                        close_all(self.opened, {**self.header, "ended": utc_now()})
-                    raise
+                except BaseException as e:
+                    stop = lack_of_open_files(e) or e
+                    if not isinstance(stop, EsamError | KeyboardInterrupt):
+                        # A defect, maybe of a source or sink from outside: the sinks let go all the same.
+                        with suppress(OutputError):
+                            close_all(self.opened, {**self.header, "ended": utc_now()})
+                        raise
         except OutputError as e:  # from the trace file
             stop = stop or e
         return self._finish(stop)
@@ -233,7 +235,12 @@ class Run(ABC):
         Args:
             item: The frame.
             error: The reason.
+
+        Raises:
+            SettingsError: If the next frames would fail too, because too many files are open.
         """
+        if (lack := lack_of_open_files(error)) is not None:
+            raise lack from error
         self.failed += 1
         failure = {"name": item.name, "error": type(error).__name__, "message": str(error)}
         append_line(self.folder.path / ERRORS, json.dumps(failure))
@@ -274,7 +281,8 @@ class Run(ABC):
             self.folder.finish({**record, **self.record_more, "summary": summary.to_json()})
         except OutputError as e:
             if stop is None:  # otherwise the first cause is reported
-                return replace(summary, exit_code=e.exit_code, error=str(e))
+                error = lack_of_open_files(e) or e
+                return replace(summary, exit_code=error.exit_code, error=str(error))
         return summary
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_rt.errors import EsamError, InputError, SettingsError
+from esam_rt.open_files import lack_of_open_files
 from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.frame_steps import read_frame, segment_frame, write_frame
 from esam_rt.run.resume import RunFolder
@@ -110,7 +111,7 @@ class PhotoWorker:
                 self._folder.publish()
             return line
         except EsamError as e:
-            return e
+            return lack_of_open_files(e) or e  # its cause does not travel
 
     def _find_folder(self, started: str) -> None:
         """SettingsError if the output folder of this machine is not the one of the run."""
