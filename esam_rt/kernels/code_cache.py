@@ -107,20 +107,17 @@ class CodeCache(NullCache):
         if self.path is None:
             return None
         target_context.refresh()
-        try:
-            content = _only_ours(self.path)
-        except OSError:
+        data = self._read(self.path)
+        if data is None:
             return None
-        if content is None:
-            self.trouble = _not_used(self.path.parent)
-            return None
-        data = content[CHECKSUM_BYTES:]
-        if content[:CHECKSUM_BYTES] == self._checksum(data):
-            self.loaded = True
-            with suppress(OSError):
-                os.utime(self.path.parent)  # the folder's time is the time of its last use
-            return CompileResult._rebuild(target_context, *pickle.loads(data))  # type: ignore[no-untyped-call]
-        return None
+        self.loaded = True
+        with suppress(OSError):
+            os.utime(self.path.parent)  # the folder's time is the time of its last use
+        return CompileResult._rebuild(target_context, *pickle.loads(data))  # type: ignore[no-untyped-call]
+
+    def is_usable(self) -> bool:
+        """Tell if the file is there, whole, and to be trusted."""
+        return self.path is not None and self._read(self.path) is not None
 
     def save_overload(self, signature: Any, compilation: Any) -> None:
         """Write the file atomically. Numba calls this.
@@ -150,6 +147,18 @@ class CodeCache(NullCache):
         """Log why the cache cannot be used, once for all kernels."""
         if self.trouble:
             _warn_once(f"{self.trouble}; every process compiles them again. {REMEDY}")
+
+    def _read(self, path: Path) -> bytes | None:
+        """The pickle; None if the file is missing, broken, or not to be trusted."""
+        try:
+            content = _only_ours(path)
+        except OSError:
+            return None
+        if content is None:
+            self.trouble = _not_used(path.parent)
+            return None
+        data = content[CHECKSUM_BYTES:]
+        return data if content[:CHECKSUM_BYTES] == self._checksum(data) else None
 
     def _checksum(self, data: bytes) -> bytes:
         return hashlib.sha256(f"{_shared_key()} {self._own_key}".encode() + data).digest()

@@ -83,6 +83,16 @@ def entry_kernels(modules: Sequence[str]) -> list[Kernel]:
     return [kernel for name in modules for kernel in KERNELS if kernel.__module__ == name and kernel not in inner]
 
 
+def usable_kernels() -> tuple[int, int]:
+    """Count the kernels that a new process reads from the cache. Nothing is compiled or written.
+
+    Returns:
+        Their number, and the number of all kernels.
+    """
+    kernels = entry_kernels(ALL_MODULES)
+    return sum(kernel.cache.is_usable() for kernel in kernels), len(kernels)
+
+
 def compile_all() -> Compiled:
     """Compile all kernels that the cache does not have.
 

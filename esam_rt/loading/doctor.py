@@ -281,13 +281,22 @@ def cache_finding() -> Finding:
     """Look at the cache folder, or at the nearest folder above it that exists.
 
     Returns:
-        Its free space, or why it cannot be written.
+        Its free space, or why it cannot be written. A read-only cache is in order if it has all compiled kernels, as
+        that of a container.
     """
     folder = cache_folder().absolute()
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         remedy = "set ESAM_RT_CACHE to a folder that can be written"
-        return Finding("cache", State.BAD, f"{folder}: {there} is not a writable folder", remedy)
+        if there != folder or not there.is_dir() or isinstance(_import("numba"), str):
+            return Finding("cache", State.BAD, f"{folder}: {there} is not a writable folder", remedy)
+        from esam_rt.kernels.warmup import usable_kernels  # it needs numba
+
+        usable, kernels = usable_kernels()
+        if usable == kernels:
+            return Finding("cache", State.OK, f"{folder}, read-only; its {kernels} compiled kernels are used")
+        found = f"{folder}, read-only; {usable} of {kernels} compiled kernels are used, each run compiles the others"
+        return Finding("cache", State.BAD, found, remedy)
     return Finding("cache", State.OK, f"{folder}, {shutil.disk_usage(there).free / 1e9:.1f} GB free")
 
 

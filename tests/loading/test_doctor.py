@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from typer.testing import CliRunner
 
 from esam_rt import __version__
 from esam_rt.cli import app
+from esam_rt.kernels import warmup
 from esam_rt.loading import doctor
 from esam_rt.loading.doctor import Diagnosis, Finding, State
 from esam_rt.sam.models import MODELS
+from tests.kernels.kernel_modules import SOURCE, load_module
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +164,24 @@ def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path / "file" / "cache"))
     assert finding("cache").state is State.BAD
     assert "ESAM_RT_CACHE" in finding("cache").remedy
+
+
+@pytest.mark.parametrize(("compiled", "state"), [(3, State.OK), (2, State.BAD), (0, State.BAD)])
+def test_cache_that_is_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: int, state: State) -> None:
+    """It is in order if no run has to compile."""
+    module = load_module(tmp_path / "mine.py", SOURCE, monkeypatch)
+    kernels = [module.half, module.half_and_one, module.doubled]
+    for kernel in kernels[:compiled]:
+        kernel.compile()
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    monkeypatch.setattr(warmup, "entry_kernels", lambda modules: kernels)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    found = finding("cache")
+    assert found.state is state
+    count = "its 3" if compiled == 3 else f"{compiled} of 3"
+    assert found.found.startswith(f"{tmp_path / 'cache'}, read-only; {count} compiled kernels are used")
+    assert bool(found.remedy) is (state is State.BAD)
 
 
 def test_command_prints_a_table_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
