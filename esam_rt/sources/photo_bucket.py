@@ -17,6 +17,7 @@ from esam_rt.sources.frame import Frame
 from esam_rt.sources.photo_limits import MAX_PIXELS
 from esam_rt.sources.photo_search import PHOTO_SUFFIXES, describe_left_out, natural_key, no_photos
 from esam_rt.sources.sample_range import SampleRange, check_range
+from esam_rt.sources.source import ItemSource
 from esam_rt.storage.buckets import access_to, open_bucket
 
 _log = logging.getLogger("esam_rt")
@@ -84,7 +85,7 @@ class BucketPhoto:
         return copy or _copied(self.path, self._reading)
 
 
-class PhotoBucket:
+class PhotoBucket(ItemSource[BucketPhoto]):
     """The photos of one bucket, or of a folder in it, in natural order (2 before 10).
 
     They are found and named as those of a `PhotoFolder`. An object whose name is no relative path is left out, such as
@@ -110,8 +111,6 @@ class PhotoBucket:
         ...     print(frame.name, frame.image_hwc_rgb.shape)
     """
 
-    is_live = False
-
     def __init__(self, url: str, max_pixels: int = MAX_PIXELS, sample_range: SampleRange = "full") -> None:
         self.sample_range = check_range(sample_range)
         self.left_out: Mapping[str, int] = {}
@@ -128,27 +127,10 @@ class PhotoBucket:
                 raise no_photos(url, left_out)
             names.sort(key=natural_key)
         reading = _Reading(folder, max_pixels, sample_range)
-        self._items = [BucketPhoto(reading, name) for name in names]
+        super().__init__([BucketPhoto(reading, name) for name in names])
         if left_out:
             self.left_out = dict(left_out.most_common())
             _log.warning("%s.", describe_left_out(self.left_out))
-
-    @property
-    def length(self) -> int:
-        """Number of photos."""
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Copy and decode the photos in order.
-
-        Raises:
-            InputError: At the first photo that cannot be used. Use `items` to continue after it.
-        """
-        return (item.read() for item in self._items)
-
-    def items(self) -> list[BucketPhoto]:
-        """Return all photos, not read yet, in order."""
-        return list(self._items)
 
 
 def _search(system: Any, url: str, root: str, entries: list[dict[str, Any]], left_out: Counter[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from esam_rt.sources.frame import Frame
 from esam_rt.sources.photo_limits import MAX_PIXELS
 from esam_rt.sources.photo_search import PhotoFile, describe_left_out, is_inside, local_path, search_photos
 from esam_rt.sources.sample_range import SampleRange, check_range
+from esam_rt.sources.source import ItemSource
 
 _log = logging.getLogger("esam_rt")
 
@@ -56,7 +57,7 @@ class PhotoItem:
         return replace(frame, path=self.file.path)
 
 
-class PhotoFolder:
+class PhotoFolder(ItemSource[PhotoItem]):
     """The photos of files and folders, in natural order (2 before 10).
 
     Files with other suffixes are left out. Their number is logged.
@@ -82,8 +83,6 @@ class PhotoFolder:
         ...     print(frame.name, frame.image_hwc_rgb.shape)
     """
 
-    is_live = False
-
     def __init__(
         self,
         sources: Path | str | Sequence[Path | str],
@@ -100,26 +99,9 @@ class PhotoFolder:
             found = search_photos(paths, exclude)
             photos, self.left_out = found.photos, found.left_out
         items = [PhotoItem(photo, max_pixels, sample_range) for photo in photos]
-        self._items = [item for item in items if not is_inside(Path(item.path), exclude)]
-        if not self._items:
+        super().__init__([item for item in items if not is_inside(Path(item.path), exclude)])
+        if not self.length:
             where = ", ".join(map(str, paths))
             raise InputError(f"No photos but the results of an earlier run in {where}. Give a folder with photos.")
         if self.left_out:
             _log.warning("%s.", describe_left_out(self.left_out))
-
-    @property
-    def length(self) -> int:
-        """Number of photos."""
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Decode the photos in order.
-
-        Raises:
-            InputError: At the first photo that cannot be used. Use `items` to continue after it.
-        """
-        return (item.read() for item in self._items)
-
-    def items(self) -> list[PhotoItem]:
-        """Return all photos, not read yet, in order."""
-        return list(self._items)

@@ -19,6 +19,7 @@ from esam_rt.method.windows import Window, windows_of
 from esam_rt.settings import Panorama, Tiles
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.sample_range import SampleRange, check_range, percentiles, to_8_bits, warn_if_dark
+from esam_rt.sources.source import ItemSource
 
 SIDE_PX = 1024
 # Drivers of GDAL by suffix; all others are GTiff. They read local files only. A VRT may name files in the network.
@@ -86,7 +87,7 @@ class RasterItem:
         return self.raster.read(self)
 
 
-class Raster:
+class Raster(ItemSource[RasterItem]):
     """The windows of a raster, row by row, with overlap. It needs the extra ``rasterio``.
 
     Pixels without data get no label, and windows without data are left out. Georeferenced sinks join the entities of
@@ -114,8 +115,6 @@ class Raster:
         >>> for frame in Raster("scene.tif", bands=[4, 3, 2], sample_range="auto"):  # doctest: +SKIP
         ...     print(frame.header.offset_xy, frame.header.crs)
     """
-
-    is_live = False
 
     def __init__(
         self,
@@ -150,26 +149,9 @@ class Raster:
                 "all_valid" not in {flag.name for flag in data.mask_flag_enums[band - 1]} for band in self.bands
             )
             self._range = self._black_and_white(data)
-            self._items = list(self._found(data, side_px, overlap))
-        if not self._items:
+            super().__init__(list(self._found(data, side_px, overlap)))
+        if not self.length:
             raise InputError(f"{self.path}: found no pixel with data. Check its nodata value.")
-
-    @property
-    def length(self) -> int:
-        """Number of windows."""
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Read the windows in order.
-
-        Raises:
-            InputError: If the file is damaged.
-        """
-        return (item.read() for item in self._items)
-
-    def items(self) -> list[RasterItem]:
-        """Return all windows, not read yet, in order."""
-        return list(self._items)
 
     def read(self, item: RasterItem) -> Frame:
         """Read a window.

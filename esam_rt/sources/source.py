@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from esam_rt.sources.frame import Frame
 
@@ -63,6 +63,39 @@ class ListedSource(Source, Protocol):
     def items(self) -> Sequence[SourceItem]:
         """Return all frames, not read yet, in order."""
         ...
+
+
+Item = TypeVar("Item", bound=SourceItem)
+
+
+class ItemSource(Generic[Item]):
+    """A `ListedSource` with items that do not change: its protocol. A subclass finds the items.
+
+    Args:
+        items: All frames in order, not read yet.
+    """
+
+    is_live = False
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read the frames in order.
+
+        Raises:
+            InputError: At the first frame that cannot be used. Use `items` to continue after it.
+        """
+        return (item.read() for item in self._items)
+
+    def items(self) -> list[Item]:
+        """Return all frames, not read yet, in order."""
+        return list(self._items)
 
 
 class FrameItem:

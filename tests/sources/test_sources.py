@@ -40,6 +40,12 @@ def test_items_of_a_photo_folder_are_read_one_by_one(folder: Path) -> None:
     assert third.read().name == "sub/c.png"
 
 
+def test_the_listed_items_belong_to_the_caller(folder: Path) -> None:
+    source = PhotoFolder([folder])
+    source.items().clear()
+    assert (source.length, len(list(source)), len(source.items())) == (3, 3, 3)
+
+
 def test_a_photo_folder_leaves_out_excluded_folders(folder: Path) -> None:
     assert [item.name for item in PhotoFolder(folder, exclude=[folder.resolve() / "sub"]).items()] == ["a.png", "b.png"]
     with pytest.raises(InputError, match="No photos but the results"):
