@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
@@ -127,7 +128,7 @@ def test_windows_without_data_are_left_out(tmp_path: Path) -> None:
     assert Raster(path, side_px=64).length == part.length
 
 
-def test_overviews_missing_crs_and_other_formats(tmp_path: Path) -> None:
+def test_overviews_and_a_missing_crs(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "plain.tif", pixels(), crs=None, transform=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -136,6 +137,49 @@ def test_overviews_missing_crs_and_other_formats(tmp_path: Path) -> None:
     source = Raster(path, side_px=128)
     assert np.array_equal(put_together(source), np.moveaxis(pixels(), 0, -1))
     assert next(iter(source)).header.crs == ""
+
+
+FORMATS = {
+    "jp2": ("JP2OpenJPEG", {"QUALITY": "100", "REVERSIBLE": "YES"}, 3, np.uint8),
+    "jp2 of 12 bits": ("JP2OpenJPEG", {"QUALITY": "100", "REVERSIBLE": "YES", "NBITS": "12"}, 3, np.uint16),
+    "img": ("HFA", {}, 3, np.uint8),
+    "img of floats": ("HFA", {}, 5, np.float32),
+    "ntf": ("NITF", {}, 3, np.uint8),
+    "asc": ("AAIGrid", {}, 1, np.int32),
+    "asc of floats": ("AAIGrid", {}, 1, np.float32),
+}
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_other_formats_are_read_as_rasterio_reads_them(tmp_path: Path, case: str) -> None:
+    """Samples, place, and pixels without data, of a file that lies at a place on the earth."""
+    driver, options, bands, dtype = FORMATS[case]
+    samples, nodata = pixels(bands=bands, dtype=dtype), 7
+    samples[:, 40:90, 150:210] = nodata
+    place = NORTH_UP if driver != "NITF" else rasterio.Affine(1e-3, 0, 12, 0, -1e-3, 50)  # its degrees
+    crs = "EPSG:4326" if driver == "NITF" else "EPSG:32633"
+    geotiff = write_raster(tmp_path / "scene.tif", samples, transform=place, crs=crs, nodata=nodata)
+    path = tmp_path / f"scene.{case.split()[0]}"
+    rasterio.shutil.copy(geotiff, path, driver=driver, **options)
+    with rasterio.open(path) as data:  # the driver is chosen by GDAL
+        assert data.driver == driver
+        own, valid = data.read(data.indexes[:3]), data.dataset_mask() > 0
+        transform, wkt = data.transform, data.crs.to_wkt()
+    assert np.array_equal(own, samples[:3])
+    assert (~valid).any()
+
+    low, high = (0, 255) if dtype == np.uint8 else (0, 3000)
+    source = Raster(path, side_px=128, sample_range=(low, high))
+    expected = np.where(valid, own * (255 / (high - low)), 0)
+    assert np.abs(put_together(source) - np.moveaxis(expected, 0, -1)).max() <= 0.51
+    for frame in source:
+        x, y = frame.header.offset_xy
+        h, w = frame.image_hwc_rgb.shape[:2]
+        part = valid[y : y + h, x : x + w]
+        assert np.array_equal(part, np.ones((h, w), bool) if frame.valid is None else frame.valid)
+        assert np.allclose(rasterio.Affine(*frame.header.transform) @ (0, 0), transform @ (x, y))
+        assert frame.header.crs == wkt
+    assert source_kind(path) == "raster"
 
 
 def test_memory_holds_windows_and_not_the_raster(tmp_path: Path) -> None:
