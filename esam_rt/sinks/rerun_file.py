@@ -15,6 +15,7 @@ from esam_rt.lifting import Camera
 from esam_rt.sinks.drawing import jpeg
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.palette import entity_colors
+from esam_rt.sinks.piped_file import PipedFile
 from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.ros_images import RosHeader
@@ -34,7 +35,7 @@ class RerunFile(FileSink):
     stays over frames. Without identities it is the label, i + 1 for entity i. Images of a bag stand at their topic:
     ``/front/image_raw`` leads to ``front/image``. The timelines are ``frame`` and ``time``.
 
-    The file grows frame by frame. A killed run leaves whole frames.
+    The file grows frame by frame. A killed run and a full disk leave whole frames.
 
     Args:
         folder: Folder for the file. Default: the folder of the run.
@@ -59,6 +60,7 @@ class RerunFile(FileSink):
         if viewer is not None:
             self.outputs = ()
         self._recording: Any = None
+        self._piped: PipedFile | None = None
         self._number = 0
         self._is_clock = False
         self._named: dict[str, set[int]] = {}  # classes that the viewer knows, by place
@@ -89,10 +91,13 @@ class RerunFile(FileSink):
         try:
             self._log(recording, frame, entities)
             recording.flush()  # a killed run must not lose whole frames
+            if self._piped is not None:
+                self._piped.sync()
+        except OSError as e:
+            raise output_error(self.file, e) from e
         except RuntimeError as e:
-            raise OutputError(
-                f"{self._place}: does not take frames ({e}). Start a viewer with the command rerun."
-            ) from e
+            remedy = "Start a viewer with the command rerun." if self._viewer else "Write to another folder."
+            raise OutputError(f"{self._viewer or self.file}: does not take frames ({e}). {remedy}") from e
         self._number += 1
 
     def close(self, summary: Mapping[str, Any]) -> None:
@@ -100,10 +105,19 @@ class RerunFile(FileSink):
 
         Args:
             summary: Not used.
+
+        Raises:
+            OutputError: If the end of the file cannot be written. Its frames stay.
         """
-        if self._recording is not None:
-            self._recording.disconnect()
-            self._recording = None
+        if self._recording is None:
+            return
+        self._recording.disconnect()
+        piped, self._recording, self._piped = self._piped, None, None
+        if piped is not None:
+            try:
+                piped.close()
+            except OSError as e:
+                raise output_error(self.file, e) from e
 
     def _log(self, recording: Any, frame: Frame, entities: EntityMap) -> None:
         rr = _rerun()
@@ -131,20 +145,12 @@ class RerunFile(FileSink):
         )
         recording.log(f"{space}/boxes", boxes, rr.AnyValues(**values))
 
-    @property
-    def _place(self) -> str:
-        return self._viewer or str(self.file)
-
     def _begin(self, frame: Frame) -> Any:
         rr = _rerun()
         recording = rr.RecordingStream("esam-rt")
         if self._viewer is None:
             make_folder(self.folder)
-            try:
-                self.file.open("wb").close()  # Rerun does not say why a file cannot be made
-            except OSError as e:
-                raise output_error(self.file, e) from e
-            recording.save(self.file)
+            self._save(recording)
         else:
             try:
                 recording.connect_grpc(self._viewer)
@@ -155,6 +161,20 @@ class RerunFile(FileSink):
         self._is_clock = frame.stamp_ns is not None and frame.stamp_ns >= _SINCE_EPOCH_NS
         self._recording = recording
         return recording
+
+    def _save(self, recording: Any) -> None:
+        """Let Rerun write to the file. On a full disk, its own writer only logs, or waits for ever (0.30, 0.41)."""
+        if not Path("/dev/fd").exists():  # Windows
+            recording.save(self.file)
+            return
+        try:
+            self._piped = PipedFile(self.file)
+        except OSError as e:
+            raise output_error(self.file, e) from e
+        try:
+            recording.save(self._piped.address)
+        finally:
+            self._piped.is_opened()
 
 
 def entity_classes(entities: EntityMap) -> NDArray[np.uint16]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import av
 import numpy as np
+import rerun
 import rosbags.rosbag2
 from mcap.exceptions import McapError
 from mcap.reader import NonSeekingReader, make_reader
+from rerun.chunk import RrdReader
 from rosbags.highlevel import AnyReader
 
 from esam_rt.sources.bags import Bag
@@ -32,7 +35,7 @@ def interrupt(number):
     if number == {last}:
         os.kill(os.getpid(), signal.{signal})
 
-options = RunOptions([Path(sys.argv[1])], Path(sys.argv[2]), write=("mcap", "video"), topics=({topic!r},),
+options = RunOptions([Path(sys.argv[1])], Path(sys.argv[2]), write=("mcap", "video", "rerun"), topics=({topic!r},),
                      copy_topics=("all",))
 summary = run_stream(options, StreamOptions(track=True), make_segmenter=FakeSegmenter(interrupt).open)
 sys.exit(summary.exit_code)
@@ -68,6 +71,12 @@ def pictures(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
+def recorded(path: Path) -> int:
+    """Frames of a recording. A warning, which is an error here, says that its end is missing."""
+    chunks = RrdReader(path).stream()
+    return sum(chunk.to_record_batch().num_rows for chunk in chunks if chunk.entity_path.endswith("/boxes"))
+
+
 def test_ctrl_c_leaves_whole_files(tmp_path: Path) -> None:
     code, out = interrupted(tmp_path, "SIGINT")
     assert code == 130
@@ -76,7 +85,7 @@ def test_ctrl_c_leaves_whole_files(tmp_path: Path) -> None:
     assert summary is not None and summary.statistics is not None  # the index is there
     counts = {summary.channels[n].topic: count for n, count in summary.statistics.channel_message_counts.items()}
     assert LAST - 1 <= counts[IDS] <= LAST + 1
-    assert counts[IDS] == counts[OVERLAY] == pictures(out / "overlay.mp4")
+    assert counts[IDS] == counts[OVERLAY] == pictures(out / "overlay.mp4") == recorded(out / "entities.rrd")
     assert counts[IDS] - 1 <= counts[SMALL] <= counts[IDS]
     with AnyReader([out / "entities.mcap"], default_typestore=ROS2) as reader:
         assert sum(1 for c, _, _ in reader.messages() if c.topic == IDS) == counts[IDS]
@@ -91,3 +100,6 @@ def test_sigkill_leaves_all_but_the_last_chunk(tmp_path: Path) -> None:
             found += channel.topic == IDS
     assert found == len(list(Bag(out / "entities.mcap", [IDS], (0, 1)))) > LAST / 2
     assert LAST / 2 < pictures(out / "overlay.mp4") <= LAST
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RRD file has no footer", rerun.error_utils.RerunWarning)
+        assert LAST - 3 <= recorded(out / "entities.rrd") <= LAST

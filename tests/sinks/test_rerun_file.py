@@ -26,6 +26,7 @@ from esam_rt.sinks.rerun_file import RerunFile
 from esam_rt.sinks.sink_table import make_sinks
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.ros_images import RosHeader
+from tests.support.processes import GUARD_S
 
 H, W = 40, 60
 BEGIN_NS = 1_700_000_000_000_000_000
@@ -155,6 +156,51 @@ os.kill(os.getpid(), signal.SIGKILL)
         warnings.filterwarnings("ignore", "RRD file has no footer", rerun.error_utils.RerunWarning)
         found = read(tmp_path / "entities.rrd")
     assert len(found["/camera/boxes", "score"]) == 9
+
+
+FULL = """
+import resource, sys
+from esam_rt.errors import OutputError
+from tests.sinks.test_rerun_file import Path, RerunFile, frame, scene
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+def write(path, limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    sink, at = RerunFile(path).__enter__(), 0
+    try:
+        for at in range(3):
+            sink.write(frame(at), scene(at))
+        at = 3
+        sink.close({})
+        at = 4
+    except OutputError as e:
+        assert str(e).startswith(f"{path}/entities.rrd cannot be written: "), e
+        if at < 3:
+            try:
+                sink.close({})
+            except OutputError:
+                pass
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    return at
+out = Path(sys.argv[1])
+assert write(out / "whole", hard) == 4
+size = (out / "whole" / "entities.rrd").stat().st_size
+print(*(write(out / str(i), limit) for i, limit in enumerate((0, 2000, size * 3 // 8, size - 4000, size + 4000))))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+def test_a_full_disk_is_an_error_and_leaves_whole_frames(tmp_path: Path) -> None:
+    """Rerun's own writer logs it, or waits for ever. The disk is full at the first frame, a later one, and the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=GUARD_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["0", "0", "1", "3", "4"]
+    assert not any((tmp_path / str(i) / "entities.rrd").exists() for i in (0, 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RRD file has no footer", rerun.error_utils.RerunWarning)
+        frames = [len(read(tmp_path / str(i) / "entities.rrd")["/camera/boxes", "score"]) for i in (2, 3, 4)]
+    assert frames == [1, 3, 3]
 
 
 def test_a_viewer_gets_the_frames(tmp_path: Path) -> None:
