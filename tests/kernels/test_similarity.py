@@ -1,8 +1,17 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from esam_rt.kernels.similarity import BLOCK, most_similar, pair_similarity, top_k, touching_pairs
 from tests.kernels.oracles import cosine_similarity, dense_pair_similarity, dense_top_k, dense_touching_pairs
+
+
+def run(code: str, **environment: str) -> str:
+    command, environment = [sys.executable, "-c", code], os.environ | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_similarity_is_the_cosine_and_zero_for_zeros() -> None:
@@ -39,6 +48,34 @@ def test_blocks_change_nothing() -> None:
     np.testing.assert_allclose(similarity[rows, blocks], similarity[rows, whole], atol=1e-6)
     assert not (blocks == rows).any()
     assert most_similar(features[:0], 5).shape == (0, 0)
+
+
+@pytest.mark.parametrize(("count", "channels"), [(1, 128), (2, 1), (585, 128), (517, 256), (BLOCK, 33)])
+def test_a_usual_photo_is_compared_in_small_products(count: int, channels: int) -> None:
+    features = np.random.default_rng(count).normal(size=(count, channels)).astype(np.float32)
+    exact = cosine_similarity(features).astype(np.float64)
+    np.fill_diagonal(exact, -np.inf)
+    nearest = most_similar(features, 5)
+    expected = -np.sort(-exact, axis=1)[:, : min(5, count - 1)]
+    assert nearest.shape == expected.shape
+    np.testing.assert_allclose(np.take_along_axis(exact, nearest.astype(np.int64), 1), expected, atol=1e-6)
+
+
+def test_a_usual_photo_wakes_no_other_thread() -> None:
+    """The threads of BLAS wait in loops for the next product, and take cores from the encoder and other programs."""
+    code = """
+import time
+import numpy as np
+from esam_rt.kernels.similarity import most_similar
+features = np.random.default_rng(0).normal(size=(585, 128)).astype(np.float32)
+most_similar(features, 5)
+process, thread = time.process_time(), time.thread_time()
+for _ in range(50):
+    most_similar(features, 5)
+thread = time.thread_time() - thread
+print((time.process_time() - process - thread) / thread)
+"""
+    assert float(run(code, OPENBLAS_NUM_THREADS="2")) < 0.1
 
 
 def test_ten_thousand_centroids() -> None:
