@@ -24,13 +24,13 @@ from esam_rt.sources.raster import import_rasterio
 SQUARE = 160  # pixels; not a divisor of the windows' steps
 
 
-def make(path: Path, side: int) -> None:
+def make(path: Path, height: int, width: int) -> None:
     """Write squares of random colors, block by block."""
     rasterio = import_rasterio()
     place = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)
-    colors = np.random.default_rng(0).integers(1, 255, (side // SQUARE + 1, side // SQUARE + 1, 3), np.uint8)
-    options = {"crs": "EPSG:32633", "transform": place, "tiled": True, "compress": "deflate"}
-    with rasterio.open(path, "w", "GTiff", side, side, 3, dtype="uint8", **options) as data:
+    colors = np.random.default_rng(0).integers(1, 255, (height // SQUARE + 1, width // SQUARE + 1, 3), np.uint8)
+    options = {"crs": "EPSG:32633", "transform": place, "tiled": True, "compress": "deflate", "bigtiff": "if_safer"}
+    with rasterio.open(path, "w", "GTiff", width, height, 3, dtype="uint8", **options) as data:
         for _, window in data.block_windows(1):
             rows, columns = window.toslices()
             y, x = np.arange(rows.start, rows.stop) // SQUARE, np.arange(columns.start, columns.stop) // SQUARE
@@ -66,7 +66,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder, before = Path(temporary), 0.0
         for number, one in enumerate((512, side, 2 * side)):  # the first one loads the libraries
-            make(folder / f"{number}.tif", one)
+            make(folder / f"{number}.tif", one, one)
             found = run(folder / f"{number}.tif", folder / str(number))
             if number:
                 cpu_s = found["cpu_s"] / found["windows"]
