@@ -8,7 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +78,8 @@ def joined_ring(rings_xy: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     Returns:
         float32 [K, 2].
     """
+    from scipy.spatial import cKDTree  # takes 0.1 s to import, and few runs join rings
+
     joined = rings_xy[0]
     for ring in rings_xy[1:]:
         distance, nearest = cKDTree(joined).query(ring)

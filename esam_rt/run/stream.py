@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from esam_rt.run.stream_statistics import Recorder, SourceStatistics
 from esam_rt.sam.cancel_token import CancelToken
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.source import ListedSource
-from esam_rt.tracking.entity_tracker import EntityTracker
+
+if TYPE_CHECKING:
+    from esam_rt.tracking.entity_tracker import EntityTracker
 
 _log = logging.getLogger("esam_rt")
 FrameSource: TypeAlias = Iterable[Any]  # of frames, or of arrays uint8 [H, W, 3]
@@ -307,7 +309,7 @@ class _Feed:
 
     def __init__(self, name: str, source: FrameSource, policy: Policy, max_in_flight: int, track: Tracking) -> None:
         self.name, self.source = name, source
-        self.tracker, self.coherent = EntityTracker() if track else None, CoherentPrompts()
+        self.tracker, self.coherent = _tracker() if track else None, CoherentPrompts()
         self.waiting = WaitingFrames(policy, max_in_flight)
         self.recorder = Recorder()
         self.reader: threading.Thread | None = None
@@ -330,6 +332,12 @@ class _Feed:
         close = getattr(self.source, "close", None)
         if callable(close) and not isinstance(self.source, Generator):
             close()
+
+
+def _tracker() -> EntityTracker:
+    from esam_rt.tracking.entity_tracker import EntityTracker  # imports SciPy: 0.1 s that other runs save
+
+    return EntityTracker()
 
 
 def _arrivals(source: FrameSource, clock: Callable[[], float]) -> Generator[Arrival, None, None]:

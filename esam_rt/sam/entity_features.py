@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.kernels.pooling import pooling_weights
@@ -29,6 +28,8 @@ def entity_features(entities: EntityMap, encoded: EncodedImage) -> NDArray[np.fl
     Returns:
         float32 [N, C].
     """
+    from scipy.sparse import csr_array  # takes 0.1 s to import, and few runs need features
+
     embedding = np.asarray(encoded.embedding)[0]
     channels, grid_h, grid_w = embedding.shape
     by_position = np.ascontiguousarray(embedding.reshape(channels, -1).T)

@@ -79,19 +79,16 @@ def _as_seen(rgb: NDArray[np.floating], vision: NDArray[np.floating]) -> NDArray
     return np.asarray(cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2Lab)[0], np.float32)
 
 
-def color_difference(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the CIELAB distances between colors, for the vision that sees the least of them.
+def _differences(seen: list[NDArray[np.float32]], index: int) -> NDArray[np.float32]:
+    """Distances float32 [K] from one color to all, for the vision that sees the least of them.
 
     Distances for normal vision are reduced, since most people have it and expect more.
 
     Args:
-        rgb: uint8 [K, 3].
-
-    Returns:
-        float32 [K, K].
+        seen: CIELAB colors [K, 3] for each of ``_VISIONS``.
+        index: The color.
     """
-    lab = [_as_seen(rgb / 255, np.array(vision)) for vision in _VISIONS]
-    distance = np.array([np.linalg.norm(seen[:, None] - seen[None], axis=2) for seen in lab], np.float32)
+    distance = np.array([np.linalg.norm(lab - lab[index], axis=1) for lab in seen], np.float32)
     distance[0] *= _NORMAL
     least: NDArray[np.float32] = distance.min(axis=0)
     return least
@@ -108,11 +105,12 @@ def _hues() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     rgb = np.round(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] * 255).astype(np.uint8)
     lightness = _as_seen(rgb / 255, np.eye(3))[:, 0]
     rgb = rgb[(lightness > _DARKEST) & (lightness < _BRIGHTEST)]
-    difference = color_difference(rgb)
-    chosen = [0]
+    seen = [_as_seen(rgb / 255, np.array(vision)) for vision in _VISIONS]
+    chosen, differences = [0], [_differences(seen, 0)]
     while len(chosen) < _COLORS:
-        chosen.append(int(difference[chosen].min(axis=0).argmax()))
-    return rgb[chosen], difference[np.ix_(chosen, chosen)]
+        chosen.append(int(np.min(differences, axis=0).argmax()))
+        differences.append(_differences(seen, chosen[-1]))
+    return rgb[chosen], np.array(differences)[:, chosen]
 
 
 # Linear RGB as people with normal vision see it, and people without the cones for red, green and blue (Machado,
