@@ -2,8 +2,8 @@
 
     python -m tests.support.faulty_runs kill PHOTOS FOLDER 7 1      repeats one
 
-The process imports all first. Each run is a fork of it, which takes milliseconds. No network is loaded: the segmenter
-finds two halves.
+The process imports all and loads the kernels first. Each run is a fork of it, which takes milliseconds. No network is
+loaded: the segmenter finds two halves.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ from typing import Any
 
 from PIL import Image
 
+import esam_rt.cli.app
+import esam_rt.cli.progress
+import esam_rt.run.folder_run
+import esam_rt.run.ray_run
+import esam_rt.run.stream_run
 import esam_rt.segmenter
 from esam_rt.__main__ import main as esam_rt_main
+from esam_rt.kernels.warmup import start_warmup
 from tests.support.fake_segmenter import FakeSegmenter
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree")
@@ -144,6 +150,7 @@ def main() -> None:
     kind, photos, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     first, count = int(sys.argv[4]), int(sys.argv[5])
     esam_rt.segmenter.EntitySegmenter = lambda model, **options: FakeSegmenter()  # type: ignore[misc, assignment]
+    start_warmup().join()
     reference = folder / "reference"
     code, said = attempt(photos, reference, lambda: None, resume=False)
     assert code == 0, said
