@@ -52,6 +52,19 @@ def test_what_people_name_their_photos_stays() -> None:
     assert visible("a\n\tb\x07", kept="\n\t") == "a\n\tb\\x07"
 
 
+FORKS = FAKE_RUN.replace(
+    "main()\n",
+    """
+import json, os
+for arguments in json.loads(sys.argv.pop(1)):
+    if (child := os.fork()) == 0:
+        sys.argv[1:] = arguments
+        main()
+    os.waitpid(child, 0)
+""",
+)
+
+
 def test_no_name_reaches_the_terminal_raw(photos: Path, tmp_path: Path) -> None:
     """Names of a damaged photo, of the output folder, of a missing file, and an option that a file name imitates."""
     (photos / f"{EVIL}.png").write_text("no photo")
@@ -64,11 +77,13 @@ def test_no_name_reaches_the_terminal_raw(photos: Path, tmp_path: Path) -> None:
         ("eval", "--gt", EVIL, "--images", photos),
         ("export", EVIL),
     )
-    for arguments in calls:
-        process = start(FAKE_RUN, "0", *arguments, PYTHONIOENCODING="utf-8:surrogateescape")
-        for text in process.communicate(timeout=GUARD_S):
-            assert visible(text, kept="\n") == text
-            assert "Traceback" not in text
+    as_json = json.dumps([[str(argument) for argument in arguments] for arguments in calls])
+    process = start(FORKS, "0", as_json, PYTHONIOENCODING="utf-8:surrogateescape")
+    said = process.communicate(timeout=GUARD_S)
+    assert said[1].lower().count("error: ") == len(calls)
+    for text in said:
+        assert visible(text, kept="\n") == text
+        assert "Traceback" not in text
     process = start(FAKE_RUN, "0", *calls[0], "--overwrite")
     stdout, stderr = process.communicate(timeout=GUARD_S)
     shown = SHOWN.replace(r"\r\n", " ").replace(r"\u2028", " ")  # an error is one line
