@@ -84,18 +84,21 @@ def figure(panels: dict[str, Image]) -> Image:
     return out
 
 
-def draw(photo: Image, point_norm_xy: tuple[float, float] = (0.5, 0.5)) -> dict[str, Image]:
+def draw(
+    photo: Image, point_norm_xy: tuple[float, float] = (0.5, 0.5), settings: Settings | None = None
+) -> dict[str, Image]:
     """Draw all stages for one photo.
 
     Args:
         photo: uint8 [H, W, 3], RGB.
         point_norm_xy: The prompt of the first figure, in [0, 1] of the photo.
+        settings: Settings of the method. None: the defaults.
 
     Returns:
         The figures ``levels``, ``mmg``, ``emr`` and ``usr``.
     """
     sam = load_sam("tiny")
-    settings = Settings().with_model_defaults(get_model("tiny").default_thresholds())
+    settings = (settings or Settings()).with_model_defaults(get_model("tiny").default_thresholds())
     filters, min_area = settings.filters, settings.filters.min_area
     canvas = Canvas(photo)
     encoded = sam.encode(photo)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 
+from esam_rt import Settings
 from tests.docs.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "figures"
@@ -16,7 +17,8 @@ FOLDER = ROOT / "docs" / "figures"
 def test_it_draws_all_figures(user_folder: Path) -> None:
     script = runpy.run_path(str(FOLDER / "draw_method.py"), run_name="draw_method")
     photo = np.ascontiguousarray(skimage.data.astronaut()[::4, ::4])
-    figures = script["draw"](photo, (0.1, 0.5))
+    settings = Settings().with_overrides({"prompts.coarse_side": 12, "prompts.fine_side": 16})
+    figures = script["draw"](photo, (0.1, 0.5), settings)
     assert {f"method_{name}.jpg" for name in figures} == {path.name for path in FOLDER.glob("*.jpg")}
     for image in figures.values():
         assert image.dtype == np.uint8
