@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from esam_rt.engines.cuda.device import CudaDevice
+from esam_rt.kernels import warmup
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_tensorrt import FakeTensorRT
 from tests.support.processes import children, kill_children
@@ -24,6 +27,19 @@ def _no_process_outlives_its_test() -> Iterator[None]:
     before = children()
     yield
     kill_children(before)
+
+
+@pytest.fixture(scope="session")
+def copy_kernels() -> Callable[[Path], list[Path]]:
+    """A function that copies the code of all kernels to a cache of a test. To compile them takes 12 s."""
+    folder = warmup.compile_all().folder
+    found = [kernel.cache.path for kernel in warmup.entry_kernels(warmup.ALL_MODULES)]
+
+    def copy(cache: Path) -> list[Path]:
+        (cache / "kernels" / folder.name).mkdir(parents=True)
+        return [Path(shutil.copy(path, cache / "kernels" / folder.name)) for path in found if path]
+
+    return copy
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""One folder of photos, and one cache, for all examples and snippets."""
+"""One folder of photos, and one cache with compiled kernels, for all examples and snippets."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="package")
-def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def user_folder(tmp_path_factory: pytest.TempPathFactory, copy_kernels: Callable[[Path], list[Path]]) -> Iterator[Path]:
     """A folder as a reader of the documentation has it: photo.jpg, photos/ and video.avi."""
     folder = tmp_path_factory.mktemp("user")
     photo = np.ascontiguousarray(cv2.resize(skimage.data.astronaut(), (192, 160))[..., ::-1])
@@ -26,6 +26,8 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for _ in range(2):
         video.write(photo)
     video.release()
+    cache = tmp_path_factory.getbasetemp() / "cache of tests.docs"
+    copy_kernels(cache)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ESAM_RT_CACHE", str(tmp_path_factory.getbasetemp() / "cache of tests.docs"))
+        patch.setenv("ESAM_RT_CACHE", str(cache))
         yield folder

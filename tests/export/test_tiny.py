@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,11 @@ from tests.test_segmenter import check_invariants
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory, copy_kernels: Callable[[Path], list[Path]]) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    copy_kernels(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ESAM_RT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ESAM_RT_CACHE", str(folder))
         yield cache_folder()
 
 

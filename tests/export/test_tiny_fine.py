@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,13 @@ def test_half_precision_is_near(
     np.testing.assert_allclose(out["predicted_iou"], expected["score"], atol=0.02)
 
 
-def test_it_segments(model: tuple[TinySam, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_segments(
+    model: tuple[TinySam, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    copy_kernels: Callable[[Path], list[Path]],
+) -> None:
+    copy_kernels(tmp_path)
     monkeypatch.setenv("ESAM_RT_CACHE", str(tmp_path))
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 255, (6, 8, 3)).repeat(40, 0).repeat(40, 1).astype(np.uint8)
