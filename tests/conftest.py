@@ -16,9 +16,12 @@ from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_tensorrt import FakeTensorRT
 from tests.support.processes import children, kill_children
 
-# A job in a shell's background begins with Ctrl-C ignored, and so would all processes that tests start.
+# A job in a shell's background begins with Ctrl-C ignored, one of nohup with SIGHUP, and so would all processes that
+# tests start. A test that sends these signals would wait for its guard.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
