@@ -42,7 +42,8 @@ def photo(seed: int) -> np.ndarray:
 
 
 def opened() -> EntitySegmenter:
-    return EntitySegmenter("tiny", settings=Settings.preset("fast"), execution=ExecutionConfig(threads=1))
+    settings = Settings.preset("fast").with_overrides({"prompts.coarse_side": 6, "prompts.fine_side": 12})
+    return EntitySegmenter("tiny", settings=settings, execution=ExecutionConfig(threads=1))
 
 
 def test_threads_that_share_a_segmenter_get_the_same_answers(record_property: Record) -> None:
