@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -36,6 +36,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())))
 def test_visible_text_has_nothing_that_a_terminal_obeys(text: str) -> None:
     shown = visible(text)
@@ -96,7 +97,7 @@ def test_progress_escapes_names(photos: Path, tmp_path: Path) -> None:
         photo.rename(photos / f"{EVIL}{photo.name}")
     terminal = Terminal("0", "run", photos, "--out", tmp_path / "out")
     shown = terminal.read_all()
-    assert terminal.process.wait(120) == 0
+    assert terminal.process.wait(GUARD_S) == 0
     assert "3/3" in shown or "photos segmented" in shown
     assert "\x1b]0;title" not in shown and "\x9b" not in shown and "\u202e" not in shown
 
@@ -172,7 +173,7 @@ def test_a_terminal_that_closes_keeps_the_summary(photos: Path, tmp_path: Path, 
             for _ in range(2):  # the shell and the system may both send it
                 terminal.process.send_signal(signal.SIGHUP)
             terminal.read_all()
-        assert terminal.process.wait(120) in (130, 1)
+        assert terminal.process.wait(GUARD_S) in (130, 1)
     finally:
         terminal.process.kill()
     run = json.loads((out / "run.json").read_text())

@@ -322,9 +322,9 @@ def test_close_waits_for_another_thread(load: Load, library: Any) -> None:
         with pytest.raises(TimeoutError):
             closes.result(0.1)
         may_launch.set()
-        np.testing.assert_array_equal(infers.result(10)["y"], 2 * feed(7)["x"])
-        closes.result(10)
-        error = comes_late.exception(10)
+        np.testing.assert_array_equal(infers.result(GUARD_S)["y"], 2 * feed(7)["x"])
+        closes.result(GUARD_S)
+        error = comes_late.exception(GUARD_S)
         assert error is None or str(error) == "net: used after close()."
     with pytest.raises(EngineError, match="used after close"):
         engine.infer(feed(7))

@@ -74,7 +74,7 @@ def test_what_cannot_be_compiled_says_so_at_each_call_and_keeps_no_other_from_it
         with pytest.raises(TypingError, match="there_is_no_such_thing"):
             mine.impossible(1)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(mine.half, 10).result(30) == 5
+        assert pool.submit(mine.half, 10).result(GUARD_S) == 5
 
 
 def test_ctrl_c_while_a_kernel_is_compiled_is_not_lost_in_a_destructor(

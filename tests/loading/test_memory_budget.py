@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esam_rt.engines.cuda.device import CudaDevice
@@ -32,6 +32,7 @@ TINY = MODELS["tiny"]
 EVERYTHING = None
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(-5, 400))
 def test_the_largest_batch(steps: list[int], budget: int) -> None:
     needs = np.cumsum(steps)
