@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from esam_rt.engines.tensorrt.builder import BuildOptions, build_engine, known_targets, load_library
+from esam_rt.engines.tensorrt.builder import BuildOptions, BuiltEngine, build_engine, known_targets, load_library
 from esam_rt.engines.tensorrt.logger import keeping_logger
 from esam_rt.errors import DeviceError, EngineError, MissingDependencyError, ModelError, OutputError, SettingsError
 from esam_rt.export.configs import VIT_B
@@ -32,6 +32,7 @@ from esam_rt.loading.events import Building, Event
 from esam_rt.loading.onnx_cache import onnx_model
 from esam_rt.networks import ENGINE_FILES
 from esam_rt.sam.models import MODELS, WEIGHTS
+from esam_rt.storage.hashing import sha256_of
 from esam_rt.storage.provenance import package_versions
 from tests.cli.test_app import assert_one_error_line, call
 from tests.export.test_vit import encoder, weights_of
@@ -43,6 +44,7 @@ rtx = pytest.importorskip("tensorrt_rtx")
 ROOT = Path(__file__).parents[2]
 TINY = MODELS["tiny"]
 SPEC = EngineSpec("tensorrt-rtx", options=BuildOptions(targets=("sm_86", "sm_89", "sm_120")))
+BUILT: dict[tuple[str, BuildOptions], BuiltEngine] = {}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,19 @@ def cache(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def engines(cache: Path) -> EngineSet:
     return engine_set(TINY, SPEC, build=False)
+
+
+@pytest.fixture
+def builds_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library builds a graph with the same options once, in seconds. The cache gets the same engine each time."""
+
+    def build(path: Path, library: ModuleType, options: BuildOptions, *rest: Any) -> BuiltEngine:
+        key = sha256_of(path), options
+        if key not in BUILT:
+            BUILT[key] = build_engine(path, library, options, *rest)
+        return BUILT[key]
+
+    monkeypatch.setattr(engine_cache, "build_engine", build)
 
 
 def change(folder: Path, **fields: Any) -> None:
@@ -137,6 +152,7 @@ DAMAGE: dict[Callable[[Path], None], str] = {
 }
 
 
+@pytest.mark.usefixtures("builds_each_once")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_named_and_mended(engines: EngineSet, damage: Callable[[Path], None]) -> None:
     damage(engines.folder)
@@ -150,6 +166,7 @@ def test_damage_is_named_and_mended(engines: EngineSet, damage: Callable[[Path],
     assert verify(mended.folder) is None
 
 
+@pytest.mark.usefixtures("builds_each_once")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -238,6 +255,7 @@ def test_hostile_sidecars(engines: EngineSet, fields: dict[str, Any]) -> None:
     assert not engines.folder.exists()
 
 
+@pytest.mark.usefixtures("builds_each_once")
 def test_engines_that_failed_their_self_test_are_neither_used_nor_built_again(engines: EngineSet) -> None:
     change(engines.folder, self_test={"failed": "Self-test: mean IoU 0.5."})
     built = (engines.folder / RECORD).stat().st_mtime_ns
@@ -299,6 +317,7 @@ def test_an_empty_folder_of_the_user_stays(cache: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["mine"]
 
 
+@pytest.mark.usefixtures("builds_each_once")
 def test_out_folder(cache: Path, tmp_path: Path) -> None:
     made = engine_set(TINY, SPEC, out=tmp_path / "new" / "engines")
     assert made.folder == tmp_path / "new" / "engines"
