@@ -37,6 +37,13 @@ def _no_process_outlives_its_test() -> Iterator[None]:
     kill_children(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _load_kernels() -> None:
+    """A worker of pytest-xdist runs many tests. Loaded kernels are not compiled for the cache of each test."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        warmup.compile_all()
+
+
 @pytest.fixture(scope="session")
 def copy_kernels() -> Callable[[Path], list[Path]]:
     """A function that copies the code of all kernels to a cache of a test. To compile them takes 12 s."""
