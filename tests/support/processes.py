@@ -16,13 +16,14 @@ HELPERS = (b"resource_tracker", b"forkserver")  # of multiprocessing: they serve
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     """Wait until the condition holds. It fails if the process ends before that."""
-    deadline = time.monotonic() + GUARD_S
+    deadline, pause_s = time.monotonic() + GUARD_S, 0.01
     while not condition():
         has_ended = process is not None and process.poll() is not None
         if has_ended and not condition():
             raise AssertionError(f"the process ended with {process and process.returncode} before the event")
         assert time.monotonic() < deadline, f"no event within {GUARD_S} s"
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(1.05 * pause_s, 0.1)  # the condition may cost: a search of all processes took 16 s of CPU time
 
 
 def children(pid: int | str = "self") -> set[int]:
