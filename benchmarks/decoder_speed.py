@@ -3,7 +3,7 @@
     python -m benchmarks.decoder_speed --model sam --json decoder.json
 
 ``sam`` is the decoder of ViT-B, L, H and MobileSAM, compared with transformers' SamModel. ``tiny`` is the decoder of
-the model that ships, compared with its training code. Both sides have the same random weights, embedding and points,
+the model that ships, compared with its training code. Both sides have the same random weights, features and points,
 and take turns in one process. PyTorch returns logits and scores. ONNX Runtime also thresholds, measures and packs the
 masks, once for all prompts and once for the half with the higher scores, as a score filter would. Figures are medians
 over the rounds. Memory is the growth of the resident set while decoding, each side and batch in its own process.
@@ -40,12 +40,12 @@ from esam_rt.storage.atomic import write_json
 
 SAM_BATCH = 64  # points_per_batch of SAM's automatic mask generation
 Arrays = dict[str, NDArray[Any]]
-Predict = Callable[[NDArray[np.float32], NDArray[np.float32]], tuple[torch.Tensor, torch.Tensor]]
+Predict = Callable[[Arrays, NDArray[np.float32]], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Network:
-    """One decoder. predict, in PyTorch: embedding, points [B, 2] → logits [B, 3, G, G], scores [B, 3]."""
+    """One decoder. predict, in PyTorch: features of the encoder, points [B, 2] → logits [B, 3, G, G], scores [B, 3]."""
 
     dims: DecoderDims
     tensors: Arrays
@@ -64,11 +64,11 @@ def sam() -> Network:
     for name, p in model.named_parameters():
         p.mul_(5 if "hypernetworks" in name or "upscale_conv" in name else 3 if "transformer" in name else 1)
 
-    def predict(embedding: NDArray[np.float32], points: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+    def predict(features: Arrays, points: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
         xy, label = torch.from_numpy(points)[None, :, None], torch.ones(1, len(points), 1, dtype=torch.int)
         sparse, dense = model.prompt_encoder(xy, label, None, None)
         out = model.mask_decoder(
-            image_embeddings=torch.from_numpy(embedding),
+            image_embeddings=torch.from_numpy(features["embedding"]),
             image_positional_embeddings=position,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
@@ -87,9 +87,13 @@ def tiny() -> Network:
 
     torch.manual_seed(0)
     model = TinySam().eval().requires_grad_(False)
+    for name, p in model.decoder.named_parameters():
+        if "fine" in name or "near" in name:  # zeros before training
+            p.normal_(0, 0.05)
 
-    def predict(embedding: NDArray[np.float32], points: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
-        out = model.decoder(torch.from_numpy(embedding[0]), torch.from_numpy(points), model.dims.input_px)
+    def predict(features: Arrays, points: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding, fine = (torch.from_numpy(features[name][0]) for name in ("embedding", "fine"))
+        out = model.decoder(embedding, fine, torch.from_numpy(points), model.dims.input_px)
         return out.logits, out.iou
 
     return Network(TINY.decoder, {k: v.numpy() for k, v in model.state_dict().items()}, OURS, predict)
@@ -105,12 +109,15 @@ def write(graph: Graph, path: Path) -> Path:
 
 
 def export(network: Network, folder: Path) -> tuple[Path, Path, Path]:
-    """Export the decoder, the mask head, and a graph from embedding to image features."""
+    """Export the decoder, the mask head, and a graph from the encoder's features to image features."""
     dims, weights = network.dims, network.weights()
-    shape = [1, dims.width, dims.embedding_cells, dims.embedding_cells]
     features = Graph("image_features")
-    given = features.input("given", np.float32, shape)
-    features.output(features.op("Identity", given), "embedding", np.float32, shape)
+    for name, shape in shapes(dims).items():
+        given = features.input(f"given_{name}", np.float32, shape)
+        if name == "fine":
+            features.keep(given, name)
+        else:
+            features.output(features.op("Identity", given), name, np.float32, shape)
     add_image_features(features, dims, weights)
     graphs = (build_decoder(dims, weights), build_masks(dims, weights), features)
     decoder, mask_head, image_features = (write(graph, folder / f"{graph.name}.onnx") for graph in graphs)
@@ -120,12 +127,13 @@ def export(network: Network, folder: Path) -> tuple[Path, Path, Path]:
 class Ours:
     """The exported decoder and mask head."""
 
-    def __init__(self, network: Network, embedding: NDArray[np.float32], threads: int) -> None:
+    def __init__(self, network: Network, features: Arrays, threads: int) -> None:
         with TemporaryDirectory() as folder:
             decoder, mask_head, image_features = export(network, Path(folder))
             self._decoder, self._masks = (OnnxRuntimeEngine(path, threads=threads) for path in (decoder, mask_head))
             with OnnxRuntimeEngine(image_features, threads=threads) as engine:
-                self._features = engine.infer({"given": embedding}, outputs_on_device=IMAGE_FEATURES)
+                given = {f"given_{name}": array for name, array in features.items()}
+                self._features = engine.infer(given, outputs_on_device=IMAGE_FEATURES)
         del self._features["embedding"]
         self._dims = network.dims
 
@@ -148,21 +156,27 @@ class Ours:
         return self._masks.infer(prompts | asked) | {"predicted_iou": score}
 
 
-def inputs(network: Network, batch: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Make a random embedding and points."""
+def shapes(dims: DecoderDims) -> dict[str, list[int]]:
+    """Return the shapes of what the encoder hands to the decoder: the embedding and, of `tiny`, the fine map."""
+    side, fine_side = dims.embedding_cells, 2 * dims.embedding_cells
+    fine = {"fine": [1, dims.fine_width, fine_side, fine_side]} if dims.fine_width else {}
+    return {"embedding": [1, dims.width, side, side]} | fine
+
+
+def inputs(network: Network, batch: int) -> tuple[Arrays, NDArray[np.float32]]:
+    """Make random features and points."""
     rng = np.random.default_rng(0)
-    cells = network.dims.embedding_cells
-    embedding = rng.normal(size=(1, network.dims.width, cells, cells)).astype(np.float32)
-    return embedding, rng.uniform(0, network.dims.input_px, (batch, 2)).astype(np.float32)
+    features = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes(network.dims).items()}
+    return features, rng.uniform(0, network.dims.input_px, (batch, 2)).astype(np.float32)
 
 
 def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str, Any]:
     """Measure one batch size: prompts per second in three ways, largest difference of scores, least IoU of masks."""
-    embedding, points = inputs(network, batch)
+    features, points = inputs(network, batch)
     torch.set_num_threads(threads)
-    ours = Ours(network, embedding, threads)
+    ours = Ours(network, features, threads)
     with torch.inference_mode():
-        logits, score = network.predict(embedding, points)
+        logits, score = network.predict(features, points)
         out = ours(points)
         bits, masks = np.unpackbits(out["bits"], axis=-1, bitorder="little").astype(bool), (logits > 0).numpy()
         union = (bits | masks).sum((2, 3))
@@ -171,7 +185,7 @@ def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str
         median = float(score.amax(1).median())
         del logits, out, bits, masks
         ways: dict[str, Callable[[], object]] = {
-            "pytorch": lambda: network.predict(embedding, points),
+            "pytorch": lambda: network.predict(features, points),
             "ours": lambda: ours(points),
             "ours, half kept": lambda: ours(points, median),
         }
@@ -190,13 +204,13 @@ def compare(network: Network, batch: int, threads: int, rounds: int) -> dict[str
 def growth_mb(model: str, side: str, batch: int, threads: int) -> int:
     """Measure the growth of this process's resident set while decoding."""
     network = NETWORKS[model]()
-    embedding, points = inputs(network, batch)
+    features, points = inputs(network, batch)
     torch.set_num_threads(threads)
-    ours = Ours(network, embedding, threads)
+    ours = Ours(network, features, threads)
     before = status_mb("VmRSS")
     with torch.inference_mode():
         for _ in range(3):
-            _ = ours(points) if side == "ours" else network.predict(embedding, points)
+            _ = ours(points) if side == "ours" else network.predict(features, points)
     return round(status_mb("VmHWM") - before)
 
 

@@ -138,11 +138,11 @@ class TinyDims:
     masks: int = 3
     norm_eps: float = 1e-6
     token_norm_eps: float = 1e-5
-    tap_block4: int = 2  # last block of stride 4, for the fine map
+    tap_block4: int = 2
     tap_channels4: int = 24
-    fine_width: int = 0
+    fine_width: int = 64
     fine_blocks: int = 2
-    near_px: tuple[float, ...] = ()
+    near_px: tuple[float, ...] = (6.0, 14.0, 32.0, 72.0, 160.0)
 
     @property
     def decoder(self) -> DecoderDims:
@@ -201,7 +201,6 @@ class VitDims:
 
 
 TINY = TinyDims()
-TINY_FINE = TinyDims(fine_width=64, near_px=(6.0, 14.0, 32.0, 72.0, 160.0))
 VIT_B = VitDims(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
 VIT_L = VitDims(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
 VIT_H = VitDims(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))

@@ -10,7 +10,7 @@ from esam_rt.errors import SettingsError, did_you_mean
 from esam_rt.export.checkpoints.checkpoint_hash import checkpoint_sha256
 from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
 from esam_rt.export.checkpoints.weights import Weights
-from esam_rt.export.configs import SAM_DECODER, TINY, TINY_FINE, VIT_B, VIT_H, VIT_L, VIT_T, TinyDims
+from esam_rt.export.configs import SAM_DECODER, TINY, VIT_B, VIT_H, VIT_L, VIT_T
 from esam_rt.export.exporter_version import EXPORTER_VERSION
 from esam_rt.export.graphs.efficientnet import build_encoder
 from esam_rt.export.graphs.graph import Graph, Precision
@@ -112,18 +112,15 @@ def build_graphs(
     """
     if name not in DECODERS:
         raise SettingsError(f"Unknown model {name!r}.{did_you_mean(name, DECODERS)}")
-    tiny = TINY_FINE if "encoder.fine.norm.weight" in weights else TINY  # the two forms of `tiny`
-    decoder = tiny.decoder if name == "tiny" else DECODERS[name]
-    encoder = _encoder(name, tiny, weights, precision, attention)
+    decoder = DECODERS[name]
+    encoder = _encoder(name, weights, precision, attention)
     add_image_features(encoder, decoder, weights)
     yield encoder
     for build in (build_decoder, build_masks, build_logits):
         yield build(decoder, weights, precision)
 
 
-def _encoder(
-    name: str, tiny: TinyDims, weights: Weights, precision: Precision, attention: AttentionForm | None
-) -> Graph:
+def _encoder(name: str, weights: Weights, precision: Precision, attention: AttentionForm | None) -> Graph:
     """Build the encoder of a known model."""
     if name in VITS:
         return build_vit_encoder(VITS[name], weights, precision, attention or AttentionForm.BIAS)
@@ -132,5 +129,5 @@ def _encoder(
             f"Model {name} has no choice of attention forms, only {', '.join(VITS)} have. Leave the form out."
         )
     if name == "tiny":
-        return build_encoder(tiny, weights, precision)
+        return build_encoder(TINY, weights, precision)
     return build_tinyvit_encoder(VIT_T, weights, precision)

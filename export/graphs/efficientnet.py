@@ -1,10 +1,11 @@
-"""Encoder of ``tiny``: EfficientNet-Lite0 (Tan & Le 2019) and a neck that joins strides 8, 16 and 32."""
+"""Encoder of ``tiny``: EfficientNet-Lite0 (Tan & Le 2019), a neck that joins strides 8, 16 and 32, and a fine map."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from esam_rt.errors import ModelError
 from esam_rt.export.checkpoints.weights import Array, Weights
 from esam_rt.export.configs import TinyDims
 from esam_rt.export.graphs.graph import Graph, Precision
@@ -65,7 +66,12 @@ class _Layers:
 
 def _fine(layers: _Layers, dims: TinyDims, tap4: ir.Value, tap8: ir.Value, x16: ir.Value) -> ir.Value:
     """Strides 4, 8 and the neck of stride 16 joined at stride 8: [1, F, S/8, S/8]."""
-    f = dims.fine_width
+    f, first = dims.fine_width, "encoder.fine.from4.weight"
+    if first not in layers.w:
+        raise ModelError(
+            f"{layers.w.source}: tensor {first} is missing, found weights of tiny from before it had a fine map. Leave "
+            "out the checkpoint to use the weights that ship with esam-rt, or train anew as the model card says."
+        )
     x = layers.conv(tap4, "encoder.fine.from4", dims.tap_channels4, f, 4, 2, act=False)
     x = layers.g.op("Add", x, layers.conv(tap8, "encoder.fine.from8", dims.tap_channels[0], f, 1, act=False))
     low = layers.conv(x16, "encoder.fine.from16", dims.width, f, 1, act=False)
@@ -79,8 +85,8 @@ def build_encoder(dims: TinyDims, weights: Weights, precision: Precision = Preci
     """Build the encoder of ``tiny``.
 
     Inputs: ``image`` uint8 [1, S, S, 3], RGB, and ``valid_hw_px`` int64 [2], the rows and columns of the image that are
-    not padding. Output: ``embedding`` float32 [1, C, S/16, S/16]. The padding counts as black, as in training. With
-    ``dims.fine_width`` F the graph keeps ``fine`` [1, F, S/8, S/8] in its precision, for ``add_image_features``.
+    not padding. Output: ``embedding`` float32 [1, C, S/16, S/16]. The padding counts as black, as in training. The
+    graph keeps ``fine`` [1, F, S/8, S/8] in its precision, for ``add_image_features``.
 
     Args:
         dims: The network's sizes.
@@ -122,8 +128,7 @@ def build_encoder(dims: TinyDims, weights: Weights, precision: Precision = Preci
     x = g.op("Add", x, low)
     for i in range(dims.neck_blocks):
         x = layers.block(x, f"encoder.mix16.{i}", c, c, 5, 1, 2)
-    if dims.fine_width:
-        g.keep(_fine(layers, dims, tap4, taps[0], x), "fine")
+    g.keep(_fine(layers, dims, tap4, taps[0], x), "fine")
     x = layers.norm(x, "encoder.norm", c, dims.norm_eps)
     g.output(g.widen(x), "embedding", np.float32, [1, c, size // 16, size // 16])
     return g

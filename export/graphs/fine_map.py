@@ -33,22 +33,25 @@ class Near:
 
     columns: ir.Value
 
-    def beside(self, g: Graph, weights: ir.Value, values: ir.Value, near: Array) -> tuple[ir.Value, ir.Value]:
+    def beside(
+        self, g: Graph, weights: ir.Value, values: ir.Value, rows: int, near: Array
+    ) -> tuple[ir.Value, ir.Value]:
         """Append the bumps to what writes to the image.
 
         Args:
             g: The decoder's graph.
             weights: [B, rows, P], how much of each value a position takes.
             values: [B, rows, C].
+            rows: Heads times tokens.
             near: [n, C], what a position takes of each bump.
 
         Returns:
             Weights [B, rows + n, P] and values [B, rows + n, C]: one product writes both.
         """
-        batch = g.op("Shape", values, start=0, end=1)
-        shape = g.op("Concat", batch, ints(*near.shape), axis=0)
-        more = g.op("Expand", g.op("Identity", near[None]), shape)
-        return g.op("Concat", weights, self.columns, axis=1), g.op("Concat", values, more, axis=1)
+        # Zeros are appended for each prompt and the rows are added to them: no shape depends on the batch.
+        padded = g.op("Pad", values, ints(0, 0, 0, 0, len(near), 0))
+        values = g.op("Add", padded, np.concatenate([np.zeros((rows, near.shape[1])), near]))
+        return g.op("Concat", weights, self.columns, axis=1), values
 
 
 def fine_cells(dims: DecoderDims) -> int:
@@ -72,17 +75,14 @@ def fine_keys_and_values(
     Returns:
         Keys [H, head, 4P] and values [H, 4P, head], the values without their bias.
     """
-    fine = g.reshape(g.kept("fine"), dims.fine_width, -1)
+    fine, cells = g.reshape(g.kept("fine"), dims.fine_width, -1), dims.embedding_cells
 
     def at_fine(weight: Array, name: str) -> ir.Value:
         """Projection of image and fine map: [inner, 4P]."""
-        coarse = g.reshape(
-            g.op("MatMul", weight.T, image), dims.inner, dims.embedding_cells, 1, dims.embedding_cells, 1
-        )
-        shape = ints(dims.inner, dims.embedding_cells, 2, dims.embedding_cells, 2)
-        repeated = g.reshape(g.op("Expand", coarse, shape), dims.inner, -1)
+        coarse = g.reshape(g.op("MatMul", weight.T, image), dims.inner, cells, 1, cells, 1)
         own = weights.take(f"decoder.fine.{name}.weight", dims.inner, dims.fine_width)
-        return g.op("Add", repeated, g.op("MatMul", own, fine))
+        own_at = g.reshape(g.op("MatMul", own, fine), dims.inner, cells, 2, cells, 2)
+        return g.reshape(g.op("Add", coarse, own_at), dims.inner, -1)
 
     keys = g.op("Add", at_fine(read.k.weight, "keys"), (position @ read.k.weight).T)
     values = g.reshape(at_fine(read.v.weight, "values"), read.heads, read.head, -1)

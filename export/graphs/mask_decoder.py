@@ -305,7 +305,8 @@ class _Decoder:
         """Appends the bumps to what a layer writes to the image."""
         count = QUARTERS * len(self.d.near_px)
         weight = self.w.take(f"{layer}.near.weight", self.d.width, count).T
-        return lambda weights, values: near.beside(self.g, weights, values, weight)
+        rows = self.d.heads * self.d.tokens
+        return lambda weights, values: near.beside(self.g, weights, values, rows, weight)
 
     def _attention(self, name: str, inner: int, tokens: int | None = None) -> TokenAttention:
         weights = AttentionWeights.take(self.w, name, self.d.width, inner, self.d.heads)

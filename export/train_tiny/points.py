@@ -19,9 +19,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 
-from esam_rt.export.configs import MASK_STRIDE, TINY, TINY_FINE
+from esam_rt.export.configs import MASK_STRIDE, TINY
 from esam_rt.export.train_tiny.annotated_photos import Photo, read_bsds, read_coco
 from esam_rt.export.train_tiny.state import load_weights
 from esam_rt.export.train_tiny.tiny_model import TinySam
@@ -74,11 +73,11 @@ def measured(model: TinySam, p: Prompted) -> NDArray[np.float64]:
     the largest over the true area, error of the highest score: [N, 5]."""
     rows = []
     with torch.no_grad():
-        embedding, fine = model.encoder.features(torch.from_numpy(p.image)[None].permute(0, 3, 1, 2).float())
+        embedding, fine = model.encoder(torch.from_numpy(p.image)[None].permute(0, 3, 1, 2).float())
         h, w = p.truth.shape[1:]
         for i in range(0, len(p.points_xy_px), BATCH):
             points = torch.from_numpy(p.points_xy_px[i : i + BATCH])
-            found = model.decoder(embedding[0], points, TINY.input_px, None if fine is None else fine[0])
+            found = model.decoder(embedding[0], fine[0], points, TINY.input_px)
             truth = torch.from_numpy(p.truth[i : i + BATCH]).float().flatten(1)[:, None]
             masks = (found.logits[:, :, :h, :w] > 0).float().flatten(2)
             both, area, true_area = (masks * truth).sum(2), masks.sum(2), truth.sum(2)
@@ -91,10 +90,8 @@ def measured(model: TinySam, p: Prompted) -> NDArray[np.float64]:
 
 
 def model_of(weights: Path) -> TinySam:
-    """The model of a file of weights, of either form."""
-    with safe_open(weights, "np") as f:
-        is_fine = any(name.startswith("encoder.fine.") for name in f.keys())  # noqa: SIM118
-    model = TinySam(TINY_FINE if is_fine else TINY).eval()
+    """The model of a file of weights."""
+    model = TinySam().eval()
     load_weights(model, weights)
     return model
 

@@ -20,19 +20,17 @@ def save_weights(model: TinySam, path: Path) -> None:
     partial.replace(path)
 
 
-def load_weights(model: TinySam, path: Path) -> list[str]:
-    """Fill a model from a safetensors file, of either form of `tiny`.
-
-    Returns:
-        Names of the model's tensors that the file does not have, which stay as they are.
+def load_weights(model: TinySam, path: Path) -> None:
+    """Fill a model from a safetensors file.
 
     Raises:
-        ValueError: The file has tensors that the model does not have.
+        ValueError: The file has other tensors than the model.
     """
     result = model.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    if result.missing_keys:
+        raise ValueError(f"{path}: found no tensor {result.missing_keys[0]}, which the model has")
     if result.unexpected_keys:
         raise ValueError(f"{path}: found tensor {result.unexpected_keys[0]}, which the model does not have")
-    return list(result.missing_keys)
 
 
 def save_state(

@@ -1,9 +1,10 @@
 """`tiny`: SAM's architecture in small, in plain PyTorch (training and the oracle of the exporter's tests).
 
 Encoder: EfficientNet-Lite0 (Tan & Le 2019; its `lite` variant has ReLU6 and no squeeze-and-excitation) with batch
-normalisation folded into the convolutions, and a neck that joins strides 8, 16 and 32 into one embedding of stride 16.
+normalisation folded into the convolutions, a neck that joins strides 8, 16 and 32 into one embedding of stride 16, and
+a fine map of stride 8 (fine_parts.py).
 Prompt encoder and two-way mask decoder: SAM (Kirillov et al. 2023, appendix A) at width 128, without a token for the
-single-mask output and without a padding point. Dimensions with a fine map add features of stride 8: fine_parts.py.
+single-mask output and without a padding point.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from esam_rt.export.train_tiny.layers import Attention, Conv, InvertedResidual, 
 
 
 class Features(NamedTuple):
-    """embedding [N, C, S/16, S/16]; fine [N, F, S/8, S/8], or None of a model without a fine map."""
+    """embedding [N, C, S/16, S/16]; fine [N, F, S/8, S/8]."""
 
     embedding: Tensor
-    fine: Tensor | None
+    fine: Tensor
 
 
 class Encoder(nn.Module):
-    """uint8-range RGB [N, 3, S, S] → embedding [N, C, S/16, S/16]; `features` gives the fine map too."""
+    """uint8-range RGB [N, 3, S, S] → embedding and fine map."""
 
     def __init__(self, dims: TinyDims) -> None:
         super().__init__()
@@ -49,13 +50,9 @@ class Encoder(nn.Module):
         self.mix32 = nn.ModuleList([InvertedResidual(c, c, 5, 1, 2) for _ in range(dims.neck_blocks)])
         self.mix16 = nn.ModuleList([InvertedResidual(c, c, 5, 1, 2) for _ in range(dims.neck_blocks)])
         self.norm = LayerNorm2d(c, dims.norm_eps)
-        self.fine = FineNeck(dims) if dims.fine_width else None
+        self.fine = FineNeck(dims)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The embedding alone."""
-        return self.features(image).embedding
-
-    def features(self, image: Tensor) -> Features:
+    def forward(self, image: Tensor) -> Features:
         """uint8-range RGB [N, 3, S, S] → embedding and fine map."""
         return self.late(*self.early(image))
 
@@ -82,7 +79,7 @@ class Encoder(nn.Module):
         x = self.lateral8(taps[0]) + self.lateral16(taps[1]) + F.interpolate(low, scale_factor=2.0, mode="nearest")
         for block in self.mix16:
             x = block(x)
-        return Features(self.norm(x), None if self.fine is None else self.fine(tap4, tap8, x))
+        return Features(self.norm(x), self.fine(tap4, tap8, x))
 
 
 class TwoWayBlock(nn.Module):
@@ -97,12 +94,10 @@ class TwoWayBlock(nn.Module):
         self.mlp = Mlp(c, d.mlp, c)
         self.image_to_token = Attention(c, d.inner, d.heads)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(c, d.token_norm_eps) for _ in range(4))
-        self.near: nn.Linear | None = None
-        if d.fine_width:
-            self.near = zero(nn.Linear(4 * len(d.near_px), c, bias=False))
+        self.near = zero(nn.Linear(4 * len(d.near_px), c, bias=False))
 
     def forward(
-        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, around: Around | None = None
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, around: Around
     ) -> tuple[Tensor, Tensor]:
         """tokens [B, T, C], image [B or 1, P, C] and their position encodings → both, updated."""
         if self.first:
@@ -111,16 +106,14 @@ class TwoWayBlock(nn.Module):
             q = tokens + token_pe
             tokens = tokens + self.self_attn(q, q, tokens)
         tokens = self.norm1(tokens)
-        if self.first and around is not None:
+        if self.first:
             seen = self.token_to_image.attend(self.token_to_image.q(tokens + token_pe), around.keys, around.values)
         else:
             seen = self.token_to_image(tokens + token_pe, image + image_pe, image)
         tokens = self.norm2(tokens + seen)
         tokens = self.norm3(tokens + self.mlp(tokens))
         change = self.image_to_token(image + image_pe, tokens + token_pe, tokens)
-        if self.near is not None and around is not None:
-            change = change + self.near(around.bumps)
-        image = self.norm4(image + change)
+        image = self.norm4(image + change + self.near(around.bumps))
         return tokens, image
 
 
@@ -151,7 +144,7 @@ class Decoder(nn.Module):
         self.up2 = nn.ConvTranspose2d(c // 4, c // 8, 2, 2)
         self.hyper = nn.ModuleList([Mlp(c, c, c, c // 8) for _ in range(d.masks)])
         self.iou_head = Mlp(c, c, c, d.masks)
-        self.fine = FineSide(d) if d.fine_width else None
+        self.fine = FineSide(d)
 
     def position_encoding(self, points_01: Tensor) -> Tensor:
         """Random Fourier features (Tancik et al. 2020) of points in [0, 1]², x before y: [..., 2] → [..., C]."""
@@ -167,7 +160,6 @@ class Decoder(nn.Module):
 
     def _around(self, embedding: Tensor, fine: Tensor, points_xy_px: Tensor, place: Tensor) -> Around:
         """embedding [C, h, w], fine [F, 2h, 2w], points [B, 2], encodings of the fine map's cells [1, 4P, C]."""
-        assert self.fine is not None
         _, h, w = embedding.shape
         read, flat = self.layers[0].token_to_image, fine.flatten(1).T[None]
 
@@ -182,18 +174,18 @@ class Decoder(nn.Module):
     def forward(
         self,
         embedding: Tensor,
+        fine: Tensor,
         points_xy_px: Tensor,
         input_px: int,
-        fine: Tensor | None = None,
         origin_xy_px: tuple[int, int] = (0, 0),
     ) -> Prediction:
         """Prompts of one photo, or of a window of it.
 
         Args:
             embedding: [C, h, w].
+            fine: [F, 2h, 2w], the fine map.
             points_xy_px: [B, 2], pixels of the photo or window.
             input_px: Side of the square input.
-            fine: [F, 2h, 2w], the fine map, of a model that has one.
             origin_xy_px: The window's top left corner in the square input.
 
         Returns:
@@ -204,20 +196,16 @@ class Decoder(nn.Module):
         image_pe = self._image_pe(h, w, EMBEDDING_STRIDE / input_px, origin)
         image = embedding.flatten(1).T[None]
         point = self.position_encoding((points_xy_px + 0.5) / input_px + origin) + self.foreground
-        around = None
-        if self.fine is not None:
-            assert fine is not None
-            point = point + self.fine.at_points(fine, points_xy_px)
-            place = self._image_pe(2 * h, 2 * w, FINE_STRIDE / input_px, origin)
-            around = self._around(embedding, fine, points_xy_px, place)
+        point = point + self.fine.at_points(fine, points_xy_px)
+        place = self._image_pe(2 * h, 2 * w, FINE_STRIDE / input_px, origin)
+        around = self._around(embedding, fine, points_xy_px, place)
         output_tokens = torch.cat([self.iou_token, self.mask_tokens])
         b = len(points_xy_px)
         tokens = token_pe = torch.cat([output_tokens.expand(b, -1, -1), point[:, None]], 1)
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe, around)
         tokens = self.final_norm(tokens + self.final_attn(tokens + token_pe, image + image_pe, image))
-        if self.fine is not None:
-            image = image + self.fine.detail(fine).flatten(1).T
+        image = image + self.fine.detail(fine).flatten(1).T
         up = self.up1(image.transpose(1, 2).unflatten(2, (h, w)))
         up = F.gelu(self.up2(F.gelu(self.up_norm(up))))
         weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(self.hyper)], 1)

