@@ -78,7 +78,8 @@ def tensorrt_need(engines: Networks[TensorRTEngine], cuda_graphs: bool = False, 
         decoded, waiting = decoding.total, (AHEAD - 1) * sum(decoding.tensors[name] for name in PROMPT_FEATURES)
         of_masks = max(image + call(engine, batch).total for engine in (engines.mask_head, engines.logits))
         prompted = decoded + of_masks - image + waiting if overlaps else max(decoded, of_masks)
-        return weights + max(encoded.total, prompted) + graphs * decoded
+        # A graph has its own memory, but it reads the image's features where the encoder left them.
+        return weights + max(encoded.total, prompted) + graphs * (decoded - image)
 
     return need
 
