@@ -136,7 +136,7 @@ MODELS = {
             decode_batch=16,
             points_per_prompt=1,
             checkpoint=WEIGHTS / "tiny.safetensors",
-            footprint=Footprint(45, 150, 7),
+            footprint=Footprint(45, 162, 9),
         ),
         _sam(
             "vit_t",
