@@ -78,7 +78,7 @@ def main() -> None:
                 if turn:
                     found[i].append(row)
         note(f"round {turn} of {a.rounds}" if turn else "warm-up")
-    table = Table("median", *(c.path.name for c in two), "ratio", "quartiles", title=f"tiny, {a.preset}")
+    table = Table("median", "A", "B", "B / A", "quartiles", title=f"tiny, {a.preset}")
     record: dict[str, object] = {
         "esam_rt": __version__,
         "checkpoints": [str(c.path) for c in two],
