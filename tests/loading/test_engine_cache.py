@@ -602,9 +602,10 @@ def test_known_targets() -> None:
 def test_build_engine_prints_what_it_built(cache: Path) -> None:
     result = call("build-engine", "tiny", "--target", "sm_86, sm_89,sm_120")
     assert (result.exit_code, result.stderr) == (0, "")
+    (folder,) = cache.glob("engines/tiny-tensorrt-rtx-fp16-*")
     for word in (
         *ENGINE_FILES,
-        "8.6 MB",
+        *(f"{(folder / name).stat().st_size / 1e6:.1f} MB" for name in ENGINE_FILES),
         f"tensorrt-rtx {rtx.__version__} for sm_86, sm_89, sm_120",
         "Self-test skipped: no matching GPU.",
     ):
@@ -645,6 +646,12 @@ def test_mistakes(cache: Path, arguments: tuple[str, ...], code: int, words: tup
     assert_one_error_line(result, *words)
 
 
+def freed_by_removing(folder: Path) -> str:
+    freed = sum(path.stat().st_size for path in folder.iterdir())
+    assert freed > 10e6
+    return f"\n{freed / 1e6:.0f} MB freed.\n"
+
+
 def test_list_verify_and_prune(cache: Path, engines: EngineSet) -> None:
     (row,) = json.loads(call("engines", "list", "--json").stdout)
     assert (row["model"], row["why_not"], row["runs_on"]) == ("tiny", None, ["sm_86", "sm_89", "sm_120"])
@@ -657,13 +664,15 @@ def test_list_verify_and_prune(cache: Path, engines: EngineSet) -> None:
     assert_one_error_line(result, "encoder.engine", "cut off")
     assert "cut off" in call("engines", "prune", "--dry-run").stdout
     assert engines.folder.is_dir()
-    assert "20 MB freed." in call("engines", "prune").stdout
+    freed = freed_by_removing(engines.folder)
+    assert freed in call("engines", "prune").stdout
     assert not engines.folder.exists()
     assert "No engines yet" in call("engines", "list").stdout
 
 
 def test_prune_all(cache: Path, engines: EngineSet) -> None:
-    assert "20 MB freed." in call("engines", "prune", "--all").stdout
+    freed = freed_by_removing(engines.folder)
+    assert freed in call("engines", "prune", "--all").stdout
     assert not engines.folder.exists()
 
 
