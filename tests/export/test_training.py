@@ -189,6 +189,23 @@ def test_steps_learn(photos: list[Photo]) -> None:
         assert np.abs(weight - before[f"decoder.{name}.weight"]).max() > 1e-4, name
 
 
+def test_written_weights_lie_between_the_start_and_what_was_learned(photos: list[Photo], tmp_path: Path) -> None:
+    written = []
+    for share in (0.0, 0.25, 1.0):
+        run = start(small(1), SHIPPED, "cpu", share)
+        train(run, Samples(photos, 0), tmp_path / "state", tmp_path / "t.safetensors", 99)
+        written.append(load_file(tmp_path / "t.safetensors"))
+        (tmp_path / "state" / "state.pt").unlink()
+    first, between, last = written
+    moved = 0
+    for name, weight in load_file(SHIPPED).items():
+        np.testing.assert_array_equal(first[name], weight)
+        expected = weight.astype(np.float32) + 0.25 * (last[name].astype(np.float32) - weight)
+        np.testing.assert_allclose(between[name], expected, rtol=2e-3, atol=1e-6)
+        moved += int((last[name] != weight).sum())
+    assert moved > 1000
+
+
 def test_other_devices_train_all_of_the_encoder(photos: list[Photo]) -> None:
     """A device by another name takes the way of a GPU."""
     run = start(small(1), SHIPPED, "cpu:0")
