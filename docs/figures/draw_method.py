@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
+from skimage.color import gray2rgb
 
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.loading.loader import load_sam
@@ -179,7 +180,8 @@ def main() -> None:
     out: Path = parser.parse_args().out
     # The prompt lies on the flag: its masks are flag and wall, less of the wall, and the flag.
     figures = draw(skimage.data.astronaut(), (0.094, 0.469))
-    figures["usr"] = draw(np.ascontiguousarray(skimage.data.rocket()))["usr"]  # gaps that are filled can be seen here
+    # Here entities are merged, and a gap is filled.
+    figures |= {name: image for name, image in draw(gray2rgb(skimage.data.camera())).items() if name in ("emr", "usr")}
     for name, image in figures.items():
         cv2.imwrite(str(out / f"method_{name}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
 
