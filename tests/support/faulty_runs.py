@@ -93,7 +93,15 @@ def attempt(photos: Path, out: Path, prepare: Callable[[], None], resume: bool) 
 
 def faults(kind: str, random: Random, out: Path, changes: int) -> Callable[[], None]:
     """What is set up in the process that is to fail."""
-    number = random.randint(1, changes)
+    number, size = random.randint(1, changes), random.choice((0, 10, 100, 1000, 3000, 10_000))
+    if kind == "kill" and random.random() < 0.5:  # in the middle of a file
+
+        def die_at_the_limit() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+        return die_at_the_limit
     if kind == "kill":
         return lambda: sys.addaudithook(Fault(out, number, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     if kind == "full":
@@ -102,7 +110,6 @@ def faults(kind: str, random: Random, out: Path, changes: int) -> Callable[[], N
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         return lambda: sys.addaudithook(Fault(out, number, no_space))
-    size = random.choice((0, 10, 100, 1000, 3000, 10_000))
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -134,7 +141,7 @@ def trial(kind: str, seed: int, photos: Path, folder: Path, changes: int, expect
     for _ in range(random.randint(1, 3)):
         code, said = attempt(photos, out, faults(kind, random, out, changes), resume=(out / "run.json").exists())
         failed += code != 0
-        assert code in ((0, -signal.SIGKILL) if kind == "kill" else (0, 1, 2, 3, 4)), (code, said[-500:])
+        assert code in ((0, -signal.SIGKILL, -signal.SIGXFSZ) if kind == "kill" else (0, 1, 2, 3, 4)), (code, said[-500:])
         assert "Traceback" not in said and (code <= 0 or "error: " in said), said
         check_whole(out)
     code, said = attempt(photos, out, lambda: None, resume=(out / "run.json").exists())
