@@ -141,7 +141,8 @@ def trial(kind: str, seed: int, photos: Path, folder: Path, changes: int, expect
     for _ in range(random.randint(1, 3)):
         code, said = attempt(photos, out, faults(kind, random, out, changes), resume=(out / "run.json").exists())
         failed += code != 0
-        assert code in ((0, -signal.SIGKILL, -signal.SIGXFSZ) if kind == "kill" else (0, 1, 2, 3, 4)), (code, said[-500:])
+        allowed = (0, -signal.SIGKILL, -signal.SIGXFSZ) if kind == "kill" else (0, 1, 2, 3, 4)
+        assert code in allowed, (code, said[-500:])
         assert "Traceback" not in said and (code <= 0 or "error: " in said), said
         check_whole(out)
     code, said = attempt(photos, out, lambda: None, resume=(out / "run.json").exists())
