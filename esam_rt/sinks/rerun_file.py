@@ -87,8 +87,8 @@ class RerunFile(FileSink):
         Raises:
             OutputError: If the file cannot be made, or the viewer does not answer.
         """
-        recording = self._recording or self._begin(frame)
         try:
+            recording = self._recording or self._begin(frame)
             self._log(recording, frame, entities)
             recording.flush()  # a killed run must not lose whole frames
             if self._piped is not None:
@@ -173,8 +173,13 @@ class RerunFile(FileSink):
             raise output_error(self.file, e) from e
         try:
             recording.save(self._piped.address)
-        finally:
-            self._piped.is_opened()
+        except BaseException:
+            piped, self._piped = self._piped, None
+            piped.is_opened()
+            piped.close()
+            self.file.unlink()
+            raise
+        self._piped.is_opened()
 
 
 def entity_classes(entities: EntityMap) -> NDArray[np.uint16]:

@@ -234,6 +234,19 @@ def test_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         RerunFile(tmp_path).__enter__()
 
 
+def test_a_recording_that_cannot_begin_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: rerun.RecordingStream, path: str) -> None:
+        raise RuntimeError("Failed to create file")
+
+    monkeypatch.setattr(rerun.RecordingStream, "save", refuse)
+    with (
+        pytest.raises(OutputError, match=r"entities\.rrd: does not take frames \(Failed to create file\)\. Write"),
+        RerunFile(tmp_path) as s,
+    ):
+        s.write(frame(0), scene(0))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_without_frames_makes_no_file(tmp_path: Path) -> None:
     with RerunFile(tmp_path):
         pass
