@@ -253,6 +253,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that make views")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
+    if a.init and a.init.resolve() == a.out.resolve():
+        parser.error(f"--out {a.out}: found the file of --init, expected another one; the start is read again to go on")
     torch.set_num_threads(a.threads)
     torch.set_float32_matmul_precision("high")  # TensorFloat-32 on a GPU; nothing on a CPU
     cv2.setNumThreads(1)
