@@ -57,6 +57,9 @@ class BucketRunFolder(RunFolder):
     Args:
         url: The folder in the bucket. It may be missing.
         outputs: Names of files and folders of sinks that are not in the table of sinks.
+
+    Raises:
+        OutputError: If there is no folder for temporary files.
     """
 
     is_staging = True
@@ -64,7 +67,12 @@ class BucketRunFolder(RunFolder):
     def __init__(self, url: str, outputs: Sequence[str] = ()) -> None:
         self._bucket = BucketFolder(url)
         self._token = secrets.token_hex(8)
-        super().__init__(Path(tempfile.gettempdir()) / f"esam-rt-{self._token}", outputs)
+        try:
+            temporary = tempfile.gettempdir()
+        except OSError as e:
+            raise OutputError(f"--out {url}: found no folder for temporary files. Set TMPDIR to one.") from e
+        super().__init__(Path(temporary) / f"esam-rt-{self._token}", outputs)
+        self._is_kept = False
         self.owned.insert(0, PARTS)
         self._part = 0
         self._sent_bytes = 0  # of the journal
@@ -94,7 +102,7 @@ class BucketRunFolder(RunFolder):
 
     @contextmanager
     def staging(self) -> Iterator[None]:
-        """Keep the staging folder.
+        """Keep the staging folder. It stays if its last files could not be copied.
 
         Raises:
             OutputError: If it cannot be made or removed.
@@ -106,7 +114,8 @@ class BucketRunFolder(RunFolder):
         try:
             yield
         finally:
-            remove(self.path)
+            if not self._is_kept:
+                remove(self.path)
 
     def make(self) -> None:
         """Try to write and to remove: a run would find out late.
@@ -138,6 +147,9 @@ class BucketRunFolder(RunFolder):
         super().begin(earlier, record, now)
         if is_resumed:
             self._bucket.remove([ERRORS])
+            if self.journal.exists():  # the next resume need not read all parts again
+                self._bucket.put(self.path, [PHOTOS])
+                self._bucket.remove([PARTS])
 
     def clear(self) -> None:
         """Remove everything that a run wrote, and nothing else.
@@ -194,8 +206,9 @@ class BucketRunFolder(RunFolder):
             line: ASCII text without a line feed.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If it cannot be written, or another run took the folder.
         """
+        self._check_writer()
         self.publish()
         super().append(line)
         left_bytes = self.journal.stat().st_size - self._sent_bytes
@@ -209,13 +222,20 @@ class BucketRunFolder(RunFolder):
             record: The record, with ``program``.
 
         Raises:
-            OutputError: If one cannot be written, or another run took the folder.
+            OutputError: If one cannot be written, or another run took the folder. The files then stay on this machine.
         """
-        self._check_writer()
+        super().write_record(record)
         paths = [path for path in self.path.rglob("*") if path.is_file() and path != self.record]
-        self._bucket.put(self.path, [self._name(path) for path in paths if not path.name.startswith(TEMPORARY)])
-        self.write_record(record)
-        self._bucket.remove([PARTS, WRITER])
+        names = [self._name(path) for path in paths if not path.name.startswith(TEMPORARY)]
+        try:
+            self._check_writer()
+            self._bucket.put(self.path, names)
+            self._check_writer()  # the files may have taken long
+            self._bucket.put(self.path, [RUN])
+            self._bucket.remove([PARTS, WRITER])
+        except OutputError as e:
+            self._is_kept = True
+            raise OutputError(f"{e} The last files of this run are in {self.path}: {', '.join(sorted(names))}.") from e
 
     def _fetch_journal(self) -> None:
         """Put the journal together. A photo has two lines if a run was killed while it ended, or if two runs wrote."""
@@ -242,7 +262,6 @@ class BucketRunFolder(RunFolder):
             self._part = int(parts[-1][:8]) + 1
 
     def _write_part(self) -> None:
-        self._check_writer()
         with self.journal.open("rb") as file:
             file.seek(self._sent_bytes)
             data = file.read()

@@ -278,12 +278,21 @@ class Run(ABC):
         )
         try:
             close_all(self.opened, record)
+        except OutputError as e:
+            summary = _with_error(summary, e)
+        try:
             self.folder.finish({**record, **self.record_more, "summary": summary.to_json()})
         except OutputError as e:
-            if stop is None:  # otherwise the first cause is reported
-                error = lack_of_open_files(e) or e
-                return replace(summary, exit_code=error.exit_code, error=str(error))
+            summary = _with_error(summary, e)
         return summary
+
+
+def _with_error(summary: RunSummary, error: OutputError) -> RunSummary:
+    """Add an error at the end of a run. The first cause decides the exit code."""
+    cause = lack_of_open_files(error) or error
+    if not summary.error:
+        return replace(summary, exit_code=cause.exit_code, error=str(cause))
+    return replace(summary, error=f"{summary.error} Then: {cause}")
 
 
 class LocalRun(Run):

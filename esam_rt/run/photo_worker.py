@@ -108,6 +108,7 @@ class PhotoWorker:
             self._stem = stem
             with self._folder.staging():
                 line = write_frame(item, made, self._sinks, stem)
+                self._find_folder(started)  # another run may have taken it
                 self._folder.publish()
             return line
         except EsamError as e:
@@ -115,7 +116,7 @@ class PhotoWorker:
 
     def _find_folder(self, started: str) -> None:
         """SettingsError if the output folder of this machine is not the one of the run."""
-        if started == self._started:
+        if started == self._started and not self._folder.is_staging:
             return
         record = self._folder.earlier() or {}
         if record.get("started") != started:

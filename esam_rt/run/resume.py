@@ -49,7 +49,8 @@ class RunFolder(OutputFolder):
     def __init__(self, path: Path, outputs: Sequence[str] = ()) -> None:
         known = outputs_of(SINKS.values())
         self.outputs = list(dict.fromkeys([*known, *outputs]))
-        owned = [*self.outputs, PHOTOS, ERRORS, PROFILE, RUN]
+        # Removed in this order: without the journal, no photo counts as finished whose files are gone.
+        owned = [PHOTOS, *self.outputs, ERRORS, PROFILE, RUN]
         super().__init__(path, owned, RUN, "esam-rt", journal=PHOTOS)
         self._ranks: dict[str, int] | None = None
 

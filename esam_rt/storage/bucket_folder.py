@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from esam_rt.errors import OutputError, SettingsError
+from esam_rt.errors import InputError, OutputError, SettingsError
 from esam_rt.storage.atomic import output_error
 from esam_rt.storage.buckets import access_to, open_bucket
 
@@ -21,8 +21,7 @@ class BucketFolder:
         url: The folder, such as ``s3://bucket/result``. It may be missing, the bucket may not.
 
     Raises:
-        InputError: If the URL names no bucket, or holds a query or a password.
-        SettingsError: If the URL holds ``*``, ``[`` or ``]``.
+        SettingsError: If the URL names no bucket, or holds a query, a password, ``*``, ``[`` or ``]``.
         MissingDependencyError: If fsspec, or its package for this bucket, is not installed.
     """
 
@@ -30,7 +29,10 @@ class BucketFolder:
         self.url = url.rstrip("/")
         if any(mark in url for mark in _PATTERNS):
             raise SettingsError(f"--out {url}: found one of {_PATTERNS}, expected the name of a folder. Rename it.")
-        self._system, self._root = open_bucket(url)
+        try:
+            self._system, self._root = open_bucket(url)
+        except InputError as e:
+            raise SettingsError(f"--out: {e}") from e
 
     def fits(self, name: str, more_bytes: int = 0) -> bool:
         """Tell if an object can have a name.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ def found(tmp_path: Path) -> dict[str, object]:
         return contents(Path(folder))
 
 
+def kept_here(staging: Path, message: str) -> set[str]:
+    """Files of a run that could not be copied at its end. They are removed."""
+    kept = set[str]()
+    for folder in staging.iterdir():
+        kept |= {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert f"The last files of this run are in {folder}: " in message
+        shutil.rmtree(folder)
+    return kept
+
+
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: Exception) -> list[str]:
     """Fail from the n-th write on. Return the paths that were written or refused."""
     whole, paths = MemoryFileSystem.open, list[str]()
@@ -188,9 +199,10 @@ def test_a_journal_is_written_in_parts_and_put_together(
         with pytest.raises(KilledError):
             run(photos, FakeSegmenter(raise_at(1, KilledError())), resume=True)
     parts = sorted(name for name in objects() if name.startswith(f"{PARTS}/"))
-    assert [name.partition("/")[2].partition("-")[0] for name in parts] == ["00000000", "00000001"]
-    # A run that was killed while it ended: all lines are there twice.
-    BucketFolder(URL).write("photos.jsonl", b"".join(objects()[name] for name in parts))
+    # The second run joined the part of the first one into the journal.
+    assert [name.partition("/")[2].partition("-")[0] for name in parts] == ["00000001"]
+    # A run that was killed while it ended: a line is there twice.
+    BucketFolder(URL).write("photos.jsonl", objects()["photos.jsonl"] + objects()[parts[0]])
     summary = run(photos, resume=True)
     assert (summary.done_before, summary.done) == (2, 2)
     assert found(tmp_path) == expected
@@ -198,10 +210,10 @@ def test_a_journal_is_written_in_parts_and_put_together(
 
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_fails_at_any_write_leaves_a_run_that_can_be_resumed(
-    photos: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    photos: Path, tmp_path: Path, staging: Path, record_property: Callable[[str, object], None]
 ) -> None:
     expected = run_into_folder(photos, tmp_path / "expected", write=["labels", "coco"])
-    failed = 0
+    failed, kept = 0, set[str]()
     while True:
         empty()
         with pytest.MonkeyPatch.context() as patch:
@@ -216,11 +228,13 @@ def test_a_bucket_that_fails_at_any_write_leaves_a_run_that_can_be_resumed(
         failed += 1
         assert len(writes) >= failed
         assert message.startswith(f"{URL} ") and "--resume" in message and "SECRET" not in message
+        kept |= kept_here(staging, message)
         summary = run(photos, write=["labels", "coco"], resume=True)
         assert (summary.exit_code, summary.done + summary.done_before) == (0, len(NAMES))
         assert found(tmp_path) == expected
     record_property("failed_runs", failed)
     assert failed > 3 * len(NAMES)
+    assert {"photos.jsonl", "entities.json", "run.json"} <= kept
 
 
 @pytest.mark.usefixtures("bucket")
@@ -252,12 +266,12 @@ def test_earlier_content_needs_a_decision_and_only_its_own_is_removed(photos: Pa
     assert kinds == {"labels", "mine.txt", "photos.jsonl", "run.json"}
     assert "labels/of a photo that is gone.png" not in objects()
     folder.write("run.json", b"[]")
-    with pytest.raises(SettingsError, match=r"holds labels, photos\.jsonl, run\.json and no run\.json of esam-rt"):
+    with pytest.raises(SettingsError, match=r"holds photos\.jsonl, labels, run\.json and no run\.json of esam-rt"):
         run(photos, overwrite=True)
 
 
 @pytest.mark.usefixtures("bucket")
-def test_a_run_stops_when_another_machine_takes_its_folder(photos: Path) -> None:
+def test_a_run_stops_when_another_machine_takes_its_folder(photos: Path, staging: Path) -> None:
     def take(number: int) -> None:
         if number == 2:
             folder.write(WRITER, b"of another machine")
@@ -267,10 +281,70 @@ def test_a_run_stops_when_another_machine_takes_its_folder(photos: Path) -> None
     folder = BucketFolder(URL)
     summary = run(photos, FakeSegmenter(take), write=["labels"])
     assert summary.error.startswith(f"{URL}: another run writes there since") and summary.exit_code == 1
-    changed = {name for name, data in objects().items() if taken.get(name) != data}
-    assert all(name.startswith("labels/") for name in changed)
+    assert objects() == taken
+    assert "photos.jsonl" in kept_here(staging, summary.error)
     with kept_from_others(URL), pytest.raises(SettingsError, match="another run is writing there"):
         run(photos, resume=True)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_run_that_ends_leaves_the_folder_to_the_run_that_took_it(
+    photos: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run begins while the last files are copied."""
+    whole = BucketFolder.put
+
+    def put(self: BucketFolder, folder: Path, names: Sequence[str]) -> None:
+        whole(self, folder, names)
+        if "entities.json" in names:
+            self.write(WRITER, b"of another machine")
+            taken.update(objects())
+
+    taken: dict[str, bytes] = {}
+    monkeypatch.setattr(BucketFolder, "put", put)
+    summary = run(photos, write=["labels", "coco"])
+    assert "another run writes there since" in summary.error and summary.exit_code == 1
+    assert objects() == taken
+    kept_here(staging, summary.error)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_folder_that_was_removed_in_part_holds_no_finished_photo(
+    photos: Path, tmp_path: Path, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photos)
+    whole, removed = MemoryFileSystem.rm, list[str]()
+
+    def refuse(self: MemoryFileSystem, path: str, **options: Any) -> None:
+        whole(self, path, **options)
+        removed.append(path)
+        if path.endswith("/labels"):
+            raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "rm", refuse)
+        with pytest.raises(OutputError, match="Then run again with --resume"):
+            run(photos, overwrite=True)
+    assert removed[-1].endswith("/labels") and "run.json" in objects()
+    assert run(photos, resume=True).done == len(NAMES)
+    assert found(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_recording_that_cannot_be_copied_stays_on_this_machine(
+    photos: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = BucketFolder.put
+
+    def refuse(self: BucketFolder, folder: Path, names: Sequence[str]) -> None:
+        if "overlay.mp4" in names:
+            raise OutputError("refused.")
+        whole(self, folder, names)
+
+    monkeypatch.setattr(BucketFolder, "put", refuse)
+    summary = run(photos, write=["video"])
+    assert summary.error.startswith("refused. The last files of this run are in ") and summary.exit_code == 1
+    assert "overlay.mp4" in kept_here(staging, summary.error)
 
 
 @pytest.mark.usefixtures("bucket")
@@ -364,6 +438,15 @@ def test_a_worker_writes_into_the_bucket_itself(photos: Path, tmp_path: Path, st
     assert isinstance(error, SettingsError) and "does not see the folder of this run there" in str(error)
     assert isinstance(worker.segment(item, "\udcff", started), InputError)
 
+    def take(number: int) -> None:
+        folder.write("run.json", before["run.json"].replace(started.encode(), b"of another machine"))
+
+    folder = BucketFolder(URL)
+    worker = PhotoWorker(Job(RunOptions([photos], URL, write=["labels"]), FakeSegmenter(take).open))
+    assert isinstance(worker.open(), WorkerFacts)
+    assert isinstance(worker.segment(item, "b", started), SettingsError)
+    assert objects().keys() == before.keys()
+
 
 def test_addresses_are_read_as_on_the_command_line(tmp_path: Path) -> None:
     options = RunOptions([f"file://{tmp_path}", "s3://b/photos", "rtsp://camera", "-", "photos"], f"file://{tmp_path}")
@@ -382,8 +465,8 @@ def test_addresses_are_read_as_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "error", "message"),
     [
-        ("s3://", InputError, r"^s3:// names no bucket"),
-        ("s3://me:SECRET@b/x", InputError, "with a query, a port, a password"),
+        ("s3://", SettingsError, r"^--out: s3:// names no bucket"),
+        ("s3://me:SECRET@b/x", SettingsError, "^--out: s3:// with a query, a port, a password"),
         ("memory://a/run[1]", SettingsError, r"^--out memory://a/run\[1\]: found one of \*\[\], expected the name"),
         ("s3://b/x", MissingDependencyError, "needs s3fs: pip install s3fs"),
     ],
