@@ -27,7 +27,8 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory, copy_kernels: Callable
         video.write(photo)
     video.release()
     cache = tmp_path_factory.getbasetemp() / "cache of tests.docs"
-    copy_kernels(cache)
+    if not cache.exists():  # a worker may come back to this folder
+        copy_kernels(cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ESAM_RT_CACHE", str(cache))
         yield folder
