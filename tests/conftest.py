@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from esam_rt.engines.cuda.device import CudaDevice
 from esam_rt.kernels import warmup
@@ -55,6 +57,16 @@ def copy_kernels() -> Callable[[Path], list[Path]]:
         return [Path(shutil.copy(path, cache / "kernels" / folder.name)) for path in found if path]
 
     return copy
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three small photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / name)
+    return folder
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.run import segment_source
@@ -25,15 +23,6 @@ from tests.support.processes import GUARD_S
 
 resource = pytest.importorskip("resource", reason="Windows has no such limit")
 SENTENCE = "too many open files: the limit of this process is "
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("1.png", "2.png", "3.png"):
-        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / name)
-    return folder
 
 
 @contextmanager

@@ -8,9 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.cli.test_app import FAKE_RUN, ROOT, start, wait_for
 from tests.support.processes import GUARD_S
@@ -20,15 +18,6 @@ LARGE = 1 << 40  # bytes: a limit that is never reached
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({LARGE}, {LARGE}))\n"
 HEAD, TAIL = FAKE_RUN.split("think = ")
 TAIL = TAIL.partition("\n")[2]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("1.png", "2.png", "3.png"):
-        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / name)
-    return folder
 
 
 def failing(at: str) -> str:

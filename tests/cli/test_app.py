@@ -32,15 +32,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("1.png", "2.png", "3.png"):
-        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / name)
-    return folder
-
-
-@pytest.fixture
 def segmenters(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """`EntitySegmenter` is a fake; what each was made with."""
     made: list[dict[str, Any]] = []

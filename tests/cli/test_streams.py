@@ -10,11 +10,9 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from esam_rt.cli.streams import visible
 from tests.cli.test_app import FAKE_RUN, ROOT, start, wait_for
@@ -25,15 +23,6 @@ pytestmark = pytest.mark.skipif(
 )
 EVIL = "a\x1b[31mred\x1b]0;title\x07\x9b2J\r\n\u202egnp.exe\u2028\udcff[bold]"
 SHOWN = r"a\x1b[31mred\x1b]0;title\x07\x9b2J\r\n\u202egnp.exe\u2028\udcff[bold]"
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("1.png", "2.png", "3.png"):
-        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / name)
-    return folder
 
 
 @settings(deadline=None)
