@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 _FILL = 0.3  # share of the color inside an entity: the photo stays readable
 _BAND = 0.85  # share of the color along its border: it can be named there on any photo
-_LINE = 0.92  # share of white in an outline
-_STRIP_PIXELS = 1 << 18  # drawn at a time: temporaries stay small
+_LINE = 11 / 12  # share of white in an outline
+_WHOLE = 240  # the photo's share as a byte: each share below is one of 240 parts
+_STRIP_PIXELS = 320_000  # drawn at a time: a frame of 640 x 480 is one strip, and temporaries stay small
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _SQUARE = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
 
@@ -36,23 +37,19 @@ def tint(
     thickness = max(1, round(side / 1500))  # one pixel of a screen that shows the whole photo
     reach = thickness + max(1, round(side / 300))  # of the band from the border, pixels
     margin = reach + thickness + 2  # rows beyond a strip that its outlines depend on
-    # One word a color: the gather is four times as fast as one of three bytes.
-    words = np.pad(colors, ((0, 0), (0, 1))).view(np.uint32)[:, 0]
+    # One word a mixture: the gather is four times as fast as one of three bytes.
+    words = _mixtures(colors).view(np.uint32).ravel()
     out = np.empty_like(image_hwc_rgb) if out is None else out
     rows = max(16, _STRIP_PIXELS // labels.shape[1])
     for y in range(0, len(labels), rows):
         top = max(0, y - margin)
         around, part = labels[top : y + rows + margin], slice(y - top, y - top + rows)
-        image = np.ascontiguousarray(image_hwc_rgb[y : y + rows])
-        fill = cv2.cvtColor(words.take(around[part]).view(np.uint8).reshape(*image.shape[:2], 4), cv2.COLOR_BGRA2BGR)
-        mixed = cv2.addWeighted(image, 1 - _FILL, fill, _FILL, 0)
-        for near, share in zip(_bands(around, reach), ((_FILL + _BAND) / 2, _BAND), strict=True):
-            cv2.copyTo(cv2.addWeighted(image, 1 - share, fill, share, 0), near[part], mixed)
-        cv2.copyTo(
-            cv2.convertScaleAbs(mixed, alpha=1 - _LINE, beta=255 * _LINE), _lines(around, thickness)[part], mixed
-        )
-        cv2.copyTo(image, (around[part] == 0).view(np.uint8), mixed)
-        out[y : y + rows] = mixed
+        index = np.multiply(_depths(around, thickness, reach)[part], len(colors), dtype=np.min_scalar_type(len(words)))
+        index += around[part]
+        mixture = words.take(index).view(np.uint8).reshape(*index.shape, 4)
+        share = cv2.cvtColor(cv2.extractChannel(mixture, 3), cv2.COLOR_GRAY2BGR)
+        photo = cv2.multiply(np.ascontiguousarray(image_hwc_rgb[y : y + rows]), share, share, scale=1 / _WHOLE)
+        np.add(photo, cv2.cvtColor(mixture, cv2.COLOR_BGRA2BGR), out=out[y : y + rows])  # 255 at most
     return out
 
 
@@ -95,18 +92,31 @@ def jpeg(image_hwc_rgb: NDArray[np.uint8], quality: int) -> bytes:
     return bytes(simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB", colorsubsampling="420"))
 
 
-def _bands(labels: NDArray[np.uint16], reach: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return masks uint8 [H, W]: pixels up to ``reach`` from a border, and up to one pixel less. They are octagonal."""
-    near = (cv2.erode(labels, _CROSS) != cv2.dilate(labels, _CROSS)).view(np.uint8)
+def _mixtures(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the part of a pixel that is not the photo, and the photo's share of 240, uint8 [4, N + 1, 4].
+
+    The first axis counts as `_depths` does. Label 0 is the photo alone.
+    """
+    fill = np.array([_FILL, (_FILL + _BAND) / 2, _BAND, _BAND * (1 - _LINE)])
+    white = np.array([0, 0, 0, _LINE])
+    mixtures = np.zeros((4, len(colors), 4), np.uint8)
+    mixtures[..., :3] = np.rint(fill[:, None, None] * colors + 255 * white[:, None, None])
+    mixtures[..., 3] = np.rint(_WHOLE * (1 - fill - white))[:, None]
+    mixtures[:, 0] = 0, 0, 0, _WHOLE
+    return mixtures
+
+
+def _depths(labels: NDArray[np.uint16], thickness: int, reach: int) -> NDArray[np.uint8]:
+    """Tell where each pixel lies, uint8 [H, W]: 0 inside, 1 at the edge of a band, 2 in the band, 3 on the line.
+
+    Bands lie up to ``reach`` pixels from a border. They are octagonal. Lines lie in entities, along their borders.
+    """
+    least = np.asarray(cv2.erode(labels, _CROSS))
+    near = (least != cv2.dilate(labels, _CROSS)).view(np.uint8)
     for step in range(reach - 1):
         near = np.asarray(cv2.dilate(near, _SQUARE if step % 2 else _CROSS))
-    return np.asarray(cv2.dilate(near, _CROSS)), near
-
-
-def _lines(labels: NDArray[np.uint16], thickness: int) -> NDArray[np.uint8]:
-    """Return a mask uint8 [H, W]: lines along the borders of entities."""
     # Larger than a neighbor: one side of every border, and never the side without an entity.
-    line = (labels > np.asarray(cv2.erode(labels, _CROSS))).view(np.uint8)
+    line = (labels > least).view(np.uint8)
     if thickness > 1:
         line = np.asarray(cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness))))
-    return line
+    return np.asarray(cv2.add(cv2.add(cv2.dilate(near, _CROSS), near), line))  # each lies within the one before

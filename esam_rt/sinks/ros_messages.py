@@ -82,7 +82,7 @@ def id_image(header: Any, entities: EntityMap) -> Any:
         entities: The entities.
     """
     height, width = entities.labels.shape
-    data = np.frombuffer(np.ascontiguousarray(entities.labels, "<u2").tobytes(), np.uint8)
+    data = np.ascontiguousarray(entities.labels, "<u2").reshape(-1).view(np.uint8)
     return types().types[IMAGE](header, height, width, "mono16", 0, width * 2, data)
 
 
