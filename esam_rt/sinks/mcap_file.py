@@ -12,6 +12,7 @@ from esam_rt._version import __version__
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import MissingDependencyError
 from esam_rt.sinks import ros_messages as ros
+from esam_rt.sinks.camera_places import CameraPlaces
 from esam_rt.sinks.growing_file import GrowingFile
 from esam_rt.sinks.overlays import overlay_jpeg
 from esam_rt.sinks.sink import RunInfo
@@ -34,7 +35,8 @@ class McapFile(GrowingFile):
     Each frame gives three messages. ``esam/entities`` is a `sensor_msgs/Image` in mono16: 0 for no entity, i + 1 for
     detection i. ``esam/detections`` is a `vision_msgs/Detection2DArray`; ``id`` is the track id.
     ``esam/overlay/compressed`` is a JPEG. ``esam/label_info`` comes once. Topics stand beside the camera's:
-    ``/front/image_raw`` leads to ``/front/esam/entities``. Headers and times are those of the image.
+    ``/front/image_raw`` leads to ``/front/esam/entities``, and ``/left`` to ``/left/esam/entities``. A second topic of
+    images beside ``/front/image_raw`` keeps its own name. Headers and times are those of the image.
 
     The file grows in chunks of 1 MB. A killed run leaves the whole chunks, and `Bag` reads them.
 
@@ -69,6 +71,7 @@ class McapFile(GrowingFile):
         self._channels: dict[Channel, int] = {}
         self._copies: dict[Path, _Copies] = {}
         self._images: dict[str, int] = {}  # time of the last image by topic
+        self._places = CameraPlaces()
 
     def open(self, run: RunInfo) -> None:
         """Check that the packages are there.
@@ -98,7 +101,7 @@ class McapFile(GrowingFile):
         header = ros.header_of(frame)
         own = frame.header
         log_time_ns = own.log_time_ns if isinstance(own, RosHeader) else frame.stamp_ns or 0
-        space = own.topic.rpartition("/")[0] if isinstance(own, RosHeader) else ""
+        space = self._places.of(frame)
         if isinstance(own, RosHeader) and frame.path is not None and self.copy_topics:
             self._images[own.topic] = log_time_ns
             if frame.path not in self._copies:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import MissingDependencyError, OutputError
 from esam_rt.lifting import Camera
+from esam_rt.sinks.camera_places import CameraPlaces
 from esam_rt.sinks.drawing import jpeg
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.piped_file import PipedFile
 from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
-from esam_rt.sources.ros_images import RosHeader
 from esam_rt.storage.atomic import make_folder, output_error
 
 VIEWER_SCHEMES = ("rerun://", "rerun+http://", "rerun+https://")
@@ -32,7 +32,7 @@ class RerunFile(FileSink):
 
     Each frame gives ``camera/image`` (JPEG), ``camera/entities`` (a segmentation image) and ``camera/boxes`` with
     ``score`` and, with identities, ``track_id``. The class of an entity is ``track_id % 65535 + 1``, and its color
-    stays over frames. Without identities it is the label, i + 1 for entity i. Images of a bag stand at their topic:
+    stays over frames. Without identities it is the label, i + 1 for entity i. Images of a bag stand at their camera:
     ``/front/image_raw`` leads to ``front/image``. The timelines are ``frame`` and ``time``.
 
     The file grows frame by frame. A killed run and a full disk leave whole frames.
@@ -63,6 +63,7 @@ class RerunFile(FileSink):
         self._piped: PipedFile | None = None
         self._number = 0
         self._is_clock = False
+        self._places = CameraPlaces()
         self._named: dict[str, set[int]] = {}  # classes that the viewer knows, by place
 
     def open(self, run: RunInfo) -> None:
@@ -121,8 +122,7 @@ class RerunFile(FileSink):
 
     def _log(self, recording: Any, frame: Frame, entities: EntityMap) -> None:
         rr = _rerun()
-        space = frame.header.topic.strip("/").rpartition("/")[0] if isinstance(frame.header, RosHeader) else ""
-        space = space or "camera"
+        space = self._places.of(frame).strip("/") or "camera"
         recording.set_time("frame", sequence=self._number)
         if frame.stamp_ns is not None:
             stamp = np.datetime64(frame.stamp_ns, "ns") if self._is_clock else np.timedelta64(frame.stamp_ns, "ns")

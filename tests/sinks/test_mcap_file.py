@@ -33,10 +33,10 @@ def scene(number: int) -> EntityMap:
     return EntityMap.from_labels(labels, np.array([0.75, 0.5]), np.zeros(2, int))
 
 
-def frame(number: int, with_header: bool = True) -> Frame:
+def frame(number: int, with_header: bool = True, topic: str = TOPIC) -> Frame:
     image = np.full((H, W, 3), 90, np.uint8)
     stamp_ns = 1_700_000_000_000_000_000 + number * 100_000_000 + 5
-    header = RosHeader(*divmod(stamp_ns, 10**9), "camera_front", TOPIC, stamp_ns + 9) if with_header else None
+    header = RosHeader(*divmod(stamp_ns, 10**9), "camera_front", topic, stamp_ns + 9) if with_header else None
     return Frame(image, f"camera/{number:06}", stamp_ns, "camera_front", header)
 
 
@@ -82,6 +82,29 @@ def test_messages_have_the_image_s_header_and_time(tmp_path: Path) -> None:
         assert cv2.imdecode(overlay.data, cv2.IMREAD_COLOR).shape == (H, W, 3)
     (_, info) = found["/camera/front/esam/label_info"][0]
     assert [c.class_name for c in info.class_map] == ["entity"]
+
+
+@pytest.mark.parametrize(
+    ("topics", "places"),
+    [
+        (["/front/image_raw", "/left/image_rect/compressed", "/image"], ["/front", "/left", ""]),
+        (["/camera/left", "/camera/right/compressed"], ["/camera/left", "/camera/right"]),
+        (["/front/image_raw", "/front/image_rect"], ["/front", "/front/image_rect"]),
+        (["/front/image", "/front/image/compressed"], ["/front", "/front/image"]),
+        (["/front", "/front/compressed", "/front/image"], ["/front", "/front/compressed", "/front/image"]),
+    ],
+)
+def test_each_camera_has_topics_of_its_own(tmp_path: Path, topics: list[str], places: list[str]) -> None:
+    with McapFile(tmp_path, overlay=False) as sink:
+        for number in range(2):
+            for topic in topics:
+                sink.write(frame(number, topic=topic), scene(number))
+    found = read(tmp_path / "entities.mcap")
+    assert {topic: len(messages) for topic, messages in found.items()} == {
+        f"{place}/esam/{one}": count
+        for place in places
+        for one, count in (("label_info", 1), ("entities", 2), ("detections", 2))
+    }
 
 
 def test_the_bag_of_results_is_a_bag(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_topics_videos_and_cameras(tmp_path: Path) -> None:
     camera = Camera(W, H, 50.0, 51.0, 30.0, 20.0)
     with RerunFile(tmp_path, camera=camera) as sink:
         sink.write(frame(0, 0, "/front/image_raw"), scene(0))
-        sink.write(frame(1, 0, "/left/image_raw"), scene(0))
+        sink.write(frame(1, 0, "/left/image_raw/compressed"), scene(0))
     found = read(tmp_path / "entities.rrd")
     assert {path for path, _ in found if path.endswith("image")} == {"/front/image", "/left/image"}
     ((times, _),) = found["/left/image", "EncodedImage:blob"]
