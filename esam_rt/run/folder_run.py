@@ -63,6 +63,7 @@ def run_photos(
         SettingsError: If an option is wrong, or the output folder holds other files.
         InputError: If there are no photos.
         OutputError: If the output folder cannot be made.
+        MissingDependencyError: If a package of a source or a sink is not installed.
         ModelError: If the model cannot be loaded. `EngineError` and `DeviceError` likewise.
     """
     sinks = sinks_of(options)

@@ -110,6 +110,7 @@ def sinks_of(options: RunOptions) -> list[Sink]:
 
     Raises:
         SettingsError: If a name is unknown, or topics cannot be copied.
+        MissingDependencyError: If a package of a sink is not installed.
     """
     sinks: list[Sink] = [*make_sinks(options.write)]
     if options.copy_topics:

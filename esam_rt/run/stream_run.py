@@ -67,6 +67,7 @@ def run_stream(
         SettingsError: If an option is wrong, or the output folder holds other files.
         InputError: If there are no photos.
         OutputError: If the output folder cannot be made.
+        MissingDependencyError: If a package of a source or a sink is not installed.
         ModelError: If the model cannot be loaded. `EngineError` and `DeviceError` likewise.
     """
     if options.resume:

@@ -13,7 +13,6 @@ import numpy as np
 from esam_rt.errors import MissingDependencyError
 from esam_rt.sinks.geotiff import GeoTiff
 from esam_rt.sinks.seams import IdTable
-from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.raster import import_rasterio
 
 LAYER = "entities"
@@ -30,6 +29,9 @@ class GeoPackage(GeoTiff):
     Args:
         folder: Folder for the file. Default: the folder of the run.
 
+    Raises:
+        MissingDependencyError: rasterio or pyogrio is not installed.
+
     Example:
         >>> with GeoPackage("out") as sink:  # doctest: +SKIP
         ...     for frame in Raster("scene.tif"):
@@ -39,16 +41,8 @@ class GeoPackage(GeoTiff):
     file_name = "entities.gpkg"
     outputs = (file_name,)
 
-    def open(self, run: RunInfo) -> None:
-        """Check that rasterio and pyogrio are there.
-
-        Args:
-            run: The run.
-
-        Raises:
-            MissingDependencyError: One is not installed.
-        """
-        super().open(run)
+    def __init__(self, folder: Path | str | None = None) -> None:
+        super().__init__(folder)
         _pyogrio()
 
     def finished(self, ids: Path, table: IdTable) -> Path:

@@ -13,7 +13,6 @@ from esam_rt.settings import Tiles
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.photo_record import place_of
 from esam_rt.sinks.seams import IdTable, write_ids
-from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.raster import import_rasterio
 from esam_rt.storage.atomic import TEMPORARY, output_error
@@ -29,6 +28,9 @@ class GeoTiff(FileSink):
     Args:
         folder: Folder for the file. Default: the folder of the run.
 
+    Raises:
+        MissingDependencyError: rasterio is not installed.
+
     Example:
         >>> with GeoTiff("out") as sink:  # doctest: +SKIP
         ...     for frame in Raster("scene.tif"):
@@ -38,16 +40,8 @@ class GeoTiff(FileSink):
     file_name = "entities.tif"
     outputs = (file_name,)
 
-    def open(self, run: RunInfo) -> None:
-        """Check that rasterio is there.
-
-        Args:
-            run: The run.
-
-        Raises:
-            MissingDependencyError: rasterio is not installed.
-        """
-        super().open(run)
+    def __init__(self, folder: Path | str | None = None) -> None:
+        super().__init__(folder)
         import_rasterio()
 
     def write(self, frame: Frame, entities: EntityMap) -> None:

@@ -15,7 +15,6 @@ from esam_rt.sinks import ros_messages as ros
 from esam_rt.sinks.camera_places import CameraPlaces
 from esam_rt.sinks.growing_file import GrowingFile
 from esam_rt.sinks.overlays import overlay_jpeg
-from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 from esam_rt.sources.raw_messages import Channel, RawMessage, raw_messages
 from esam_rt.sources.ros_images import IMAGE_TYPES, RosHeader
@@ -47,6 +46,9 @@ class McapFile(GrowingFile):
         copy_topics: Topics of the bag that are copied as they were recorded: definitions, bytes and times. ``all`` are
             those without images. The copy ends at the first image beyond the last that was segmented.
 
+    Raises:
+        MissingDependencyError: rosbags or mcap is not installed.
+
     Example:
         >>> with McapFile("out") as sink:  # doctest: +SKIP
         ...     for frame in Bag("drive.mcap"):
@@ -65,6 +67,8 @@ class McapFile(GrowingFile):
         copy_topics: Sequence[str] = (),
     ) -> None:
         super().__init__(folder)
+        ros.types()
+        _mcap()
         self._png, self._overlay, self.copy_topics = png, overlay, tuple(copy_topics)
         self._opened: IO[bytes] | None = None
         self._writer: Any = None
@@ -72,18 +76,6 @@ class McapFile(GrowingFile):
         self._copies: dict[Path, _Copies] = {}
         self._images: dict[str, int] = {}  # time of the last image by topic
         self._places = CameraPlaces()
-
-    def open(self, run: RunInfo) -> None:
-        """Check that the packages are there.
-
-        Args:
-            run: The run.
-
-        Raises:
-            MissingDependencyError: rosbags or mcap is not installed.
-        """
-        super().open(run)
-        ros.types()
 
     def append(self, frame: Frame, entities: EntityMap, is_first: bool) -> None:
         """Append the messages of a frame.
@@ -144,12 +136,8 @@ class McapFile(GrowingFile):
             self._writer.finish()
 
     def _begin(self) -> None:
-        try:
-            from mcap.writer import Writer
-        except ImportError as e:
-            raise MissingDependencyError("McapFile needs rosbags and mcap: pip install 'esam-rt[bags]'") from e
         self._opened, self._channels, self._copies, self._images = self.file.open("wb"), {}, {}, {}
-        self._writer = Writer(self._opened, chunk_size=_CHUNK_BYTES)
+        self._writer = _mcap().Writer(self._opened, chunk_size=_CHUNK_BYTES)
         self._writer.start(profile="ros2", library=f"esam-rt {__version__}")
 
     def _add(self, message: RawMessage) -> None:
@@ -208,3 +196,11 @@ def _channel(topic: str, kind: str) -> Channel:
 def _raw(topic: str, message: Any, log_time_ns: int) -> RawMessage:
     """Return a message of our own: it counts as published when its image was recorded."""
     return RawMessage(_channel(topic, message.__msgtype__), log_time_ns, log_time_ns, 0, ros.serialized(message))
+
+
+def _mcap() -> Any:
+    try:
+        import mcap.writer
+    except ImportError as e:
+        raise MissingDependencyError("McapFile needs rosbags and mcap: pip install 'esam-rt[bags]'") from e
+    return mcap.writer

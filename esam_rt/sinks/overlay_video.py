@@ -15,7 +15,6 @@ from esam_rt.entity_map import EntityMap
 from esam_rt.errors import MissingDependencyError
 from esam_rt.sinks.growing_file import GrowingFile
 from esam_rt.sinks.overlays import draw_overlay
-from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 
 _TICKS = 1000  # of the video's clock, a second
@@ -33,6 +32,9 @@ class OverlayVideo(GrowingFile):
         folder: Folder for the file. Default: the folder of the run.
         fps: Frames a second, for frames without a time.
 
+    Raises:
+        MissingDependencyError: PyAV is not installed.
+
     Example:
         >>> with OverlayVideo("out") as sink:  # doctest: +SKIP
         ...     for frame in Video("drive.mp4"):
@@ -45,24 +47,13 @@ class OverlayVideo(GrowingFile):
 
     def __init__(self, folder: Path | str | None = None, fps: float = 10.0) -> None:
         super().__init__(folder)
+        _av()
         self._fps = fps
         self._container: Any = None
         self._stream: Any = None
         self._size_wh = (0, 0)
         self._first_ns: int | None = None
         self._pts = -1
-
-    def open(self, run: RunInfo) -> None:
-        """Check that PyAV is there.
-
-        Args:
-            run: The run.
-
-        Raises:
-            MissingDependencyError: PyAV is not installed.
-        """
-        super().open(run)
-        _av()
 
     def append(self, frame: Frame, entities: EntityMap, is_first: bool) -> None:
         """Append a frame.

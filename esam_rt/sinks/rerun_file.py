@@ -17,7 +17,6 @@ from esam_rt.sinks.drawing import jpeg
 from esam_rt.sinks.file_sink import FileSink
 from esam_rt.sinks.palette import entity_colors
 from esam_rt.sinks.piped_file import PipedFile
-from esam_rt.sinks.sink import RunInfo
 from esam_rt.sources.frame import Frame
 from esam_rt.storage.atomic import make_folder, output_error
 
@@ -42,6 +41,9 @@ class RerunFile(FileSink):
         viewer: Address of a viewer, such as ``rerun+http://127.0.0.1:9876/proxy``. No file is then written.
         camera: Camera of all frames. It is logged as a pinhole, without distortion.
 
+    Raises:
+        MissingDependencyError: rerun-sdk is not installed.
+
     Example:
         >>> with RerunFile("out") as sink:  # doctest: +SKIP
         ...     for frame in Video("drive.mp4"):
@@ -56,6 +58,7 @@ class RerunFile(FileSink):
         self, folder: Path | str | None = None, *, viewer: str | None = None, camera: Camera | None = None
     ) -> None:
         super().__init__(folder if viewer is None else Path())
+        _rerun()
         self._viewer, self._camera = viewer, camera
         if viewer is not None:
             self.outputs = ()
@@ -65,18 +68,6 @@ class RerunFile(FileSink):
         self._is_clock = False
         self._places = CameraPlaces()
         self._named: dict[str, set[int]] = {}  # classes that the viewer knows, by place
-
-    def open(self, run: RunInfo) -> None:
-        """Check that Rerun is there.
-
-        Args:
-            run: The run.
-
-        Raises:
-            MissingDependencyError: rerun-sdk is not installed.
-        """
-        super().open(run)
-        _rerun()
 
     def write(self, frame: Frame, entities: EntityMap) -> None:
         """Log a frame.

@@ -58,6 +58,7 @@ def make_sinks(names: Iterable[str]) -> list[FileSink]:
 
     Raises:
         SettingsError: If a name is unknown, or there is no name.
+        MissingDependencyError: If a package of a sink is not installed.
     """
     given = list(names)
     names = [name for name in given if not name.startswith(VIEWER_SCHEMES)]
@@ -80,6 +81,7 @@ def open_sink(*paths: str | Path) -> SinkGroup:
 
     Raises:
         SettingsError: If no sink makes such a file or folder.
+        MissingDependencyError: If a package of a sink is not installed.
 
     Example:
         >>> with open_sink("out/labels", "drive.mp4") as sink:  # doctest: +SKIP

@@ -176,7 +176,7 @@ def test_photos_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[raster\]'"):
-        GeoPackage(tmp_path).__enter__()
+        GeoPackage(tmp_path)
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[raster\]'"):
-        GeoTiff(tmp_path).__enter__()
+        GeoTiff(tmp_path)

@@ -217,4 +217,4 @@ def test_without_the_packages_the_command_to_install_them_is_named(
     ros_messages.types.cache_clear()
     monkeypatch.setitem(sys.modules, "rosbags.typesys", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[bags\]'"):
-        McapFile(tmp_path).__enter__()
+        McapFile(tmp_path)

@@ -79,4 +79,4 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_without_pyav_the_command_to_install_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[video\]'"):
-        OverlayVideo(tmp_path).__enter__()
+        OverlayVideo(tmp_path)

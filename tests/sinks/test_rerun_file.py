@@ -231,7 +231,7 @@ def test_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         make_sinks(["http://127.0.0.1"])
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'esam-rt\[rerun\]'"):
-        RerunFile(tmp_path).__enter__()
+        RerunFile(tmp_path)
 
 
 def test_a_recording_that_cannot_begin_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
