@@ -190,6 +190,6 @@ def _sentence(summary: RunSummary) -> str:
     if summary.incomplete:
         parts.append(f"{summary.incomplete} incomplete at the deadline")
     if summary.left:
-        parts.append(f"{summary.left} left: run again with --resume")
+        parts.append(f"{summary.left} left{': run again with --resume' if summary.can_resume else ''}")
     look_at = summary.look_at
     return f"{', '.join(parts)}. Look at {look_at if isinstance(look_at, str) else look_at.resolve()}"

@@ -276,6 +276,7 @@ class Run(ABC):
             exit_code=_exit_code(stop, self.failed),
             error="interrupted" if isinstance(stop, KeyboardInterrupt) else str(stop or ""),
             incomplete=totals.incomplete,
+            can_resume=isinstance(self.plan.source, ListedSource),
         )
         try:
             close_all(self.opened, record)

@@ -159,6 +159,7 @@ class RunSummary:
         exit_code: Exit code of the command line.
         error: Why the run stopped early. Empty if it did not.
         incomplete: Finished photos whose deadline came before all prompts were decoded.
+        can_resume: A run with ``resume`` processes those that are left. False for videos, bags and streams.
     """
 
     out: Path | str
@@ -173,6 +174,7 @@ class RunSummary:
     exit_code: int
     error: str
     incomplete: int = 0
+    can_resume: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for ``--json``."""

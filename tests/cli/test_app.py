@@ -149,6 +149,15 @@ def test_summary_says_what_failed_and_what_is_left(
     assert result.stderr.splitlines()[-1] == "error: interrupted"
 
 
+def test_summary_of_a_stream_does_not_advise_to_resume(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(monkeypatch, KeyboardInterrupt(), at=1)
+    result = call("run", photos, "--out", tmp_path / "out", "--track")
+    assert result.exit_code == 130
+    assert "2 left. Look at" in result.stdout.replace("\n", " ")
+
+
 @pytest.mark.parametrize(("option", "shown"), [((), True), (("--quiet",), False), (("--json",), False)])
 def test_progress_on_a_terminal(
     photos: Path,
