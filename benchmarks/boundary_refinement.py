@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--most", type=int, default=50, metavar="N", help="photos of a set, twice as many of COCO")
     a = parser.parse_args()
+    cv2.setNumThreads(1)  # CPU time of a thread would leave out that of others
     base = Settings.preset(a.preset)
     sets = {"synthetic": synthetic(base, a.scenes)}
     if a.bsds or a.coco or a.cityscapes:

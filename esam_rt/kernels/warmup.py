@@ -31,12 +31,12 @@ def _modules(*names: str) -> tuple[str, ...]:
 # In the order in which a photo needs them.
 PHOTO_MODULES = _modules(
     *("felzenszwalb", "bits", "iou", "nms", "mask_means", "fragments", "sampling", "dedup", "split"),
-    *("similarity", "merge", "containment", "set_cover", "guided_paint", "pieces"),
+    *("similarity", "merge", "containment", "set_cover", "guided_fit", "guided_paint", "pieces"),
 )
 METHOD_MODULES = {
     "e-sam": PHOTO_MODULES,
-    "amg": _modules("bits", "nms", "fragments", "guided_paint", "pieces"),
-    "sam-o": _modules("bits", "nms", "fragments", "guided_paint", "pieces"),
+    "amg": _modules("bits", "nms", "fragments", "guided_fit", "guided_paint", "pieces"),
+    "sam-o": _modules("bits", "nms", "fragments", "guided_fit", "guided_paint", "pieces"),
     "superpixels": _modules("felzenszwalb"),
 }
 ALL_MODULES = (*PHOTO_MODULES, *_modules("upsample", "interpolated_precision", "label_pairs", "pooling"))

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from esam_rt.kernels.guided_fit import fit_colors, mean_models, weighted_colors
 from esam_rt.kernels.guided_paint import ALONE, NEAR, paint_guided
+from esam_rt.kernels.pieces import find_pieces
 from esam_rt.method.grid_entities import GridEntities
 from esam_rt.sam.geometry import CELL_PX, Geometry
 from esam_rt.settings import Render
@@ -46,40 +48,35 @@ class Guide:
         small = cv2.copyMakeBorder(small, 0, h - inside[0], 0, w - inside[1], cv2.BORDER_REPLICATE)
         self.radius = max(1, round(settings.radius * max(h, w)))
         self.share = 1 / _sum(np.ones((h, w), np.float32), self.radius)  # of a cell in its window
-        self.color = np.ascontiguousarray(small.transpose(2, 0, 1), np.float32)
-        self.mean = np.stack([_sum(c, self.radius) for c in self.color]) * self.share
+        self.color = small.astype(np.float32)
+        rgb = [np.asarray(plane, np.float32) for plane in cv2.split(self.color)]
+        mean = [_sum(plane, self.radius) * self.share for plane in rgb]
         rr, rg, rb, gg, gb, bb = (
-            _sum(self.color[i] * self.color[j], self.radius) * self.share
-            - self.mean[i] * self.mean[j]
+            _sum(rgb[i] * rgb[j], self.radius) * self.share
+            - mean[i] * mean[j]
             + np.float32(settings.epsilon * 255**2 * (i == j))
             for i, j in itertools.combinations_with_replacement(range(3), 2)
         )
-        cofactors = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg, rr * bb - rb * rb, rb * rg - rr * gb
-        a, b, c, d, e, f = (*cofactors, rr * gg - rg * rg)
-        self.inverse = np.stack([a, b, c, b, d, e, c, e, f]).reshape(3, 3, h, w)
-        self.inverse /= rr * a + rg * b + rb * c
+        cofactors = [gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg]
+        cofactors += [rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg]
+        determinant = rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2]
+        inverse = [cofactor / determinant for cofactor in cofactors]
+        self.statistics = np.stack([self.share, *mean, *inverse])
 
-    def models(self, membership: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    def fit(self, weight: NDArray[np.float32], box: Box, crop: Box, models_out: NDArray[np.float32]) -> None:
         """Fit the color models of one entity.
 
         Args:
-            membership: Membership of the cells in a box, float32 [h, w]; it is 0 ``radius`` cells along the rim, except
-                at the rim of the grid.
+            weight: Membership of the cells in a box, float32; it is 0 in all other cells.
             box: The box (x0, y0, x1, y1) on the grid, half-open, in cells.
-
-        Returns:
-            float32 [h, w, 4]: factors of red, green, blue (0 to 255) and the constant.
+            crop: A larger box.
+            models_out: float32 [h, w, 4] of the crop, C-contiguous, overwritten: factors of red, green, blue (0 to 255)
+                and the constant.
         """
-        x0, y0, x1, y1 = box
-        part = (..., slice(y0, y1), slice(x0, x1))
-        share, color, mean = self.share[part], self.color[part], self.mean[part]
-        of_membership = _sum(membership, self.radius) * share
-        j = [_sum(c * membership, self.radius) * share - m * of_membership for c, m in zip(color, mean, strict=True)]
-        slope = [row[0] * j[0] + row[1] * j[1] + row[2] * j[2] for row in self.inverse[part]]
-        constant = of_membership - slope[0] * mean[0] - slope[1] * mean[1] - slope[2] * mean[2]
-        planes = _sum(np.asarray(cv2.merge([*slope, constant]), np.float32), self.radius)
-        planes *= share[..., None]
-        return planes
+        around = _grown(crop, self.radius, self.share.shape)
+        planes = _sum(weighted_colors(self.color, weight, box, around), self.radius)
+        fit_colors(planes, self.statistics, around)
+        mean_models(_sum(planes, self.radius), self.statistics, around, crop, models_out)
 
 
 def paint_refined(
@@ -114,25 +111,25 @@ def paint_refined(
     box_none = _grown((x, y, x + w, y + h), 1, labels.shape)
     boxes = [box_none, *(tuple(box) for box in logit_box.tolist())]
     weights = softmax([none_hw[_part(box_none)], *logits], boxes, none_hw)
-    models, reaches, crops = [], [], []
-    for number, (weight, box) in enumerate(zip(weights, boxes, strict=True)):
-        crop = _grown(box, settings.reach, labels.shape)
-        around = _grown(crop, guide.radius, labels.shape)
-        membership = np.zeros(labels[_part(around)].shape, np.float32)
-        membership[_part(box, around)] = weight
-        is_own = (labels[_part(crop)] == number).astype(np.uint8)
-        fitted = guide.models(membership, around)[_part(crop, around)]
-        fitted[..., 3] += THIN_BONUS * _lines(is_own)
-        models.append(fitted.reshape(-1, 4))
+    crops = [_grown(box, settings.reach, labels.shape) for box in boxes]
+    offset = np.cumsum([0, *((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in crops)], dtype=np.int64)
+    models, reach = np.empty((offset[-1], 4), np.float32), np.empty(offset[-1], np.uint8)
+    bonus = THIN_BONUS * _lines(labels)
+    for number, (weight, box, crop) in enumerate(zip(weights, boxes, crops, strict=True)):
+        part = _part(crop)
+        is_own = (labels[part] == number).astype(np.uint8)
+        cells = slice(offset[number], offset[number + 1])
+        fitted = models[cells].reshape(*is_own.shape, 4)
+        guide.fit(weight, box, crop, fitted)
+        fitted[..., 3] += bonus[part] * is_own
         is_near = cv2.dilate(is_own, window)
-        reaches.append(np.where(is_own & is_alone[_part(crop)], ALONE, is_near * np.uint8(NEAR)).ravel())
-        crops.append(crop)
+        reach[cells] = np.where(is_own & is_alone[part], ALONE, is_near * np.uint8(NEAR)).ravel()
     paint_guided(
         labels_out,
         functools.partial(rows_without_noise, image_hwc_rgb),
-        np.concatenate(models),
-        np.concatenate(reaches),
-        np.cumsum([0, *(r.size for r in reaches)], dtype=np.int64)[:-1],
+        models,
+        reach,
+        offset[:-1],
         np.array(crops, np.int32),
         labels.shape,
         *geometry.cells_per_pixel,
@@ -148,11 +145,14 @@ def rows_without_noise(image_hwc_rgb: NDArray[np.uint8], y0: int, y1: int) -> ND
         y1: Row after the last one.
 
     Returns:
-        The rows, as the filter of the whole photo gives them.
+        uint8 [3, rows, W], as the filter of the whole photo gives them.
     """
     above = min(y0, DIAMETER_PX // 2)
     rows = np.ascontiguousarray(image_hwc_rgb[y0 - above : y1 + DIAMETER_PX // 2])
-    return np.asarray(cv2.bilateralFilter(rows, DIAMETER_PX, NOISE, DIAMETER_PX)[above : above + y1 - y0], np.uint8)
+    smooth = cv2.bilateralFilter(rows, DIAMETER_PX, NOISE, DIAMETER_PX)[above : above + y1 - y0]
+    planes = np.empty((3, *smooth.shape[:2]), np.uint8)
+    cv2.split(smooth, list(planes))
+    return planes
 
 
 def softmax(
@@ -177,13 +177,15 @@ def softmax(
     return weights
 
 
-def _lines(is_own: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the cells of an entity's long thin parts, bool [h, w]."""
-    thin = is_own - cv2.morphologyEx(is_own, cv2.MORPH_OPEN, THIN)
-    _, part, stats, _ = cv2.connectedComponentsWithStats(thin)
-    is_long = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1) >= THIN_LENGTH
-    is_long[0] = False
-    return np.asarray(is_long.take(part), np.bool_)
+def _lines(labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Return the cells of long thin parts of entities and of "no entity", bool [h, w]."""
+    is_core = cv2.erode(labels, THIN) == cv2.dilate(labels, THIN)
+    is_thin = cv2.dilate(is_core.astype(np.uint8), THIN) == 0
+    thin = find_pieces((labels + 1) * is_thin)
+    is_long = (thin.label > 0) & (thin.side >= THIN_LENGTH)
+    row = np.repeat(np.arange(len(labels)), np.diff(thin.row_first))
+    cells = np.diff(row * labels.shape[1] + thin.start, append=labels.size)
+    return np.repeat(is_long[thin.piece], cells).reshape(labels.shape)
 
 
 def _grown(box: Box, cells: int, grid_hw: tuple[int, ...]) -> Box:

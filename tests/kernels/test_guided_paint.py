@@ -58,7 +58,8 @@ def painted(
     reach = np.concatenate([np.zeros(0, np.uint8), *(r.ravel() for _, r, _ in crops)])
     offset = np.cumsum([0, *(r.size for _, r, _ in crops)])[:-1]
     box = np.array([b for *_, b in crops], np.int32).reshape(-1, 4)
-    paint_guided(labels, lambda y0, y1: image[y0:y1], models, reach, offset, box, grid, *scale)
+    planes = image.transpose(2, 0, 1)  # not contiguous
+    paint_guided(labels, lambda y0, y1: planes[:, y0:y1], models, reach, offset, box, grid, *scale)
     return labels
 
 

@@ -10,6 +10,7 @@ from esam_rt.kernels.containment import smallest_holders
 from esam_rt.kernels.dedup import leaders
 from esam_rt.kernels.felzenszwalb import felzenszwalb
 from esam_rt.kernels.fragments import without_fragments
+from esam_rt.kernels.guided_fit import fit_colors, mean_models, weighted_colors
 from esam_rt.kernels.guided_paint import paint_guided
 from esam_rt.kernels.iou import best_iou
 from esam_rt.kernels.label_pairs import label_pairs
@@ -57,7 +58,7 @@ def everything(seed: int) -> list[NDArray[Any]]:
     reach = rng.integers(0, 3, 9 * 1400).astype(np.uint8)
     paint_guided(
         guided,
-        lambda y0, y1: photo[y0:y1],
+        lambda y0, y1: photo.transpose(2, 0, 1)[:, y0:y1],
         models,
         reach,
         np.arange(9) * 1400,
@@ -66,11 +67,21 @@ def everything(seed: int) -> list[NDArray[Any]]:
         1 / 3,
         7 / 8,
     )
+    color = photo.astype(np.float32)
+    weighted = weighted_colors(color, rng.random((20, 70), np.float32), (9, 30, 79, 50), (0, 0, 80, 60))
+    statistics = rng.normal(size=(10, 60, 80)).astype(np.float32)
+    fitted = weighted.copy()
+    fit_colors(fitted, statistics, (0, 0, 80, 60))
+    means = np.empty((40, 50, 4), np.float32)
+    mean_models(fitted, statistics, (0, 0, 80, 60), (20, 10, 70, 50), means)
     pieces = find_pieces(guided)
     joined = guided.copy()
     join_pieces(joined, pieces, pieces.area < 20)
     return [
         guided,
+        weighted,
+        fitted,
+        means,
         pieces.piece,
         pieces.area,
         joined,
