@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import MOST_LABELS, EntityMap
 from esam_rt.errors import InputError
+from esam_rt.method.cleanup import clean_up
 from esam_rt.method.windows import Rectangle, Window
 from esam_rt.rounding import ceil_div
-from esam_rt.settings import Tiles
+from esam_rt.settings import Cleanup, Tiles
 
 STRIP_ROWS = 64  # rows that are worked on at once: temporaries stay small
 CELLS = 256  # cells of SAM's mask grid along a side
@@ -90,6 +91,7 @@ class EntityJoiner:
         self._groups: dict[int, _Group] = {}
         self._views: list[_View] = []
         self._windows = 0
+        self._shown_side_px = max(photo_hw)  # of the smallest window
 
     def add(self, window: Window, found: EntityMap) -> None:
         """Add the entities of a window.
@@ -102,6 +104,7 @@ class EntityJoiner:
             InputError: The photo has more entities than a label map can hold.
         """
         seen = _Seen(self._windows, found, self._is_cut(window, found))
+        self._shown_side_px = min(self._shown_side_px, max(window.height, window.width))
         first = 0
         for place in window.parts(self._hw[1]):
             columns = place.x1 - place.x0
@@ -110,10 +113,13 @@ class EntityJoiner:
             first += columns
         self._windows += 1
 
-    def result(self) -> EntityMap:
+    def result(self, cleanup: Cleanup | None = None) -> EntityMap:
         """Return the map. A group has the mean score of its members by area, and the stage of the largest one.
 
         A group that only one tile shows, and shows cut, is left out: it would end with the tile.
+
+        Args:
+            cleanup: Smallest sizes of pieces and gaps in a window. Windows that differ leave specks along their sides.
         """
         score, stage = np.zeros(len(self._root) - 1), np.zeros(len(self._root) - 1, np.uint8)
         for root, group in self._groups.items():
@@ -122,6 +128,8 @@ class EntityJoiner:
                 self._root[self._root == root] = 0
         for rows in _strips(len(self._labels)):
             self._labels[rows] = self._root[self._labels[rows]]
+        if cleanup is not None:
+            clean_up(self._labels, cleanup, shown_side_px=self._shown_side_px, wraps=self._wraps)
         return EntityMap.from_labels(self._labels, score, stage, in_place=True)
 
     def _is_cut(self, window: Window, found: EntityMap) -> NDArray[np.bool_]:

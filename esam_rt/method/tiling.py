@@ -49,7 +49,7 @@ def segment_windows(
             joiner.add(window, found)
         maps.append((found.complete, found.completed_stages, found.prompts_decoded))
     with trace.span("joining"):
-        joined = joiner.result()
+        joined = joiner.result(settings.cleanup)
     complete, stages, prompts = zip(*maps, strict=True)
     return replace(
         joined,

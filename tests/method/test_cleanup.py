@@ -68,3 +68,22 @@ def test_off_changes_nothing() -> None:
     labels = speckled()
     clean_up(labels, Cleanup(min_piece=0, fill_holes=0))
     np.testing.assert_array_equal(labels, speckled())
+
+
+def test_sizes_are_those_of_what_the_model_saw_at_once() -> None:
+    small, large = speckled(), speckled()
+    clean_up(small, Cleanup(min_piece=400, fill_holes=400), shown_side_px=256)
+    clean_up(large, Cleanup(min_piece=100, fill_holes=100))
+    np.testing.assert_array_equal(small, large)
+
+
+def test_a_piece_that_goes_on_over_the_edge_of_a_panorama_stays() -> None:
+    labels = np.ones((256, 512), np.uint16)
+    labels[100:110, :4] = labels[100:110, 400:] = 2  # one entity, with 40 pixels at the left edge
+    labels[10:12, :2] = labels[50:52, 100:102] = 2  # specks, one of them at the edge
+    flat, expected = labels.copy(), labels.copy()
+    clean_up(labels, Cleanup(min_piece=100, fill_holes=0), wraps=True)
+    expected[10:12, :2] = expected[50:52, 100:102] = 1
+    np.testing.assert_array_equal(labels, expected)
+    clean_up(flat, Cleanup(min_piece=100, fill_holes=0))
+    assert (flat[100:110, :4] == 1).all()

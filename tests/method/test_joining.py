@@ -13,7 +13,7 @@ from esam_rt.errors import InputError
 from esam_rt.method import joining
 from esam_rt.method.joining import EntityJoiner
 from esam_rt.method.windows import Window, windows_of
-from esam_rt.settings import Panorama, Tiles
+from esam_rt.settings import Cleanup, Panorama, Tiles
 from esam_rt.stages import Stage
 from tests.support.true_windows import cells_around, entities_of, in_window, same_partition
 
@@ -210,6 +210,20 @@ def test_random_windows_give_a_map_without_gaps_or_empty_labels() -> None:
     assert set(np.unique(result.labels)) - {0} == set(range(1, len(result) + 1))
     assert (result.score > 0).all() and (result.score <= 1).all()
     assert not result.labels[~seen].any()
+
+
+def test_specks_that_windows_leave_are_removed() -> None:
+    """The tiles see the line between two walls elsewhere, and a gap at their own side."""
+    truth = strip_map(512, 1024, 500)
+    windows = windows_of((512, 1024), Tiles(side_px=512), Panorama())
+    joiner, rng = EntityJoiner((512, 1024), Tiles()), np.random.default_rng(0)
+    for window in windows:
+        labels = in_window(truth, window).copy()
+        if window.width == 512:
+            labels[:8, :8] = 3 - labels[:8, 20]
+            labels[100:104, :4] = 0
+        joiner.add(window, EntityMap.from_labels(labels, rng.uniform(0.5, 1, 2), np.full(2, Stage.EMR)))
+    assert joiner.result(Cleanup()).pieces.tolist() == [1, 1]
 
 
 def test_more_entities_than_labels(monkeypatch: pytest.MonkeyPatch) -> None:
