@@ -24,7 +24,7 @@ from esam_rt.loading.loader import load_sam
 from esam_rt.method import superpixels as superpixel_stage
 from esam_rt.method.coherent_prompts import CoherentPrompts
 from esam_rt.method.tiling import segment_windows
-from esam_rt.method.time_budget import Clock, Costs, TimeBudget
+from esam_rt.method.time_budget import Clock, Costs, TimeBudget, check_deadline
 from esam_rt.pipeline import Pipeline, SuperpixelFunction
 from esam_rt.rounding import ceil_div
 from esam_rt.sam.cancel_token import CancelToken
@@ -195,8 +195,7 @@ class EntitySegmenter:
         given = image_hwc_rgb if isinstance(image_hwc_rgb, EncodedImage) else None
         if given is not None and given.image is None:
             raise InputError("Photo: found one that Sam.encode made, expected one of EntitySegmenter.encode.")
-        if deadline_s is not None and not 0 < deadline_s < math.inf:
-            raise SettingsError(f"deadline_s: found {deadline_s}, expected a number of seconds above 0, or None.")
+        check_deadline(deadline_s)
         image = self._sam.check_image(image_hwc_rgb if given is None else given.image)
         whole, is_panorama = EncodeOnce(self._sam, given), self.settings.panorama.enabled
         end_s = math.inf if deadline_s is None else self._clock() + deadline_s

@@ -134,8 +134,8 @@ def test_a_few_prompts_find_the_large_objects(clock: FakeClock) -> None:
     assert not result.complete
 
 
-@pytest.mark.parametrize("deadline_s", [0, -1.0, float("nan"), float("inf")])
-def test_other_deadlines_are_refused(clock: FakeClock, deadline_s: float) -> None:
+@pytest.mark.parametrize("deadline_s", [0, -1.0, float("nan"), float("inf"), "0.1"])
+def test_other_deadlines_are_refused(clock: FakeClock, deadline_s: Any) -> None:
     scene, photo = noisy_scene(0)
     with (
         EntitySegmenter(clock.sam(scene)) as segment,

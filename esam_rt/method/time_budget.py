@@ -7,7 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Literal, TypeAlias
+
+from esam_rt.errors import SettingsError
 
 Clock: TypeAlias = Callable[[], float]
 """Returns seconds. Only differences count."""
@@ -22,6 +25,19 @@ NEWEST = 0.25  # weight of the newest photo or batch in the moving averages
 CAUTION = 2.0  # mean deviations that an expected cost lies above the average
 FORGETTING = 0.95  # factor of all costs after a photo without a prompt: one slow photo does not stop all later ones
 MOST_SIZES = 64  # sizes of photos that are remembered
+
+
+def check_deadline(deadline_s: float | None) -> None:
+    """Refuse a deadline that no image can have.
+
+    Args:
+        deadline_s: Seconds that an image may take. None: no limit.
+
+    Raises:
+        SettingsError: It is no number above 0.
+    """
+    if deadline_s is not None and not (isinstance(deadline_s, Real) and 0 < deadline_s < math.inf):
+        raise SettingsError(f"deadline_s: found {deadline_s!r}, expected a number of seconds above 0, or None.")
 
 
 class Costs:

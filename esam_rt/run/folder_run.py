@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from esam_rt.errors import INTERRUPTED, EsamError, InputError, OutputError, SettingsError
+from esam_rt.method.time_budget import check_deadline
 from esam_rt.open_files import lack_of_open_files
 from esam_rt.run.bucket_run_folder import run_folder
 from esam_rt.run.frame_steps import Segmented, read_frame, segment_frame, write_frame
@@ -126,6 +127,7 @@ def segment_source(
         >>> with EntitySegmenter("tiny") as segmenter:  # doctest: +SKIP
         ...     summary = segment_source(source, segmenter, [LabelMaps(), HtmlReport()], Path("out"))
     """
+    check_deadline(deadline_s)
     record: dict[str, Any] = {}
     settings = getattr(segmenter, "settings", None)
     if isinstance(settings, Settings):

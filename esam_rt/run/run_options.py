@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from esam_rt.entity_map import EntityMap
 from esam_rt.loading.events import OnEvent, ignore
+from esam_rt.method.time_budget import check_deadline
 from esam_rt.run.output_folder import out_address
 from esam_rt.segmenter import SegmenterConfig
 from esam_rt.sinks.sink_table import EVERYDAY
@@ -117,7 +118,7 @@ class RunOptions:
 
     Raises:
         InputError: If a source is a URL that is not read.
-        SettingsError: If ``out`` is a URL that is not written.
+        SettingsError: If ``out`` is a URL that is not written, or ``deadline_s`` is no number above 0.
     """
 
     sources: Sequence[Path | str]
@@ -140,6 +141,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(map(given_source, self.sources)))
         object.__setattr__(self, "out", out_address(self.out))
+        check_deadline(self.deadline_s)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from esam_rt.entity_map import EntityMap
 from esam_rt.errors import DecodingCancelledError, InputError, SettingsError, did_you_mean
 from esam_rt.method.coherent_prompts import CoherentPrompts
+from esam_rt.method.time_budget import check_deadline
 from esam_rt.run.drop_policy import POLICIES, Arrival, Policy, WaitingFrames
 from esam_rt.run.stream_statistics import Recorder, SourceStatistics
 from esam_rt.sam.cancel_token import CancelToken
@@ -108,6 +109,7 @@ class Stream(Iterator[StreamResult]):
             raise SettingsError(f"on_error: unknown {on_error!r}.{did_you_mean(on_error, ('report', 'raise'))}")
         if not 1 <= max_in_flight <= 1000:
             raise SettingsError(f"max_in_flight: found {max_in_flight}, expected 1 to 1000.")
+        check_deadline(deadline_s)
         self._segmenter, self._policy, self._max_in_flight = segmenter, policy, max_in_flight
         self._track, self._raises, self._clock = track, on_error == "raise", clock
         self._cancel = CancelToken()

@@ -821,6 +821,12 @@ def test_a_deadline_reaches_each_photo_and_the_records_say_what_it_cut_short(pho
         run(photos, out, InHurry(), deadline_s=0.5, resume=True)
 
 
+def test_a_run_refuses_a_deadline_before_it_begins(photos: Path, out: Path) -> None:
+    with pytest.raises(SettingsError, match=r"deadline_s: found 0, expected a number of seconds above 0"):
+        run(photos, out, InHurry(), deadline_s=0)
+    assert not out.exists()
+
+
 def test_a_run_with_a_deadline_warms_up(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path) -> None:
     segmenter = InHurry()
     monkeypatch.setattr("esam_rt.segmenter.EntitySegmenter", lambda model, **options: segmenter)

@@ -357,6 +357,15 @@ def test_wrong_options(options: dict[str, Any]) -> None:
         Stream(FakeSegmenter(), arrays(1), **options)
 
 
+@pytest.mark.parametrize("deadline_s", [0, -0.1])
+def test_a_deadline_is_refused_before_the_first_frame(deadline_s: float) -> None:
+    def segment(image: Any, *, deadline_s: float | None = None) -> EntityMap:
+        raise AssertionError("no frame is segmented")
+
+    with pytest.raises(SettingsError, match=r"deadline_s: found .*above 0"):
+        Stream(segment, arrays(1), deadline_s=deadline_s)
+
+
 def test_a_function_is_a_segmenter_and_arrays_are_frames() -> None:
     segmenter: Callable[[Any], EntityMap] = FakeSegmenter().__call__
     with Stream(segmenter, [IMAGE, IMAGE]) as stream:
