@@ -15,6 +15,8 @@ Cost and edge share one int64, so that sorting the words sorts the edges::
 The bits of a float64 >= 0 sort like integers. The edge replaces the lowest bits of the cost, the least significant
 ones. Equal costs are therefore ordered by direction and pixel. ``pixel`` is the top left pixel of the 2 x 2 square
 around the edge. ``direction`` is 0 for right, 1 for down, 2 for down-right, 3 for down-left.
+
+Edges are written in the order of their lowest bits. A stable radix sort of the cost bits is then a sort of the words.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ INT, FLOAT = types.int64, types.float64
 ROW, ROW2, WEIGHTS = FLOAT[::1], FLOAT[:, ::1], array(FLOAT, 1)
 EDGES, FOREST, IMAGE = INT[::1], types.int32[::1], array(types.float32, 2)
 
+# Bits of one pass of the radix sort. For a photo of 512 x 384 pixels, five passes of 9 bits take 9 ms on Zen 4, and
+# NumPy's sort takes 39 ms there. Four passes of 11 bits are slower.
+DIGIT = 9
+
 
 def felzenszwalb(
     image_hwc: NDArray[np.uint8 | np.floating], scale: float, sigma: float, min_size: int
@@ -40,7 +46,7 @@ def felzenszwalb(
 
     Parameters and regions are those of ``skimage.segmentation.felzenszwalb``, except for ties. Costs that are equal, or
     differ by less than 2**-30 of their value in a photo of a million pixels, are ordered by direction, then row by row;
-    scikit-image leaves this order open. Peak memory is about 44 bytes per pixel.
+    scikit-image leaves this order open. Peak memory is about 76 bytes per pixel.
 
     Args:
         image_hwc: Photo [H, W, C], uint8, or finite float in [0, 1]; H and W at least 1, less than 2**31 pixels.
@@ -53,16 +59,25 @@ def felzenszwalb(
     """
     h, w, channels = image_hwc.shape
     edges = np.empty(4 * h * w - 3 * h - 3 * w + 2, np.int64)
-    costs = edges.view(np.float64)  # views are made here, positions are passed as numbers: this halves compile time
     unit = 1 / 255 if image_hwc.dtype == np.uint8 else 1.0
     rows = np.ascontiguousarray(image_hwc, np.float32).reshape(h, w * channels)
-    _edges(rows, channels, unit, _gaussian(sigma), edges, costs)
-    # In place, without the GIL. NumPy sorts 4 million words in 23 ms with AVX-512, in 55 ms with AVX2, else in 0.3 s.
-    edges.sort()
+    # Views are made here, positions are passed as numbers: this halves compile time.
+    _edges(rows, channels, unit, _gaussian(sigma), edges, edges.view(np.float64))
+    edges = _sorted(edges, (h * w - 1).bit_length() + 2)
+    costs = edges.view(np.float64)
     regions = np.full((h, w), -1, np.int32)
     bound = np.full(h * w, scale / 255, np.float32)
     _merge(edges, costs, w, regions.reshape(-1), bound, bound.view(np.int32), scale / 255, min_size)
     return regions
+
+
+def _sorted(edges: NDArray[np.int64], low_bits: int) -> NDArray[np.int64]:
+    """Sort words >= 0 that are in the order of their lowest bits already. Overwrites them."""
+    other = np.empty_like(edges)
+    for shift in range(low_bits, 63, DIGIT):
+        if _sort_by_digit(edges, other, shift):
+            edges, other = other, edges
+    return edges
 
 
 def _gaussian(sigma: float) -> NDArray[np.float64]:
@@ -170,16 +185,39 @@ def _edges(
     down, bits = 1 << _pixel_bits(h * w), _pixel_bits(h * w) + 2
     padded = np.empty((w + 2 * (len(weights) - 1)) * channels)
     smooth = np.empty((2, w * channels))
-    place = 0
+    place_right, place_down = 0, h * (w - 1)
+    place_down_right = place_down + (h - 1) * w
+    place_down_left = place_down_right + (h - 1) * (w - 1)
     for y in range(h):
         row, above = y % 2, 1 - y % 2
         _smooth_row(rows, channels, y, unit, weights, padded, smooth, row)
-        place = _row_edges(smooth, row, 0, row, 1, channels, y * w, bits, edges, costs, place)
+        place_right = _row_edges(smooth, row, 0, row, 1, channels, y * w, bits, edges, costs, place_right)
         if y > 0:
             first = down + (y - 1) * w
-            place = _row_edges(smooth, above, 0, row, 0, channels, first, bits, edges, costs, place)
-            place = _row_edges(smooth, above, 0, row, 1, channels, first + down, bits, edges, costs, place)
-            place = _row_edges(smooth, above, 1, row, 0, channels, first + 2 * down, bits, edges, costs, place)
+            place_down = _row_edges(smooth, above, 0, row, 0, channels, first, bits, edges, costs, place_down)
+            first += down
+            place_down_right = _row_edges(
+                smooth, above, 0, row, 1, channels, first, bits, edges, costs, place_down_right
+            )
+            first += down
+            place_down_left = _row_edges(smooth, above, 1, row, 0, channels, first, bits, edges, costs, place_down_left)
+
+
+@kernel(EDGES, EDGES, INT)
+def _sort_by_digit(edges: NDArray[np.int64], out: NDArray[np.int64], shift: int) -> bool:
+    """Copy edges to ``out`` in the order of ``DIGIT`` bits. Returns False, without a copy, if they are all the same."""
+    place = np.zeros((1 << DIGIT) + 1, np.int64)
+    for k in range(len(edges)):
+        place[(edges[k] >> shift & (1 << DIGIT) - 1) + 1] += 1
+    if len(edges) == 0 or place[(edges[0] >> shift & (1 << DIGIT) - 1) + 1] == len(edges):
+        return False
+    for digit in range(1 << DIGIT):
+        place[digit + 1] += place[digit]
+    for k in range(len(edges)):
+        digit = edges[k] >> shift & (1 << DIGIT) - 1
+        out[place[digit]] = edges[k]
+        place[digit] += 1
+    return True
 
 
 @kernel(INT, INT, INT)

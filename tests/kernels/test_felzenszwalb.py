@@ -124,7 +124,11 @@ def test_edges_are_sorted_by_cost_then_direction_then_pixel() -> None:
     rows = np.array([[0, 0, 1], [0, 4, 0]], np.float32)
     edges = np.empty(11, np.int64)
     kernels._edges(rows, 1, 1.0, np.ones(1), edges, edges.view(np.float64))
-    edges.sort()
+    lowest = edges & 31
+    assert (lowest[1:] > lowest[:-1]).all()
+    expected = np.sort(edges)
+    edges = kernels._sorted(edges, 5)
+    assert edges.tolist() == expected.tolist()
     assert (edges >> 5 << 5).view(np.float64).tolist() == [0, 0, 0, 0, 1, 1, 3, 4, 4, 4, 4]
     names = [(int(edge) >> 3 & 3, int(edge) & 7) for edge in edges]
     assert names[:4] == [(0, 0), (1, 0), (2, 1), (3, 0)]
