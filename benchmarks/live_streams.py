@@ -18,6 +18,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -236,6 +237,42 @@ def speed(folder: Path) -> dict[str, Any]:
     }
 
 
+def frame_rate(folder: Path) -> dict[str, float]:
+    """Frames a second of 640×480 pixels with coherent prompts, by the wall clock, on a quiet machine."""
+    images = [cv2.resize(frame.image_hwc_rgb, (640, 480)) for frame in itertools.islice(PhotoFolder(folder), 65)]
+    options: dict[str, Any] = {"track": "prompts"}
+    alone = options | {"max_in_flight": 1}
+    with EntitySegmenter("tiny", settings=FAST, execution=ExecutionConfig(threads=1)) as one_thread:
+        one_thread(images[0], features=True)
+        rates = {
+            "one_stream": _rate(one_thread, images, 1, options),
+            "one_stream_that_does_not_look_ahead": _rate(one_thread, images, 1, alone),
+            "two_streams": _rate(one_thread, images, 2, options),
+            "two_streams_that_do_not_look_ahead": _rate(one_thread, images, 2, alone),
+        }
+    with EntitySegmenter("tiny", settings=FAST, execution=ExecutionConfig(threads=2)) as two_threads:
+        two_threads(images[0], features=True)
+        rates["one_stream_with_two_threads_an_engine"] = _rate(two_threads, images, 1, options)
+        rates["the_same_that_does_not_look_ahead"] = _rate(two_threads, images, 1, alone)
+    return rates
+
+
+def _rate(segmenter: EntitySegmenter, images: list[NDArray[np.uint8]], streams: int, options: dict[str, Any]) -> float:
+    """Frames a second of some streams at once, each in a thread, from the sixth frame on."""
+
+    def go(_: int) -> tuple[float, float, int]:
+        with segmenter.stream(images, **options) as stream:
+            for _ in range(5):  # the first frame decodes the whole grid
+                next(stream)
+            begin_s = time.monotonic()
+            count = sum(1 for _ in stream)
+            return begin_s, time.monotonic(), count
+
+    with ThreadPoolExecutor(streams) as pool:
+        begin_s, end_s, count = zip(*pool.map(go, range(streams)), strict=True)
+    return round(sum(count) / (max(end_s) - min(begin_s)), 2)
+
+
 def conversion() -> dict[str, float]:
     """CPU time and memory of ``to_supervision`` for 200 entities in 1920×1080 pixels."""
     rows, columns = np.indices((1080, 1920))
@@ -340,7 +377,7 @@ def main() -> None:
     if a.frames:
         parts |= {
             "camera": lambda: camera(a.frames, a.every, a.limit),
-            "speed": lambda: speed(a.frames),
+            "speed": lambda: speed(a.frames) | {"frames_a_second": frame_rate(a.frames)},
             "overload_with_model": lambda: real_overload(a.frames, a.seconds),
         }
     if a.held_out:

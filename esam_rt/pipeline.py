@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -60,6 +60,19 @@ class Start(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedImage(EncodedImage):
+    """An encoded image, with the rest of the work that needs no other image.
+
+    Attributes:
+        superpixels: Its superpixels, or None if the method has none. They may still be in work.
+        trace: Times of the work.
+    """
+
+    superpixels: Future[SuperpixelMap] | None = None
+    trace: Trace = field(default_factory=Trace)
+
+
 class Pipeline:
     """The stages of one image. An object is used once.
 
@@ -93,6 +106,7 @@ class Pipeline:
         self._encode_once, self._superpixels, self._start = encode, find_superpixels, start
         self._budget, self._cancel, self._latitudes, self._trace = budget, cancel, latitudes, Trace()
         self._coherent = coherent if coherent is not None and coherent.has_entities else None
+        self._prepared = encode.encoded if isinstance(encode.encoded, PreparedImage) else None
         self._orig_hw = (image.shape[0], image.shape[1])
         self._geometry = Geometry.of(self._orig_hw, sam.model.input_px)
 
@@ -114,6 +128,8 @@ class Pipeline:
             result = self._segment_with_e_sam()
         else:
             result = self._segment_with_sam(method)
+        if self._prepared is not None:
+            self._trace.spans.extend(self._prepared.trace.spans)
         return replace(
             result,
             times_s=self._trace.seconds(),
@@ -121,18 +137,31 @@ class Pipeline:
             prompts_decoded=self._budget.prompts_decoded,
         )
 
+    def prepare(self, method: str) -> PreparedImage:
+        """Encode the image, and begin to find its superpixels.
+
+        Args:
+            method: ``e-sam``, ``amg`` or ``sam-o``.
+        """
+        pixels = self._start(self._find_superpixels, self._on_host()) if method == "e-sam" else None
+        made = self._encode()
+        return PreparedImage(made.embedding, made.geometry, made.image_features, self._image, pixels, self._trace)
+
     def _segment_with_e_sam(self) -> EntityMap:
         """E-SAM: superpixels beside the encoder, then MMG, EMR and USR.
 
         With a deadline, prompts are decoded by their worth: the coarse grid, then gaps, then votes of the gallery.
         """
         s, is_limited = self._settings, self._budget.is_limited
-        pixels_later = self._start(self._find_superpixels, self._on_host())
+        pixels_later = None if self._prepared is None else self._prepared.superpixels
+        if pixels_later is None:
+            pixels_later = self._start(self._find_superpixels, self._on_host())
         encoded = self._encode()
         decoder = self._decoder(encoded)
         coarse = self._decode_coarse_grid(decoder, adaptive=s.adaptive if s.is_adaptive else None)
         if self._budget.prompts_decoded == 0:
-            pixels_later.cancel()
+            if self._prepared is None:
+                pixels_later.cancel()
             return self._nothing()
         gallery = self._gallery(coarse, decoder)
         is_exact = s.emr.enabled and s.emr.gallery == "exact"

@@ -237,6 +237,29 @@ class EntitySegmenter:
         image = self._sam.check_image(image_hwc_rgb)
         return replace(self._sam.encode(image), image=image)
 
+    def prepare(self, image_hwc_rgb: Any) -> EncodedImage | Image:
+        """Do the work on an image that needs nothing of other images, to segment it later: encode it, find superpixels.
+
+        A stream does this with the next frame. With tiles or a panorama there is no such work.
+
+        Args:
+            image_hwc_rgb: See a call. Do not change the array before the image is segmented.
+
+        Returns:
+            What a call takes in place of the image.
+
+        Raises:
+            InputError: The array is of another kind.
+            EngineError: The segmenter is closed, or was made in another process.
+        """
+        self._check_usable()
+        image, s = self._sam.check_image(image_hwc_rgb), self.settings
+        if self.method == "superpixels" or s.is_tiled or s.panorama.enabled:
+            return image
+        budget = TimeBudget(self._costs, (image.shape[0], image.shape[1]), self._sam.batch_size, None, self._clock)
+        encode, find = EncodeOnce(self._sam), self._superpixels
+        return Pipeline(self._sam, s, image, encode, find, self._start, budget, self._closing).prepare(self.method)
+
     def stream(
         self,
         source: FrameSource | Mapping[str, FrameSource] | None = None,

@@ -65,6 +65,11 @@ class WaitingFrames:
         self._waiting.append(arrival)
         return bool(old)
 
+    @property
+    def oldest(self) -> Arrival:
+        """The one that ``take`` returns."""
+        return self._waiting[0]
+
     def take(self) -> Arrival:
         """Return the oldest, to work on it. Call ``finish`` afterwards."""
         self._in_work += 1

@@ -86,6 +86,10 @@ class Scene:
         cells = self._cells(feed["points_xy_px"])
         return {"predicted_iou": self.score[cells], "tokens": cells, "prompt_image_embeddings": np.zeros(1)}
 
+    def masks_of(self, mask_index: Any, tokens: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return masks of prompts: one each, or all three for a slice."""
+        return self.masks[mask_index, tokens]
+
     def upscale(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         cells = feed["tokens"][feed["index"]]
         h, w = feed["valid_hw"]
@@ -94,7 +98,7 @@ class Scene:
             feed["cells"], np.arange((SIDE // 4) ** 2).reshape(SIDE // 4, -1)[:rows, :columns]
         )
         assert columns % 2 == 0
-        masks = self.masks[:, cells].swapaxes(0, 1).copy()
+        masks = self.masks_of(slice(None), cells).swapaxes(0, 1).copy()
         masks[:, :, h:] = False
         masks[:, :, :, w:] = False
         assert 4 * rows >= h
@@ -116,7 +120,7 @@ class Scene:
         }
 
     def logits(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        masks = self.masks[feed["mask_index"], feed["tokens"]]
+        masks = self.masks_of(feed["mask_index"], feed["tokens"])
         return {"logits": np.where(masks, np.float32(self.margin), np.float32(-self.margin))}
 
 
@@ -131,17 +135,31 @@ class ColorScene(Scene):
     def __init__(self, palette: NDArray[np.uint8], nothing: int = 0) -> None:
         super().__init__(np.zeros((3, 0, SIDE, SIDE), bool), np.zeros((0, 3), np.float32))
         self.palette, self.nothing = palette.astype(np.int64), nothing
-        self.encoded = 0
+        self._labels: list[NDArray[np.integer]] = []  # of each image, since several may be in work
+
+    @property
+    def encoded(self) -> int:
+        """Number of images that were encoded."""
+        return len(self._labels)
 
     def encode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self.encoded += 1
         centers = feed["image"][0, 1::4, 1::4].astype(np.int64)
         colors = ((centers[:, :, None] - self.palette) ** 2).sum(3).argmin(2)
-        labels = label(colors, background=self.nothing)
-        same = labels.reshape(-1, 1, 1) == labels
-        self.masks = np.broadcast_to(same, (3, *same.shape))
-        self.score = np.where(labels.reshape(-1, 1) == 0, [0.1] * 3, [0.95, 0.94, 0.93]).astype(np.float32)
-        return super().encode(feed)
+        self._labels.append(label(colors, background=self.nothing))
+        return super().encode(feed) | {IMAGE_FEATURES[0]: np.array([len(self._labels) - 1])}
+
+    def decode(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        number, cells = int(feed[IMAGE_FEATURES[0]][0]), self._cells(feed["points_xy_px"])
+        is_nothing = self._labels[number].ravel()[cells] == 0
+        score = np.where(is_nothing[:, None], [0.1] * 3, [0.95, 0.94, 0.93]).astype(np.float32)
+        tokens = cells + number * SIDE**2
+        return {"predicted_iou": score, "tokens": tokens, "prompt_image_embeddings": np.zeros(1)}
+
+    def masks_of(self, mask_index: Any, tokens: NDArray[np.intp]) -> NDArray[np.bool_]:
+        number, cell = np.divmod(tokens, SIDE**2)
+        labels = np.stack(self._labels)
+        masks = labels[number] == labels.reshape(len(labels), -1)[number, cell][:, None, None]
+        return np.broadcast_to(masks, (3, *masks.shape)) if isinstance(mask_index, slice) else masks
 
 
 def photo_of(labels: NDArray[np.integer], scale: int = 4, seed: int = 0) -> NDArray[np.uint8]:
