@@ -5,8 +5,10 @@
 
 FOLDER holds frames of one camera in order. Figures of CPU are ratios of CPU seconds, taken turn by turn in one process:
 each frame is segmented with the small grid and identities, with coherent prompts and identities, and some frames also
-with the small grid alone and with the whole grid of the preset `fast`. The other parts need no frames: a scene of
-moving shapes with known identities, a camera that is faster than a stand-in segmenter, and 10,000 small frames.
+with the small grid alone and with the whole grid of the preset `fast`. The parts `speed`, `overload_with_model` and the
+wall clock of `deadline` need a quiet machine. Other parts need no frames: moving shapes with known identities, a camera
+that is faster than a stand-in segmenter, and 10,000 small frames.
+
 `trackers` is for the comparison with SORT, ByteTrack and OC-SORT. Its OpenCV is not needed, and would replace the one
 of esam-rt.
 """
@@ -18,7 +20,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,10 +31,10 @@ from numpy.typing import NDArray
 
 from benchmarks.lib.command_line import note, parser_of
 from benchmarks.lib.identities import BOX_TRACKERS, NO_IDENTITY, Identities, best_possible, box_tracker
+from benchmarks.lib.live_goals import FAST, SMALL_GRID, deadline, frame_rate, further_source, quality
 from benchmarks.lib.measure import in_fresh_process, peak_growth_mb, status_mb
 from benchmarks.lib.moving_shapes import idf1, moving_shapes, switches
-from esam_rt import EntityMap, EntitySegmenter, Settings, __version__
-from esam_rt.evaluation.paper_tables.table_rows import WHOLE_GRID
+from esam_rt import EntityMap, EntitySegmenter, __version__
 from esam_rt.loading.execution import ExecutionConfig
 from esam_rt.method.coherent_prompts import CoherentPrompts
 from esam_rt.run import Stream
@@ -42,8 +43,6 @@ from esam_rt.sources import Frame, Paced, PhotoFolder
 from esam_rt.storage.atomic import write_json
 from esam_rt.tracking import EntityTracker
 
-FAST = Settings.preset("fast").with_overrides(WHOLE_GRID)
-SMALL_GRID = FAST.with_overrides({"prompts.coarse_side": 4, "prompts.fine_side": 8})
 SEEDS = range(12)
 SERVICE_S = 0.3
 RATES_HZ = (2, 10, 20, 30)
@@ -237,42 +236,6 @@ def speed(folder: Path) -> dict[str, Any]:
     }
 
 
-def frame_rate(folder: Path) -> dict[str, float]:
-    """Frames a second of 640×480 pixels with coherent prompts, by the wall clock, on a quiet machine."""
-    images = [cv2.resize(frame.image_hwc_rgb, (640, 480)) for frame in itertools.islice(PhotoFolder(folder), 65)]
-    options: dict[str, Any] = {"track": "prompts"}
-    alone = options | {"max_in_flight": 1}
-    with EntitySegmenter("tiny", settings=FAST, execution=ExecutionConfig(threads=1)) as one_thread:
-        one_thread(images[0], features=True)
-        rates = {
-            "one_stream": _rate(one_thread, images, 1, options),
-            "one_stream_that_does_not_look_ahead": _rate(one_thread, images, 1, alone),
-            "two_streams": _rate(one_thread, images, 2, options),
-            "two_streams_that_do_not_look_ahead": _rate(one_thread, images, 2, alone),
-        }
-    with EntitySegmenter("tiny", settings=FAST, execution=ExecutionConfig(threads=2)) as two_threads:
-        two_threads(images[0], features=True)
-        rates["one_stream_with_two_threads_an_engine"] = _rate(two_threads, images, 1, options)
-        rates["the_same_that_does_not_look_ahead"] = _rate(two_threads, images, 1, alone)
-    return rates
-
-
-def _rate(segmenter: EntitySegmenter, images: list[NDArray[np.uint8]], streams: int, options: dict[str, Any]) -> float:
-    """Frames a second of some streams at once, each in a thread, from the sixth frame on."""
-
-    def go(_: int) -> tuple[float, float, int]:
-        with segmenter.stream(images, **options) as stream:
-            for _ in range(5):  # the first frame decodes the whole grid
-                next(stream)
-            begin_s = time.monotonic()
-            count = sum(1 for _ in stream)
-            return begin_s, time.monotonic(), count
-
-    with ThreadPoolExecutor(streams) as pool:
-        begin_s, end_s, count = zip(*pool.map(go, range(streams)), strict=True)
-    return round(sum(count) / (max(end_s) - min(begin_s)), 2)
-
-
 def conversion() -> dict[str, float]:
     """CPU time and memory of ``to_supervision`` for 200 entities in 1920×1080 pixels."""
     rows, columns = np.indices((1080, 1920))
@@ -372,12 +335,15 @@ def main() -> None:
         "overload": lambda: overload(a.seconds),
         "to_supervision": lambda: in_fresh_process(conversion),
         "memory": lambda: in_fresh_process(memory, 10_000, 500, False),
+        "quality": quality,
         "memory_with_model": lambda: in_fresh_process(memory, a.model_frames, a.model_frames // 3, True),
     }
     if a.frames:
         parts |= {
             "camera": lambda: camera(a.frames, a.every, a.limit),
             "speed": lambda: speed(a.frames) | {"frames_a_second": frame_rate(a.frames)},
+            "deadline": lambda: deadline(a.frames),
+            "further_source": lambda: in_fresh_process(further_source, a.frames),
             "overload_with_model": lambda: real_overload(a.frames, a.seconds),
         }
     if a.held_out:
