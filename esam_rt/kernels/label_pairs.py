@@ -22,10 +22,10 @@ def label_pairs(
     """Count the pixels of each pair of labels that meet.
 
     Args:
-        before: Labels uint16 [H, W]; 0 is no label.
+        before: Labels uint16 [h, w]; 0 is no label. It may be a part of a map.
         after: Labels uint16 [H, W]; 0 is no label.
         offset_yx: Rows and columns by which each label of ``before`` is moved, int [L + 1, 2] with L the highest
-            label of ``before``.
+            label of ``before``. The place of the part in its map is added.
 
     Returns:
         Pairs int64 [P, 2] in ascending order, the label of ``before`` first, and their pixels int64 [P].
@@ -53,13 +53,14 @@ def _runs(
     length: NDArray[np.int64],
 ) -> int:
     """Write pair and length of each run, as far as there is room. Return the number of runs."""
-    h, w = before.shape
+    h, w = after.shape
+    height, width = before.shape
     runs = 0
-    for y in range(h):
+    for y in range(height):
         last, begin = np.int64(0), 0
-        for x in range(w + 1):
+        for x in range(width + 1):
             pair = np.int64(0)
-            if x < w and before[y, x] > 0:
+            if x < width and before[y, x] > 0:
                 a = before[y, x]
                 to_y, to_x = y + offset_yx[a, 0], x + offset_yx[a, 1]
                 if 0 <= to_y < h and 0 <= to_x < w and after[to_y, to_x] > 0:

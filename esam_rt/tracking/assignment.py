@@ -33,8 +33,11 @@ def assign(
     graph = coo_array((np.ones(len(row)), (row, len(row_names) + column)), shape=(size, size))
     _, group = connected_components(graph, directed=False)
     order = np.argsort(group[row], kind="stable")
-    chosen_rows, chosen_columns = [], []
-    for part in np.split(order, np.flatnonzero(np.diff(group[row][order])) + 1):
+    parts = np.split(order, np.flatnonzero(np.diff(group[row][order])) + 1)
+    lone = np.array([part[0] for part in parts if len(part) == 1], np.intp)
+    lone = lone[score[lone] > 0]
+    chosen_rows, chosen_columns = [rows[lone]], [columns[lone]]
+    for part in (part for part in parts if len(part) > 1):
         r, r_at = np.unique(row[part], return_inverse=True)
         c, c_at = np.unique(column[part], return_inverse=True)
         matrix = np.zeros((len(r), len(c)))

@@ -152,12 +152,23 @@ class EntityTracker:
             for row, index in here:
                 row_of[index + 1] = row
                 moved_yx[index + 1] = np.round(self._known[row].velocity_yx * (now.frame - view.frame))
-            for offset_yx in (np.zeros_like(moved_yx), moved_yx) if moved_yx.any() else (moved_yx,):
-                labels, pixels = label_pairs(view.labels, now.labels, offset_yx)
-                is_known = row_of[labels[:, 0]] >= 0
-                (before, after), pixels = labels[is_known].T, pixels[is_known]
-                union = view.area[before - 1] + now.area[after - 1] - pixels
-                yield row_of[before], after - 1, pixels / union
+            yield self._meetings(view, now, row_of, np.zeros_like(moved_yx))
+            moves = moved_yx.any(axis=1)
+            if moves.any():
+                yield self._meetings(view, now, np.where(moves, row_of, -1), moved_yx)
+
+    @staticmethod
+    def _meetings(
+        view: _View, now: _View, row_of: NDArray[np.int64], offset_yx: NDArray[np.int32]
+    ) -> tuple[NDArray[Any], ...]:
+        """Identities and entities that overlap, and their IoU. Only the box of the identities is looked at."""
+        boxes = view.box_xyxy[row_of[1:] >= 0]
+        (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+        labels, pixels = label_pairs(view.labels[y0:y1, x0:x1], now.labels, offset_yx + np.array([y0, x0]))
+        is_known = row_of[labels[:, 0]] >= 0
+        (before, after), pixels = labels[is_known].T, pixels[is_known]
+        union = view.area[before - 1] + now.area[after - 1] - pixels
+        return row_of[before], after - 1, pixels / union
 
     def _missed(self, known: _Known) -> int:
         return self._frame - known.last.view.frame
@@ -171,11 +182,12 @@ class EntityTracker:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A frame as the tracker keeps it: reduced labels, and area and centers in reduced pixels."""
+    """A frame as the tracker keeps it: reduced labels, and area, boxes and centers in reduced pixels."""
 
     frame: int
     labels: NDArray[np.uint16]
     area: NDArray[np.int64]
+    box_xyxy: NDArray[np.int64]
     center_yx: NDArray[np.float64]
     features: NDArray[np.float32] | None
 
@@ -187,7 +199,9 @@ class _View:
         features = entities.features
         if features is not None:
             features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        return cls(frame, labels, area, entities.centroid_xy[:, ::-1] / step, features)
+        box = entities.box_xyxy.astype(np.int64)
+        box = np.concatenate([box[:, :2] // step, -(-box[:, 2:] // step)], axis=1)
+        return cls(frame, labels, area, box, entities.centroid_xy[:, ::-1] / step, features)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,17 @@ def test_pairs_and_pixels(seed: int, blocks: int) -> None:
     )
 
 
+def test_a_part_of_a_map_at_its_place() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.integers(0, 4, (2, 9, 11)).astype(np.uint16)
+    offset = rng.integers(-3, 4, (4, 2))
+    part = np.zeros_like(before)
+    part[2:8, 3:7] = before[2:8, 3:7]
+    expected = label_pairs(part, after, offset)
+    for found, array in zip(label_pairs(before[2:8, 3:7], after, offset + np.array([2, 3])), expected, strict=True):
+        np.testing.assert_array_equal(found, array)
+
+
 def test_the_highest_label_and_strided_maps() -> None:
     before = np.full((4, 6), 65_535, np.uint16)
     pairs, pixels = label_pairs(before[:, ::2], before[:, 1::2], np.zeros((65_536, 2), np.int64))
