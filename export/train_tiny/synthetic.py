@@ -161,14 +161,14 @@ def scene(size_px: int, rng: np.random.Generator) -> View:
     """
     s = _Scene(size_px, rng)
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.45:
         _rows(s, rng)
     else:
         for _ in range(int(rng.integers(2, 26))):
             radius = size_px * np.exp(rng.uniform(np.log(0.008), np.log(0.3)))
             center = rng.uniform(0, size_px, 2)
             s.object(_shape(center, radius, rng), center, radius, _color(rng))
-        if kind > 0.85:
+        if kind > 0.88:
             _lines(s, rng)
     image = s.image + rng.normal(0, rng.uniform(0, 8), (size_px, size_px, 1)).astype(np.float32)
     if rng.random() < 0.3:

@@ -31,7 +31,7 @@ SOURCE_WEIGHT = {
     "labelmefacade": 0.02,
     "weizmann": 0.02,
 }
-SYNTHETIC, MOSAIC, ZOOM = 0.08, 0.15, 0.35  # shares of the views; the others show a photo at the scale of inference
+SYNTHETIC, MOSAIC, ZOOM = 0.12, 0.15, 0.35  # shares of the views; the others show a photo at the scale of inference
 PASTE = 0.35  # share of the views with photos that get objects of others
 LEAST_CELLS = 5  # of the mask grid, of a region that is drawn
 RIVAL_RANKS = {OBJECT: 0.35, PART: 0.7, SUBPART: 1.0}  # of the readings, from the largest region to the smallest
