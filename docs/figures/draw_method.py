@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
-from skimage.color import gray2rgb
 
 from esam_rt import EntitySegmenter, Settings
 from esam_rt.loading.loader import load_sam
@@ -178,10 +177,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the figures")
     out: Path = parser.parse_args().out
-    # The prompt lies on the flag: its masks are flag and wall, less of the wall, and the flag.
+    # The prompt lies on the flag: its masks are flag and wall, less of the wall, and half of the flag.
     figures = draw(skimage.data.astronaut(), (0.094, 0.469))
     # Here entities are merged, and a gap is filled.
-    figures |= {name: image for name, image in draw(gray2rgb(skimage.data.camera())).items() if name in ("emr", "usr")}
+    figures |= {name: image for name, image in draw(skimage.data.rocket()).items() if name in ("emr", "usr")}
     for name, image in figures.items():
         cv2.imwrite(str(out / f"method_{name}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
 
