@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -152,8 +152,7 @@ class Stream(Iterator[StreamResult]):
                 raise SettingsError(f"Source {name!r}: the stream was stopped. Open another one.")
             if name in self._feeds and not self._feeds[name].is_over:
                 raise SettingsError(f"Source {name!r}: the stream has one of that name. Choose another name.")
-            feed = _Feed(name, source, self._policy, self._max_in_flight, self._track)
-            self._feeds[name] = feed
+            feed = self._feeds[name] = _Feed(name, source, self._policy, self._max_in_flight, self._track)
         feed.reader = threading.Thread(target=self._read, args=(feed,), name=f"esam-rt source {name}", daemon=True)
         feed.reader.start()
         return name
@@ -171,6 +170,9 @@ class Stream(Iterator[StreamResult]):
             if name not in self._feeds:
                 raise SettingsError(f"Source {name!r}: unknown.{did_you_mean(name, self._feeds)}")
             self._feeds[name].drop_all("removed")
+            if self._ahead is not None and self._ahead.feed is self._feeds[name]:
+                self._ahead.work.cancel()
+                self._ahead = None
             self._changed.notify_all()
         self._feeds[name].close()
 
@@ -216,7 +218,7 @@ class Stream(Iterator[StreamResult]):
                 try:
                     entities = self._segmented(feed, arrival.frame, ahead)
                 except Exception as e:
-                    if isinstance(e, DecodingCancelledError) and self._cancel.is_cancelled:
+                    if isinstance(e, (DecodingCancelledError, CancelledError)) and self._cancel.is_cancelled:
                         raise StopIteration from e
                     error = e
             is_finished = True
@@ -246,14 +248,14 @@ class Stream(Iterator[StreamResult]):
         """Wait for a frame of the source that had its turn first. Also return the work that was begun on it."""
         with self._changed:
             while not self._cancel.is_cancelled:
-                self._waits = False
-                feed = self._next_feed()
+                feed, self._waits = self._next_feed(), False
                 if feed is not None:
                     feed.last_turn = next(self._turns)
-                    arrival = feed.waiting.take()
-                    ahead, self._ahead = self._ahead, None
+                    arrival, ahead = feed.waiting.take(), None
+                    if self._ahead is not None and self._ahead.arrival is arrival:  # else it waits for its turn
+                        ahead, self._ahead = self._ahead, None
                     self._look_ahead()
-                    return feed, arrival, ahead if ahead is not None and ahead.arrival is arrival else None
+                    return feed, arrival, ahead
                 if all(feed.is_over for feed in self._feeds.values()):
                     raise StopIteration
                 self._waits = True
@@ -273,7 +275,7 @@ class Stream(Iterator[StreamResult]):
         arrival = feed.waiting.oldest
         if arrival.frame is not None and not self._cancel.is_cancelled:
             work = self._ahead_pool.submit(self._prepare, arrival.frame.image_hwc_rgb)
-            self._ahead = _Ahead(arrival, work, self._clock())
+            self._ahead = _Ahead(feed, arrival, work, self._clock())
 
     def _segmented(self, feed: _Feed, frame: Frame, ahead: _Ahead | None) -> EntityMap:
         image, options = frame.image_hwc_rgb, self._options
@@ -303,10 +305,7 @@ class Stream(Iterator[StreamResult]):
         """Take frames from a source until it ends, fails or is removed. Runs in a thread of its own."""
         arrivals = _arrivals(feed.source, self._clock)
         try:
-            while self._waits_for_room(feed):
-                arrival = next(arrivals, None)
-                if arrival is None:
-                    return
+            while self._waits_for_room(feed) and (arrival := next(arrivals, None)) is not None:
                 with self._changed:
                     feed.recorder.received += 1
                     if self._is_over(feed):
@@ -341,6 +340,7 @@ class Stream(Iterator[StreamResult]):
 class _Ahead:
     """The frame that is prepared while another one is in work."""
 
+    feed: _Feed
     arrival: Arrival
     work: Future[Any]
     begin_s: float

@@ -23,7 +23,7 @@ class SourceStatistics:
             removed) or ``closed`` (the stream was closed).
         waiting: Frames that wait or are segmented now.
         latency_p50_s: Median seconds from the begin of segmentation to the result, over the newest 1,000 results. NaN
-            without a result.
+            without a result. If the frame was prepared beside another one, it begins there.
         latency_p95_s: 95th percentile of the same.
         age_p50_s: Median seconds from the reception of the frame to the result.
         age_p95_s: 95th percentile of the same.

@@ -75,6 +75,42 @@ def test_the_next_frame_is_that_of_the_next_source() -> None:
     assert all(is_prepared for _, is_prepared in segmenter.segmented[1:])
 
 
+def test_a_prepared_frame_waits_while_another_source_has_its_turn() -> None:
+    comes = threading.Event()
+
+    def late() -> Iterator[NDArray[np.uint8]]:
+        assert comes.wait(WAIT_S)
+        yield frame(100)
+
+    def work(number: int) -> None:
+        if number == 0:
+            segmenter.wait_for(1)
+            comes.set()
+            with stream._changed:
+                assert stream._changed.wait_for(lambda: stream._feeds["late"].has_ended, WAIT_S)
+
+    segmenter = Preparing(work)
+    with Stream(segmenter, {"a": [frame(i) for i in range(3)], "late": late()}) as stream:
+        assert [result.source for result in stream] == ["a", "late", "a", "a"]
+    assert (1, True) in segmenter.segmented
+    assert segmenter.prepared.count(1) == 1
+
+
+def test_frames_are_prepared_after_the_source_of_a_prepared_one_was_removed() -> None:
+    def work(number: int) -> None:
+        if number == 0:
+            segmenter.wait_for(1)
+            stream.remove("a")
+            stream.add([frame(i) for i in (100, 101, 102)], "b")
+        elif number < 3:
+            segmenter.wait_for(100 + number)
+
+    segmenter = Preparing(work)
+    with Stream(segmenter, {"a": [frame(i) for i in range(3)]}) as stream:
+        assert [(result.source, result.error) for result in stream] == [("a", None), *[("b", None)] * 3]
+    assert all(is_prepared for _, is_prepared in segmenter.segmented[1:])
+
+
 def test_the_latency_begins_with_the_work_ahead() -> None:
     clock = Clock()
 
@@ -110,6 +146,42 @@ def test_close_waits_for_the_work_ahead_and_none_begins_afterwards() -> None:
     count = len(segmenter.prepared)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("esam-rt stream")]
     assert len(segmenter.prepared) == count
+
+
+def test_a_frame_whose_preparation_close_takes_back_is_dropped() -> None:
+    begun, taken, ends = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Preparing):
+        def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8]]:
+            if image[0, 0, 0] == 1:
+                begun.set()
+                assert ends.wait(WAIT_S)
+            return super().prepare(image)
+
+    class Watched(Stream):
+        def _segmented(self, feed: Any, given: Any, ahead: Any) -> EntityMap:
+            if feed.name == "b":
+                taken.set()
+            return super()._segmented(feed, given, ahead)
+
+    def work(number: int) -> None:
+        assert begun.wait(WAIT_S)  # the only thread that prepares is busy with a frame that is removed
+        stream.remove("a")
+        stream.add([frame(100)], "b")
+        with stream._changed:
+            assert stream._changed.wait_for(lambda: stream._feeds["b"].has_ended, WAIT_S)
+
+    def close() -> None:
+        assert taken.wait(WAIT_S)
+        stream.close()
+
+    closer = threading.Thread(target=close)
+    with Watched(Slow(work), {"a": [frame(0), frame(1)]}) as stream:
+        closer.start()
+        assert [result.name for result in stream] == ["000000"]
+        ends.set()
+        closer.join(WAIT_S)
+    assert stream.statistics()["b"].dropped == {"closed": 1}
 
 
 def street(number: int) -> NDArray[np.uint8]:
