@@ -66,7 +66,7 @@ class RerunFile(FileSink):
         self._piped: PipedFile | None = None
         self._number = 0
         self._is_clock = False
-        self._places = CameraPlaces()
+        self._places = CameraPlaces("/camera")
         self._named: dict[str, set[int]] = {}  # classes that the viewer knows, by place
 
     def write(self, frame: Frame, entities: EntityMap) -> None:
@@ -113,7 +113,7 @@ class RerunFile(FileSink):
 
     def _log(self, recording: Any, frame: Frame, entities: EntityMap) -> None:
         rr = _rerun()
-        space = self._places.of(frame).strip("/") or "camera"
+        space = self._places.of(frame).strip("/")
         recording.set_time("frame", sequence=self._number)
         if frame.stamp_ns is not None:
             stamp = np.datetime64(frame.stamp_ns, "ns") if self._is_clock else np.timedelta64(frame.stamp_ns, "ns")

@@ -92,6 +92,7 @@ def test_messages_have_the_image_s_header_and_time(tmp_path: Path) -> None:
         (["/front/image_raw", "/front/image_rect"], ["/front", "/front/image_rect"]),
         (["/front/image", "/front/image/compressed"], ["/front", "/front/image"]),
         (["/front", "/front/compressed", "/front/image"], ["/front", "/front/compressed", "/front/image"]),
+        (["/front/image", "/front"], ["/front", "/front_2"]),
     ],
 )
 def test_each_camera_has_topics_of_its_own(tmp_path: Path, topics: list[str], places: list[str]) -> None:

@@ -218,6 +218,14 @@ def test_a_viewer_gets_the_frames(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_topic_without_a_namespace_does_not_share_that_of_another(tmp_path: Path) -> None:
+    with RerunFile(tmp_path) as sink:
+        for number, topic in enumerate(["/image_raw", "/camera/image_raw"]):
+            sink.write(frame(number, 0, topic), scene(0))
+    found = read(tmp_path / "entities.rrd")
+    assert {path for path, kind in found if kind == "EncodedImage:blob"} == {"/camera/image", "/camera/image_raw/image"}
+
+
 def test_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "entities.rrd").mkdir()
     with (
