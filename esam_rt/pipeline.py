@@ -66,10 +66,12 @@ class PreparedImage(EncodedImage):
 
     Attributes:
         superpixels: Its superpixels, or None if the method has none. They may still be in work.
+        found_by: Function and settings of the superpixels. A segmenter with others finds its own.
         trace: Times of the work.
     """
 
     superpixels: Future[SuperpixelMap] | None = None
+    found_by: tuple[SuperpixelFunction, Superpixels] | None = None
     trace: Trace = field(default_factory=Trace)
 
 
@@ -145,7 +147,9 @@ class Pipeline:
         """
         pixels = self._start(self._find_superpixels, self._on_host()) if method == "e-sam" else None
         made = self._encode()
-        return PreparedImage(made.embedding, made.geometry, made.image_features, self._image, pixels, self._trace)
+        return PreparedImage(
+            made.embedding, made.geometry, made.image_features, self._image, pixels, self._found_by, self._trace
+        )
 
     def _segment_with_e_sam(self) -> EntityMap:
         """E-SAM: superpixels beside the encoder, then MMG, EMR and USR.
@@ -153,14 +157,13 @@ class Pipeline:
         With a deadline, prompts are decoded by their worth: the coarse grid, then gaps, then votes of the gallery.
         """
         s, is_limited = self._settings, self._budget.is_limited
-        pixels_later = None if self._prepared is None else self._prepared.superpixels
-        if pixels_later is None:
-            pixels_later = self._start(self._find_superpixels, self._on_host())
+        prepared = self._prepared.superpixels if self._prepared and self._prepared.found_by == self._found_by else None
+        pixels_later = prepared or self._start(self._find_superpixels, self._on_host())
         encoded = self._encode()
         decoder = self._decoder(encoded)
         coarse = self._decode_coarse_grid(decoder, adaptive=s.adaptive if s.is_adaptive else None)
         if self._budget.prompts_decoded == 0:
-            if self._prepared is None:
+            if prepared is None:
                 pixels_later.cancel()
             return self._nothing()
         gallery = self._gallery(coarse, decoder)
@@ -264,6 +267,10 @@ class Pipeline:
         """Replaces ``emr.votes``, if the coarse prompts vote too."""
         s = self._settings
         return s.coherent.votes if self._coherent is not None else s.adaptive.votes if s.is_adaptive else None
+
+    @property
+    def _found_by(self) -> tuple[SuperpixelFunction, Superpixels]:
+        return self._superpixels, self._settings.superpixels
 
     def _on_host(self) -> NDArray[np.uint8]:
         """Copy an image on the GPU to the host, reduced to the size that superpixels need."""

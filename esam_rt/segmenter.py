@@ -6,8 +6,9 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -211,12 +212,8 @@ class EntitySegmenter:
                 pipeline = Pipeline(sam, settings, window, encode, find, start, budget, stop, latitudes, coherent)
                 return pipeline.run(self.method)
 
-            try:
+            with _closed_meanwhile(stop):
                 result = segment_windows(image, self.settings, segment, stop.check)
-            except EngineError as e:
-                if stop.is_cancelled:  # close() in another thread took an engine away
-                    raise DecodingCancelledError("Decoding was cancelled, because the segmenter was closed.") from e
-                raise
         if features and whole.encoded is not None:
             result = replace(result, features=entity_features(result, whole.encoded))
         if coherent is not None and result.prompts_decoded:  # without time for a prompt, the frame before still counts
@@ -251,6 +248,7 @@ class EntitySegmenter:
         Raises:
             InputError: The array is of another kind.
             EngineError: The segmenter is closed, or was made in another process.
+            DecodingCancelledError: ``close`` was called meanwhile.
         """
         self._check_usable()
         image, s = self._sam.check_image(image_hwc_rgb), self.settings
@@ -258,7 +256,9 @@ class EntitySegmenter:
             return image
         budget = TimeBudget(self._costs, (image.shape[0], image.shape[1]), self._sam.batch_size, None, self._clock)
         encode, find = EncodeOnce(self._sam), self._superpixels
-        return Pipeline(self._sam, s, image, encode, find, self._start, budget, self._closing).prepare(self.method)
+        pipeline = Pipeline(self._sam, s, image, encode, find, self._start, budget, self._closing)
+        with _closed_meanwhile(self._closing):
+            return pipeline.prepare(self.method)
 
     def stream(
         self,
@@ -373,3 +373,14 @@ class EntitySegmenter:
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def _closed_meanwhile(stop: CancelToken) -> Iterator[None]:
+    """Turn the error of an engine that close() in another thread took away into DecodingCancelledError."""
+    try:
+        yield
+    except EngineError as e:
+        if stop.is_cancelled:
+            raise DecodingCancelledError("Decoding was cancelled, because the segmenter was closed.") from e
+        raise

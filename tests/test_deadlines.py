@@ -191,8 +191,16 @@ def test_a_photo_is_cancelled_before_it_begins(method: str) -> None:
         segment(photo, cancel=cancel)
 
 
-@pytest.mark.parametrize("network", ["encoder", "decoder", "mask_head", "logits"])
-def test_a_close_from_another_thread_is_no_engine_error(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "call"),
+    [
+        *((network, "__call__") for network in ("encoder", "decoder", "mask_head", "logits")),
+        ("encoder", "prepare"),
+    ],
+)
+def test_a_close_from_another_thread_is_no_engine_error(
+    monkeypatch: pytest.MonkeyPatch, network: str, call: str
+) -> None:
     """The engine is taken away during its call, and complains."""
     scene, photo = noisy_scene(0)
     sam = scene.sam()
@@ -207,7 +215,7 @@ def test_a_close_from_another_thread_is_no_engine_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(getattr(sam.engines, network), "infer", infer)
     segment = EntitySegmenter(sam, settings=settings_with())
     with pytest.raises(DecodingCancelledError):
-        segment(photo)
+        getattr(segment, call)(photo)
 
 
 def test_other_engine_errors_stay() -> None:

@@ -208,6 +208,16 @@ def test_a_prepared_image_gives_the_same_map(segmenter: EntitySegmenter) -> None
         assert found.times_s.keys() == expected.times_s.keys()
 
 
+def test_a_segmenter_with_other_superpixels_finds_its_own() -> None:
+    sam, other = ColorScene(PALETTE).sam(), SETTINGS.with_overrides({"superpixels.min_size": 5})
+    with EntitySegmenter(sam, settings=SETTINGS) as one, EntitySegmenter(sam, settings=other) as two:
+        prepared = one.prepare(street(1))
+        assert [span.name for span in one(prepared).spans].count("superpixels") == 1
+        found = two(prepared)
+        assert [span.name for span in found.spans].count("superpixels") == 2
+        np.testing.assert_array_equal(found.labels, two(street(1)).labels)
+
+
 def test_with_tiles_nothing_is_prepared() -> None:
     settings = SETTINGS.with_overrides({"tiles.side_px": 128})
     scene = ColorScene(PALETTE)
