@@ -331,6 +331,20 @@ def test_a_cluster_that_cannot_be_reached_is_one_sentence() -> None:
         pass
 
 
+def test_a_ray_that_starts_too_slowly_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(DeviceError, match=r"--ray local: .*timed out during startup"),
+        connected(RayOptions("local"), Slot(1, 0)),
+    ):
+        pass
+
+
 def test_a_worker_that_sees_other_folders_says_so(photos: Path, tmp_path: Path) -> None:
     options = RunOptions([photos], tmp_path / "out", write=["labels"])
     worker = PhotoWorker(Job(options, FakeSegmenter().open))
