@@ -8,6 +8,8 @@ overlaps it with an IoU of 0.5 or more.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -43,12 +45,13 @@ def found(result: EntityMap, truth: NDArray[np.int64]) -> int:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--checkpoint", type=Path, help="weights of the model, in place of those that ship")
     parser.add_argument("--preset", default="fast", choices=Settings.presets)
     parser.add_argument("--sizes", type=int, nargs="+", default=[40], help="sides of the squares, in pixels")
     a = parser.parse_args()
     base, rows = Settings.preset(a.preset), {}
     variants = {"whole photo": {}, "2 x 2 tiles": {"tiles.crop_n_layers": 1}, "tiles of 256 px": {"tiles.side_px": 256}}
-    with EntitySegmenter(a.model) as loaded:
+    with EntitySegmenter(a.model, checkpoint=a.checkpoint) as loaded:
         for size in a.sizes:
             photo, truth = squares(1024, size, 70)
             for name, changes in variants.items():
