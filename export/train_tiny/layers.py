@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esam_rt.export.train_tiny.fast_conv import conv2d
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -30,7 +32,7 @@ class Conv(nn.Module):
         symmetric = self.pad[0] == self.pad[1]
         if not symmetric:
             x = F.pad(x, self.pad)
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.pad[0] if symmetric else 0, 1, self.groups)
+        x = conv2d(x, self.weight, self.bias, self.stride, self.pad[0] if symmetric else 0, self.groups)
         return F.relu6(x) if self.act else x
 
 
@@ -61,10 +63,8 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W], normalised."""
-        mean = x.mean(1, keepdim=True)
-        var = (x - mean).square().mean(1, keepdim=True)
-        x = (x - mean) * torch.rsqrt(var + self.eps)
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
+        x = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):

@@ -117,6 +117,19 @@ class TwoWayBlock(nn.Module):
         return tokens, image
 
 
+def _upscaled(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """A transposed convolution of 2 × 2 with stride 2 as a product: [..., C] → [..., 4, C'], the cells row by row."""
+    _, c_out, *_ = layer.weight.shape
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    assert layer.bias is not None
+    return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, c_out))
+
+
+def _norm_last(layer: LayerNorm2d, x: Tensor) -> Tensor:
+    """The norm of a map whose channels are its last axis."""
+    return F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, layer.eps)
+
+
 class Prediction(NamedTuple):
     """logits [B, 3, G, G]; iou [B, 3], the predicted IoU of each."""
 
@@ -148,7 +161,8 @@ class Decoder(nn.Module):
 
     def position_encoding(self, points_01: Tensor) -> Tensor:
         """Random Fourier features (Tancik et al. 2020) of points in [0, 1]², x before y: [..., 2] → [..., C]."""
-        angle = (2 * points_01 - 1) @ self.pe_gaussian * (2 * math.pi)
+        with torch.autocast(points_01.device.type, enabled=False):  # bfloat16 would move points by pixels
+            angle = (2 * points_01 - 1) @ self.pe_gaussian * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], -1)
 
     def _image_pe(self, h: int, w: int, cell: float, origin_01: Tensor) -> Tensor:
@@ -206,10 +220,11 @@ class Decoder(nn.Module):
             tokens, image = layer(tokens, image, token_pe, image_pe, around)
         tokens = self.final_norm(tokens + self.final_attn(tokens + token_pe, image + image_pe, image))
         image = image + self.fine.detail(fine).flatten(1).T
-        up = self.up1(image.transpose(1, 2).unflatten(2, (h, w)))
-        up = F.gelu(self.up2(F.gelu(self.up_norm(up))))
-        weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(self.hyper)], 1)
-        logits = (weights @ up.flatten(2)).unflatten(2, up.shape[2:])
+        up = F.gelu(_norm_last(self.up_norm, _upscaled(self.up1, image)))  # [B, h · w, 4, C / 4]
+        up = F.gelu(_upscaled(self.up2, up))  # [B, h · w, 4, 4, C / 8]
+        weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(self.hyper)], 2)
+        logits = (up.flatten(1, 3) @ weights).unflatten(1, (h, w, 2, 2, 2, 2))
+        logits = logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(b, -1, 4 * h, 4 * w)
         return Prediction(logits, self.iou_head(tokens[:, 0]))
 
 

@@ -74,7 +74,8 @@ class Run:
     """A run in progress.
 
     begun: the weights that it began with. new_disc: targets of the first steps are cut to discs. share: of `average` in
-    the weights that are written; the rest is of `begun`.
+    the weights that are written; the rest is of `begun`. bf16: products of matrices are bfloat16; weights and sums stay
+    float32.
     """
 
     begun: TinySam
@@ -85,8 +86,13 @@ class Run:
     device: str
     new_disc: bool
     share: float = 1.0
+    bf16: bool = False
     step: int = 0
     core_s: float = 0.0
+
+    def precision(self) -> torch.autocast:
+        """The context of the forward pass."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16)
 
     def learn(self, batch: list[Sample]) -> Tensor:
         """One step.
@@ -103,18 +109,20 @@ class Run:
         encoder, decoder = self.model.encoder, self.model.decoder
         stats = torch.zeros(10)
         pixels = torch.stack([torch.from_numpy(s.image) for s in batch]).to(self.device).permute(0, 3, 1, 2).float()
-        if self.device == "cpu":  # a photo at a time: its activations stay in the cache
-            with torch.no_grad():
-                early = [encoder.early(p[None]) for p in pixels]
-            taps = [torch.cat(tap).contiguous(memory_format=torch.channels_last) for tap in zip(*early, strict=True)]
-            features = encoder.late(*taps)
-        else:
-            features = encoder(pixels.contiguous(memory_format=torch.channels_last))
+        with self.precision():
+            if self.device == "cpu":  # a photo at a time: its activations stay in the cache
+                with torch.no_grad():
+                    early = [encoder.early(p[None]) for p in pixels]
+                taps = [torch.cat(t).contiguous(memory_format=torch.channels_last) for t in zip(*early, strict=True)]
+                features = [x.float() for x in encoder.late(*taps)]
+            else:
+                features = [x.float() for x in encoder(pixels.contiguous(memory_format=torch.channels_last))]
         embedding, fine = leaves = [x.detach().requires_grad_() for x in features]
         for i, s in enumerate(batch):
             points, valid, known = (torch.from_numpy(a).to(self.device) for a in (s.points_xy_px, s.valid, s.known))
             targets = cut_to_disc(s, self.step if self.new_disc else DISC_STEPS).to(self.device)
-            prediction = decoder(embedding[i], fine[i], points, TINY.input_px, s.origin_xy_px)
+            with self.precision():
+                prediction = decoder(embedding[i], fine[i], points, TINY.input_px, s.origin_xy_px)
             found = losses(prediction, targets, valid.float(), known)
             (found.loss / len(batch)).backward()
             parts = (found.loss.detach()[None], found.iou * found.known, found.log_area * found.known, found.known)
@@ -141,8 +149,8 @@ class Run:
         save_weights(between, out)
 
 
-def start(schedule: Schedule, init: Path | None, device: str, share: float = 1.0) -> Run:
-    """A run at its first step, from weights of `tiny` or from ImageNet. share: as of `Run`."""
+def start(schedule: Schedule, init: Path | None, device: str, share: float = 1.0, bf16: bool = False) -> Run:
+    """A run at its first step, from weights of `tiny` or from ImageNet. share, bf16: as of `Run`."""
     torch.manual_seed(0)
     model = TinySam()
     if init is None:
@@ -167,7 +175,7 @@ def start(schedule: Schedule, init: Path | None, device: str, share: float = 1.0
         [{"params": group, "peak": rate} for rate, group in groups.items()], weight_decay=WEIGHT_DECAY
     )
     begun, average = copy.deepcopy(model), copy.deepcopy(model)
-    return Run(begun, model, average, optimizer, schedule, device, new_disc=init is None, share=share)
+    return Run(begun, model, average, optimizer, schedule, device, new_disc=init is None, share=share, bf16=bf16)
 
 
 def go_on(run: Run, folder: Path) -> None:
@@ -186,11 +194,26 @@ def go_on(run: Run, folder: Path) -> None:
     run.step, run.core_s = state["step"], state["core_s"]
 
 
+def leave_signals(worker: int) -> None:
+    """Let a worker live on when its whole group is asked to stop: the main process saves, and then ends it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches_from(run: Run, samples: Samples, workers: int) -> Iterator[list[Sample]]:
     """The batches of the steps that are left, in order, made by `workers` processes beside this one."""
     data = Batches(samples, run.schedule)
     steps = range(run.step, run.schedule.steps)
-    return iter(DataLoader(data, batch_size=None, sampler=steps, num_workers=workers, collate_fn=lambda batch: batch))
+    return iter(
+        DataLoader(
+            data,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            collate_fn=lambda batch: batch,
+            worker_init_fn=leave_signals,
+        )
+    )
 
 
 def report(run: Run, stats: Tensor, steps: int) -> str:
@@ -251,6 +274,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that make views")
+    parser.add_argument("--bf16", action="store_true", help="matrices as bfloat16: faster where the machine knows it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
     if a.init and a.init.resolve() == a.out.resolve():
@@ -262,7 +286,7 @@ def main() -> None:
     schedule = Schedule(a.steps, a.images, a.prompts, seed=a.seed)
     photos = load_photos(a.data, a.resume / "photos")
     share = a.share if a.share is not None else SHARE if a.init else 1.0
-    run = start(schedule, a.init, a.device, share)
+    run = start(schedule, a.init, a.device, share, a.bf16)
     go_on(run, a.resume)
     count = sum(p.numel() for p in run.model.parameters())
     print(f"{len(photos)} photos; {count} parameters; process {os.getpid()}; from step {run.step}", flush=True)

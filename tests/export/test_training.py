@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -187,6 +190,37 @@ def test_steps_learn(photos: list[Photo]) -> None:
     for name in ("fine.keys", "fine.values", "fine.local", "fine.detail", "layers.0.near"):
         weight = after[f"decoder.{name}.weight"].detach().numpy()
         assert np.abs(weight - before[f"decoder.{name}.weight"]).max() > 1e-4, name
+
+
+def test_bfloat16_sees_and_learns_like_float32(photos: list[Photo]) -> None:
+    found = []
+    for bf16 in (False, True):
+        run = start(small(2000), SHIPPED, "cpu", bf16=bf16)
+        batch = Batches(Samples(photos, 0), run.schedule)[0]
+        found.append([float(run.learn(batch)[0]) for _ in range(14)])
+        assert found[-1][-1] < 0.9 * found[-1][0]
+        assert all(p.dtype == torch.float32 for p in run.average.parameters())
+    assert found[0] != found[1], "the option does nothing"
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.1)
+
+
+def test_bfloat16_does_not_move_points() -> None:
+    decoder = TinySam().decoder
+    points = torch.rand(50, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = decoder.position_encoding(points)
+    torch.testing.assert_close(found, decoder.position_encoding(points), rtol=0, atol=0)
+
+
+def test_a_signal_to_all_processes_leaves_the_workers_at_work(photos: list[Photo]) -> None:
+    """A terminal sends the interrupt to the whole group; the main process must still find its batches and save."""
+    batches = batches_from(start(small(6), SHIPPED, "cpu"), Samples(photos, 0), workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert len(list(batches)) == 5
 
 
 def test_written_weights_lie_between_the_start_and_what_was_learned(photos: list[Photo], tmp_path: Path) -> None:
