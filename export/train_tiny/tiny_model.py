@@ -117,17 +117,12 @@ class TwoWayBlock(nn.Module):
         return tokens, image
 
 
-def _upscaled(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+def upscaled(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """A transposed convolution of 2 × 2 with stride 2 as a product: [..., C] → [..., 4, C'], the cells row by row."""
     _, c_out, *_ = layer.weight.shape
     weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
     assert layer.bias is not None
     return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, c_out))
-
-
-def _norm_last(layer: LayerNorm2d, x: Tensor) -> Tensor:
-    """The norm of a map whose channels are its last axis."""
-    return F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, layer.eps)
 
 
 class Prediction(NamedTuple):
@@ -220,8 +215,8 @@ class Decoder(nn.Module):
             tokens, image = layer(tokens, image, token_pe, image_pe, around)
         tokens = self.final_norm(tokens + self.final_attn(tokens + token_pe, image + image_pe, image))
         image = image + self.fine.detail(fine).flatten(1).T
-        up = F.gelu(_norm_last(self.up_norm, _upscaled(self.up1, image)))  # [B, h · w, 4, C / 4]
-        up = F.gelu(_upscaled(self.up2, up))  # [B, h · w, 4, 4, C / 8]
+        up = F.gelu(self.up_norm.last(upscaled(self.up1, image)))  # [B, h · w, 4, C / 4]
+        up = F.gelu(upscaled(self.up2, up))  # [B, h · w, 4, 4, C / 8]
         weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(self.hyper)], 2)
         logits = (up.flatten(1, 3) @ weights).unflatten(1, (h, w, 2, 2, 2, 2))
         logits = logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(b, -1, 4 * h, 4 * w)

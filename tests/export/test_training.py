@@ -23,7 +23,7 @@ from esam_rt.export.train_tiny.losses import losses
 from esam_rt.export.train_tiny.points import POINTS, measured, model_of, prompted, table
 from esam_rt.export.train_tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
 from esam_rt.export.train_tiny.state import load_weights, save_weights
-from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam
+from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam, upscaled
 from esam_rt.export.train_tiny.train import (
     DISC_STEPS,
     PEAK_BACKBONE,
@@ -177,6 +177,15 @@ def test_a_window_is_decoded_where_it_lies() -> None:
     moved = model.decoder(embedding[:, :16, :16], fine[:, :32, :32], point, 512, (128, 64))
     assert corner.logits.shape == (1, 3, 64, 64)
     assert (corner.logits - moved.logits).abs().max() > 1e-3
+
+
+def test_upscaling_is_a_transposed_convolution() -> None:
+    """The exporter's graph multiplies in the same way as the model: PyTorch is the judge of both."""
+    torch.manual_seed(0)
+    layer, x = torch.nn.ConvTranspose2d(5, 3, 2, 2), torch.randn(2, 4 * 6, 5)
+    found = upscaled(layer, x).unflatten(1, (4, 6)).unflatten(3, (2, 2))  # [N, row, column, 2, 2, C]
+    found = found.permute(0, 5, 1, 3, 2, 4).reshape(2, 3, 8, 12)
+    torch.testing.assert_close(found, layer(x.transpose(1, 2).unflatten(2, (4, 6))))
 
 
 def test_steps_learn(photos: list[Photo]) -> None:
