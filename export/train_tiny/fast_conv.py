@@ -1,8 +1,7 @@
 """Convolutions with gradients that are cheap on a CPU; `benchmarks/training_speed.py` compares them to PyTorch's own.
 
-PyTorch's gradient of a depthwise convolution of 5 × 5 takes up to twenty times its forward pass; here the input's
-gradient is a convolution again, and Numba adds up the weight's. A convolution of 1 × 1 is a product of matrices, whose
-gradients are faster than the convolution's.
+The gradient of a depthwise convolution is a convolution again for its input, and a sum in Numba for its weight. A
+convolution of 1 × 1 is a product of matrices, which `--bf16` makes faster.
 """
 
 from __future__ import annotations

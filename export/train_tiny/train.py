@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that make views")
-    parser.add_argument("--bf16", action="store_true", help="matrices as bfloat16: faster where the machine knows it")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16: faster where the CPU knows it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
     if a.init and a.init.resolve() == a.out.resolve():
