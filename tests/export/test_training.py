@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 
@@ -22,7 +23,7 @@ from esam_rt.export.train_tiny.layers import InvertedResidual
 from esam_rt.export.train_tiny.losses import losses
 from esam_rt.export.train_tiny.points import POINTS, measured, model_of, prompted, table
 from esam_rt.export.train_tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
-from esam_rt.export.train_tiny.state import load_weights, save_weights
+from esam_rt.export.train_tiny.state import load_state, load_weights, save_weights
 from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam, upscaled
 from esam_rt.export.train_tiny.train import (
     DISC_STEPS,
@@ -277,6 +278,35 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(photos: list[Phot
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["state.pt"]
     with pytest.raises(ValueError, match="found a state of"):
         go_on(start(small(5), SHIPPED, "cpu"), tmp_path / "one")
+
+
+def train_beside(number: int, folder: Path, photos: list[Photo]) -> None:
+    """One of two processes; the second one is asked to stop after its first step."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
+    run = start(two_views(), SHIPPED, "cpu")
+    train(run, Samples(photos, 0), folder / "state", folder / "t.safetensors", minutes=99 if number == 0 else 0)
+    assert run.step == 1
+    dist.destroy_process_group()
+
+
+def two_views() -> Schedule:
+    """Two views a step."""
+    return Schedule(3, images=2, prompts=2, full_from=0.0, full_to=0.0)
+
+
+def test_two_processes_share_the_views_of_a_step(
+    photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    torch.multiprocessing.spawn(train_beside, (tmp_path, photos), nprocs=2)
+    alone = start(two_views(), SHIPPED, "cpu")
+    train(alone, Samples(photos, 0), tmp_path / "alone", tmp_path / "alone.safetensors", minutes=0)
+    together, state = (load_state(tmp_path / name) for name in ("state", "alone"))
+    assert together is not None and state is not None and together["step"] == state["step"] == 1
+    moments = [found["optimizer"]["state"] for found in (together, state)]
+    for number, expected in moments[1].items():
+        torch.testing.assert_close(moments[0][number]["exp_avg"], expected["exp_avg"], rtol=1e-3, atol=1e-7)
+    assert max(float(m["exp_avg"].abs().max()) for m in moments[1].values()) > 1e-4
 
 
 def test_points_are_measured_by_the_size_of_their_region(photos: list[Photo]) -> None:
