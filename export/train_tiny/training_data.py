@@ -49,7 +49,7 @@ class Mix:
     zoom: float = ZOOM
 
 
-INFERENCE_MIX = Mix(by_region=0.15, zoom=0.15)
+INFERENCE_MIX = Mix(by_region=0.3, zoom=0.15)
 
 
 @dataclass
