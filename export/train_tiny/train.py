@@ -5,7 +5,8 @@ the run needs to go on: the same command goes on where the last one was interrup
 most late ones at 512 px; a view of 256 px is a window of the square input of inference, at the same scale. Encoder
 stages up to stride 8 stay frozen on a CPU.
 
-Several processes share the views of each step: `torchrun --nproc-per-node 2 -m esam_rt.export.train_tiny.train …`.
+On a CPU several processes share the views of each step:
+`torchrun --nproc-per-node 2 -m esam_rt.export.train_tiny.train …`.
 
 Ten minutes of a data center's GPU: `--device cuda --images 16 --prompts 32 --steps 2500 --workers 14`.
 
@@ -294,6 +295,8 @@ def main() -> None:
     if a.init and a.init.resolve() == a.out.resolve():
         parser.error(f"--out {a.out}: found the file of --init, expected another one; the start is read again to go on")
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:  # started by torchrun
+        if a.device != "cpu":
+            parser.error(f"--device {a.device}: found {processes} processes, expected --device cpu or one process")
         if a.images % (2 * processes):
             parser.error(f"--images {a.images}: found {processes} processes, expected a multiple of {2 * processes}")
         dist.init_process_group()
