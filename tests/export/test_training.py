@@ -22,6 +22,7 @@ from esam_rt.export.train_tiny.annotated_photos import Photo, whole
 from esam_rt.export.train_tiny.layers import InvertedResidual
 from esam_rt.export.train_tiny.losses import losses
 from esam_rt.export.train_tiny.points import POINTS, measured, model_of, prompted, table
+from esam_rt.export.train_tiny.processes import join_gradients
 from esam_rt.export.train_tiny.schedule import FULL_PX, SMALL_PX, Batches, Schedule
 from esam_rt.export.train_tiny.state import load_state, load_weights, save_weights
 from esam_rt.export.train_tiny.tiny_model import Prediction, TinySam, upscaled
@@ -284,6 +285,12 @@ def train_beside(number: int, folder: Path, photos: list[Photo]) -> None:
     """One of two processes; the second one is asked to stop after its first step."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
     run = start(two_views(), SHIPPED, "cpu")
+    (view,) = next(batches_from(run, Samples(photos, 0), workers=0))
+    np.testing.assert_array_equal(view.image, Batches(Samples(photos, 0), two_views())[0][number].image)
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    weight.grad = torch.full((2, 3), number + 1.0)
+    join_gradients([weight])
+    torch.testing.assert_close(weight.grad, torch.full((2, 3), 1.5))  # clipping hides a sum from what is learned
     train(run, Samples(photos, 0), folder / "state", folder / "t.safetensors", minutes=99 if number == 0 else 0)
     assert run.step == 1
     dist.destroy_process_group()
