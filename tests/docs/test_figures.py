@@ -1,4 +1,4 @@
-"""The script that draws the figures of the method still works."""
+"""The scripts that draw the figures still work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 import skimage.data
 
 from esam_rt import Settings
@@ -32,3 +33,15 @@ def test_the_demo_shows_photos_side_by_side(user_folder: Path) -> None:
     picture = script["draw"]([photo, photo])
     assert picture.shape == (script["HEIGHT_PX"], 2 * script["HEIGHT_PX"], 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_the_curve_of_the_training_has_all_rows_of_the_card() -> None:
+    script = runpy.run_path(str(FOLDER / "draw_training.py"), run_name="draw_training")
+    rows = script["rows_of"](script["CARD"].read_text("utf-8"))
+    _, _, table = script["CARD"].read_text("utf-8").partition("| Weights | Core-hours |")
+    assert len(rows) == table.partition("\n\n")[0].count("\n") - 1
+    assert [float(row["Core-hours"]) for row in rows] == sorted(float(row["Core-hours"]) for row in rows)
+    assert all(float(row[name]) > 0 for row in rows for name in script["PANELS"])
+    assert sum(", ships" in row["Weights"] for row in rows) == 1
+    with pytest.raises(ValueError, match="has no table"):
+        script["rows_of"]("| Weights | Terms |\n")
